@@ -1,0 +1,147 @@
+"""Builds a family's extension: the one place that touches `torch.utils.cpp_extension`.
+
+One shared library per package holds its CPU and CUDA kernels. It uses LibTorch's stable ABI (target 2.11) and CPython's
+limited API, so that one build serves every torch >= 2.11, CPU-only torch included, and every Python >= 3.10.
+
+Environment variables:
+    CUDA_HOME              where the CUDA toolkit is; otherwise it is looked for
+    TORCH_CUDA_ARCH_LIST   GPU architectures, as in torch ("9.0" or "8.0;9.0+PTX"); otherwise the GPU that is there, or
+                           all of RELEASE_ARCHITECTURES
+    RNNKIT_CUDA            "0" builds the CPU kernels only
+    RNNKIT_LOCAL_VERSION   "cu130" makes version 0.1.0 into 0.1.0+cu130
+    RNNKIT_SANITIZE        "1" builds with the address and undefined-behaviour sanitizers
+    MAX_JOBS               parallel compilations
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+INCLUDE = Path(__file__).parent / "include"
+RELEASE_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+
+_TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # libtorch 2.11
+# -ffp-contract: -std=c++17 would otherwise keep GCC from fusing multiply and add. The two warnings are false alarms: of
+# passing vectors by value between functions that are all inlined, and of GCC's own AVX-512 header.
+_CXX = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fvisibility=hidden", "-g0", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+_NVCC = ["-O3", "-std=c++17", "-DUSE_CUDA", "--threads=2", "-Xcompiler=-fvisibility=hidden"]
+_SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O1", "-g"]
+
+
+def extension_arguments(setup_file: str) -> dict[str, Any]:
+    """The keyword arguments for `setuptools.setup` in the package whose setup.py this is.
+
+    Compiles csrc/*.cpp, csrc/cpu/*.cpp and, where there is an nvcc, csrc/cuda/*.cu into `<family>._C`; the family's name
+    is that of the one folder in src/.
+    """
+    from torch.utils import cpp_extension
+
+    root = Path(setup_file).resolve().parent
+    (family,) = (folder.name for folder in (root / "src").iterdir() if (folder / "__init__.py").exists())
+    csrc = root / "csrc"
+    sources = sorted([*csrc.glob("*.cpp"), *csrc.glob("cpu/*.cpp")])
+    cuda_home = find_cuda()
+    arguments: dict[str, Any] = {
+        "include_dirs": [str(INCLUDE), str(csrc)],
+        "define_macros": [("RNNKIT_NAMESPACE", f"rnnkit_{family}")],
+        "extra_compile_args": {"cxx": [*_CXX, _TARGET, *_sanitize()], "nvcc": [*_NVCC, _TARGET]},
+        # libtorch.so, which links little itself, makes symbols of libtorch_cuda visible where that is loaded
+        "extra_link_args": ["-Wl,--no-as-needed,-ltorch,--as-needed", "-Wl,--exclude-libs,ALL", *_sanitize()],
+        "py_limited_api": True,
+    }
+    if cuda_home is None:
+        print(f"rnnkit: no CUDA toolkit found (CUDA_HOME, PATH, site-packages); {family} gets its CPU kernels only")
+    else:
+        sources += sorted(csrc.glob("cuda/*.cu"))
+        cpp_extension.CUDA_HOME = str(cuda_home)
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", _architectures())
+        print(f"rnnkit: {family} for CUDA {cuda_home}, architectures {os.environ['TORCH_CUDA_ARCH_LIST']}")
+        libraries = [folder for folder in ("lib64", "lib") if (cuda_home / folder / "libcudart_static.a").exists()]
+        arguments["include_dirs"].append(str(cuda_home / "include"))
+        arguments["library_dirs"] = [str(cuda_home / folder) for folder in libraries]
+        arguments["libraries"] = ["cudart_static", "rt", "dl", "pthread"]  # static: the library must load without CUDA
+
+    relative = [os.path.relpath(source, Path.cwd()) for source in sources]
+    extension = cpp_extension.CppExtension(f"{family}._C", relative, **arguments)
+    local = os.environ.get("RNNKIT_LOCAL_VERSION")
+    return {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": cpp_extension.BuildExtension},
+        "options": {
+            "bdist_wheel": {"py_limited_api": "cp310"},
+            "egg_info": {"tag_build": f"+{local}"} if local else {},
+        },
+    }
+
+
+def find_cuda() -> Path | None:
+    """The folder of a CUDA toolkit: CUDA_HOME, a pip-installed toolkit, that of the nvcc on PATH, or /usr/local/cuda."""
+    if os.environ.get("RNNKIT_CUDA") == "0":
+        return None
+    if "CUDA_HOME" in os.environ:
+        home = Path(os.environ["CUDA_HOME"])
+        if not (home / "bin" / "nvcc").exists():
+            raise FileNotFoundError(f"CUDA_HOME is {home}, where there is no bin/nvcc")
+        return home
+    on_path = shutil.which("nvcc")
+    candidates = [
+        *sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*"), reverse=True),
+        *([Path(on_path).resolve().parent.parent] if on_path else []),
+        Path("/usr/local/cuda"),
+    ]
+    for home in candidates:
+        if (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime.h").exists():
+            return home
+    return None
+
+
+def emulate(csrc: Path, family: str, build_directory: Path) -> Path:
+    """Compiles csrc/cuda/*.cu as ordinary C++ (rnnkit/cuda/emulation.h) and returns the library.
+
+    Loaded with `torch.ops.load_library`, it defines the family's ops for CPU tensors under the namespace
+    `rnnkit_<family>_emulated`.
+    """
+    from torch.utils import cpp_extension
+
+    build_directory.mkdir(parents=True, exist_ok=True)
+    sources = [str(source) for source in csrc.glob("*.cpp")]
+    for source in csrc.glob("cuda/*.cu"):  # a wrapper each, as torch would hand a .cu to nvcc
+        wrapper = build_directory / f"{source.stem}_emulated.cpp"
+        wrapper.write_text(f'#include "{source}"\n')
+        sources.append(str(wrapper))
+    name = f"rnnkit_{family}_emulated"
+    cpp_extension.load(
+        name,
+        sources,
+        extra_cflags=[
+            *[flag for flag in _CXX if flag != "-O3"],
+            "-O1",
+            _TARGET,
+            f"-DRNNKIT_NAMESPACE={name}",
+            "-DRNNKIT_EMULATE_CUDA",
+            *_sanitize(),
+        ],
+        extra_ldflags=_sanitize(),
+        extra_include_paths=[str(INCLUDE), str(csrc)],
+        build_directory=str(build_directory),
+        is_python_module=False,
+        with_cuda=False,
+    )
+    return build_directory / f"{name}.so"
+
+
+def _sanitize() -> list[str]:
+    return _SANITIZE if os.environ.get("RNNKIT_SANITIZE") == "1" else []
+
+
+def _architectures() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return RELEASE_ARCHITECTURES
+    capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+    return ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))

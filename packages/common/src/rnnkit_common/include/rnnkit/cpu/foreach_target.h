@@ -1,0 +1,119 @@
+// Compiles one file of kernels several times, once per instruction set, and chooses among the results at run time:
+//
+//   #define RNNKIT_KERNELS "cpu/kernels.h"         // code inside `namespace rnnkit::RNNKIT_TARGET`
+//   #include <rnnkit/cpu/foreach_target.h>
+//   ...
+//   RNNKIT_CALL_TARGET((params), forward<float>);  // avx512::, avx2:: or baseline::forward<float>(params)
+//
+// A wheel built on any machine is so fast on every machine, without per-file compiler flags. The kernels, and the
+// headers of this folder that they include, have no include guards: they are meant to be read once per instruction set.
+// Standard headers must be included before this file, so that their templates are compiled for the baseline alone.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <rnnkit/types.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <string_view>
+#include <vector>
+
+#if defined(__x86_64__) || defined(__amd64__)
+#define RNNKIT_X86 1
+#include <immintrin.h>
+#else
+#define RNNKIT_X86 0
+#endif
+
+#define RNNKIT_INLINE inline __attribute__((always_inline))
+#define RNNKIT_PRAGMA(text) _Pragma(#text)
+#ifdef __clang__
+#define RNNKIT_TARGET_BEGIN(isa) RNNKIT_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define RNNKIT_TARGET_END RNNKIT_PRAGMA(clang attribute pop)
+#else
+#define RNNKIT_TARGET_BEGIN(isa) RNNKIT_PRAGMA(GCC push_options) RNNKIT_PRAGMA(GCC target(isa))
+#define RNNKIT_TARGET_END RNNKIT_PRAGMA(GCC pop_options)
+#endif
+
+namespace rnnkit {
+
+enum class CpuTarget { baseline, avx2, avx512 };
+
+inline CpuTarget best_cpu_target() {
+#if RNNKIT_X86
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    return CpuTarget::avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+    return CpuTarget::avx2;
+#endif
+  return CpuTarget::baseline;
+}
+
+// The best this machine has, or what the environment variable RNNKIT_CPU_TARGET asks for.
+inline CpuTarget cpu_target() {
+  static const CpuTarget best = best_cpu_target();
+  const char* wanted = std::getenv("RNNKIT_CPU_TARGET");
+  if (wanted == nullptr) return best;
+  const std::string_view name(wanted);
+  const CpuTarget target = name == "avx512" ? CpuTarget::avx512 : name == "avx2" ? CpuTarget::avx2 : CpuTarget::baseline;
+  STD_TORCH_CHECK(name == "avx512" || name == "avx2" || name == "baseline", "RNNKIT_CPU_TARGET is '", wanted,
+                  "'; it may be avx512, avx2 or baseline");
+  STD_TORCH_CHECK(target <= best, "RNNKIT_CPU_TARGET is '", wanted, "', which this CPU does not have");
+  return target;
+}
+
+// 1 / i!, the series of math.h
+struct InverseFactorials {
+  double at[16] = {1};
+  constexpr InverseFactorials() {
+    double factorial = 1;
+    for (int i = 1; i < 16; ++i) at[i] = 1 / (factorial *= i);
+  }
+};
+inline constexpr InverseFactorials kInverseFactorials;
+
+}  // namespace rnnkit
+
+#if RNNKIT_X86
+#define RNNKIT_TARGET avx512
+#define RNNKIT_VECTOR_BYTES 64
+#define RNNKIT_F16C 1
+RNNKIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#include RNNKIT_KERNELS
+RNNKIT_TARGET_END
+#undef RNNKIT_TARGET
+#undef RNNKIT_VECTOR_BYTES
+
+#define RNNKIT_TARGET avx2
+#define RNNKIT_VECTOR_BYTES 32
+RNNKIT_TARGET_BEGIN("avx2,fma,f16c")
+#include RNNKIT_KERNELS
+RNNKIT_TARGET_END
+#undef RNNKIT_TARGET
+#undef RNNKIT_VECTOR_BYTES
+#undef RNNKIT_F16C
+#endif
+
+#define RNNKIT_TARGET baseline
+#define RNNKIT_VECTOR_BYTES 16
+#define RNNKIT_F16C 0
+#include RNNKIT_KERNELS
+#undef RNNKIT_TARGET
+#undef RNNKIT_VECTOR_BYTES
+#undef RNNKIT_F16C
+
+#if RNNKIT_X86
+#define RNNKIT_CALL_TARGET(arguments, ...)                                                      \
+  (::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx512 ? ::rnnkit::avx512::__VA_ARGS__ arguments \
+   : ::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx2 ? ::rnnkit::avx2::__VA_ARGS__ arguments   \
+                                                         : ::rnnkit::baseline::__VA_ARGS__ arguments)
+#else
+#define RNNKIT_CALL_TARGET(arguments, ...) ::rnnkit::baseline::__VA_ARGS__ arguments
+#endif

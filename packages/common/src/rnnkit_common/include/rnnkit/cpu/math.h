@@ -1,0 +1,184 @@
+// Vectors of floats or doubles and their elementary functions, for one instruction set (see foreach_target.h; no
+// include guard). `Math<T>::V` is a compiler vector: + - * / and comparisons are its own, `select` chooses by lane.
+// Accuracy, fp32: exp 1 ulp, sigmoid and tanh 2 ulp, log 1 ulp (tests/common/test_math.py measures them).
+// SPDX-License-Identifier: Apache-2.0
+
+namespace rnnkit::RNNKIT_TARGET {
+
+template <class T>
+struct Format;
+
+template <>
+struct Format<float> {
+  using Bits = int32_t;
+  static constexpr int kMantissa = 23;
+  static constexpr int kExpTerms = 7, kLogTerms = 5;  // of the series below, for 2^-24
+  static constexpr float kRound = 12582912.0f;        // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  static constexpr float kMinExp = -87.0f, kMaxExp = 88.72283f;
+};
+
+template <>
+struct Format<double> {
+  using Bits = int64_t;
+  static constexpr int kMantissa = 52;
+  static constexpr int kExpTerms = 13, kLogTerms = 11;
+  static constexpr double kRound = 6755399441055744.0;
+  static constexpr double kLn2High = 0.693147180369123816490, kLn2Low = 1.90821492927058770002e-10;
+  static constexpr double kMinExp = -708.0, kMaxExp = 709.782712893384;
+};
+
+template <class T>
+struct Math {
+  using Scalar = T;
+  using F = Format<T>;
+  using Bits = typename F::Bits;
+  static constexpr int kLanes = RNNKIT_VECTOR_BYTES / sizeof(T);
+  typedef T V __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
+  typedef Bits I __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
+
+  static RNNKIT_INLINE V set(T x) { return V{} + x; }
+  static RNNKIT_INLINE V select(I mask, V a, V b) { return mask ? a : b; }
+  static RNNKIT_INLINE V abs(V x) { return V(I(x) & std::numeric_limits<Bits>::max()); }
+  static RNNKIT_INLINE V copysign(V x, V sign) {
+    return V((I(x) & std::numeric_limits<Bits>::max()) | (I(sign) & std::numeric_limits<Bits>::min()));
+  }
+  static RNNKIT_INLINE V reciprocal(V x) { return T(1) / x; }
+
+  // e^x - 1 = sum of r^i/i! on |r| <= ln(2)/2, then scaled: x = n ln(2) + r. Valid for kMinExp <= x <= kMaxExp.
+  static RNNKIT_INLINE void reduce(V x, V& expm1_r, I& n) {
+    const V shifted = x * T(1.4426950408889634) + F::kRound;
+    n = I(shifted) - I(set(F::kRound));
+    const V k = shifted - F::kRound;
+    const V r = (x - k * F::kLn2High) - k * F::kLn2Low;
+    V sum = set(T(kInverseFactorials.at[F::kExpTerms]));
+#pragma GCC unroll 16
+    for (int i = F::kExpTerms - 1; i > 0; --i) sum = sum * r + T(kInverseFactorials.at[i]);
+    expm1_r = sum * r;
+  }
+
+  static RNNKIT_INLINE V scale_by_power(V x, I n) { return V(I(x) + (n << F::kMantissa)); }
+
+  // e^x for x <= 0; a result below the smallest normal number is returned as about that number. NaN stays NaN.
+  static RNNKIT_INLINE V exp_nonpositive(V x) {
+    V expm1_r;
+    I n;
+    reduce(select(x < F::kMinExp, set(F::kMinExp), x), expm1_r, n);
+    return scale_by_power(expm1_r + T(1), n);
+  }
+
+  // e^x; results below the smallest normal number are 0, those above the largest are infinite.
+  static RNNKIT_INLINE V exp(V x) {
+    V clamped = select(x < F::kMinExp, set(F::kMinExp), x);
+    clamped = select(clamped > F::kMaxExp, set(F::kMaxExp), clamped);
+    V expm1_r;
+    I n;
+    reduce(clamped, expm1_r, n);
+    const I half = n >> 1;  // in two steps, because 2^n itself may overflow where the result does not
+    V y = scale_by_power(expm1_r + T(1), half) * scale_by_power(set(1), n - half);
+    y = select(x < F::kMinExp, set(0), y);
+    return select(x > F::kMaxExp, set(std::numeric_limits<T>::infinity()), y);
+  }
+
+  static RNNKIT_INLINE V sigmoid(V x) {
+    const V e = exp_nonpositive(-abs(x));
+    return select(x >= T(0), set(1), e) / (T(1) + e);
+  }
+
+  // tanh |x| = m / (m + 2) with m = e^2|x| - 1, which keeps its relative accuracy down to 0.
+  static RNNKIT_INLINE V tanh(V x) {
+    const V twice = abs(x) * T(2);
+    const T saturated = sizeof(T) == 4 ? T(18) : T(40);  // tanh is 1 to the last bit beyond it
+    V expm1_r;
+    I n;
+    reduce(select(twice > saturated, set(saturated), twice), expm1_r, n);
+    const V power = scale_by_power(set(1), n);
+    const V m = power * expm1_r + (power - T(1));
+    return copysign(m / (m + T(2)), x);
+  }
+
+  // log x = e ln(2) + 2 atanh(s), s = (m-1)/(m+1), with x = 2^e m and m in [sqrt(1/2), sqrt(2)). Subnormals count as 0.
+  static RNNKIT_INLINE V log(V x) {
+    const I bits = I(x);
+    const Bits sqrt_half = Bits(I(set(T(0.70710678118654752)))[0]);
+    const I e = (bits - sqrt_half) >> F::kMantissa;
+    const V m = V(bits - (e << F::kMantissa));
+    const V k = __builtin_convertvector(e, V);
+    const V f = m - T(1);
+    const V s = f / (m + T(1)), s2 = s * s;
+    V sum = set(T(2) / T(2 * F::kLogTerms + 1));
+#pragma GCC unroll 16
+    for (int i = F::kLogTerms - 1; i > 0; --i) sum = sum * s2 + T(2) / T(2 * i + 1);
+    // 2s = f - s f: the leading term is then exact but for one rounding
+    V y = f - (s * (f - s2 * sum) - k * F::kLn2Low) + k * F::kLn2High;
+    y = select(x < std::numeric_limits<T>::min(), set(-std::numeric_limits<T>::infinity()), y);
+    y = select(x == std::numeric_limits<T>::infinity(), x, y);
+    return select(x >= T(0), y, set(std::numeric_limits<T>::quiet_NaN()));
+  }
+
+  // The first n lanes from memory; the rest are 0. Storage type S is T itself, or a 16-bit type whose T is float.
+  template <class S>
+  static RNNKIT_INLINE V load(const S* from, int n = kLanes) {
+    if (n == kLanes) return load_all(from);
+    S padded[kLanes] = {};
+    std::memcpy(padded, from, n * sizeof(S));
+    return load_all(padded);
+  }
+
+  template <class S>
+  static RNNKIT_INLINE void store(S* to, V x, int n = kLanes) {
+    if (n == kLanes) return store_all(to, x);
+    S padded[kLanes];
+    store_all(padded, x);
+    std::memcpy(to, padded, n * sizeof(S));
+  }
+
+ private:
+  typedef uint16_t U16 __attribute__((vector_size(RNNKIT_VECTOR_BYTES / 2)));
+  typedef uint32_t U32 __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
+
+  static RNNKIT_INLINE V load_all(const T* from) {
+    V x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+  }
+
+  static RNNKIT_INLINE void store_all(T* to, V x) { std::memcpy(to, &x, sizeof(x)); }
+
+  static RNNKIT_INLINE V load_all(const BFloat16* from) {
+    U16 half;
+    std::memcpy(&half, from, sizeof(half));
+    return V(__builtin_convertvector(half, U32) << 16);
+  }
+
+  static RNNKIT_INLINE void store_all(BFloat16* to, V x) {  // round to nearest, ties to even
+    const U32 bits = U32(x);
+    const U32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const U16 half = __builtin_convertvector(U32(x == x) ? rounded : (bits >> 16) | 0x40u, U16);
+    std::memcpy(to, &half, sizeof(half));
+  }
+
+  static RNNKIT_INLINE V load_all(const Half* from) {
+#if RNNKIT_F16C && RNNKIT_VECTOR_BYTES == 64
+    return V(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+#elif RNNKIT_F16C
+    return V(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
+    V x;
+    for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(from[i]);
+    return x;
+#endif
+  }
+
+  static RNNKIT_INLINE void store_all(Half* to, V x) {
+#if RNNKIT_F16C && RNNKIT_VECTOR_BYTES == 64
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(__m512(x), _MM_FROUND_TO_NEAREST_INT));
+#elif RNNKIT_F16C
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(__m256(x), _MM_FROUND_TO_NEAREST_INT));
+#else
+    for (int i = 0; i < kLanes; ++i) to[i] = static_cast<Half>(static_cast<float>(x[i]));
+#endif
+  }
+};
+
+}  // namespace rnnkit::RNNKIT_TARGET

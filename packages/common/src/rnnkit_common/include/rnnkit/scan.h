@@ -1,0 +1,76 @@
+// The problem that the scan engines solve, free of tensors and of any one backend.
+//
+//   h_s = a_s h_{s-1} + b_s,   s = 0 .. length-1,   for every sequence and channel,
+//
+// where a cell computes a_s and b_s from its planes (one pre-activation per channel and step each). Shapes: planes, out
+// [B, T, D] with unit stride along D; h0, h_last [B, D]; carries [B, ceil(T / kCarry), D]; lengths [B]; reset [B, T].
+// Forward keeps the state before every kCarry-th step; backward recomputes the states between.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <rnnkit/types.h>
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define RNNKIT_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define RNNKIT_HOST_DEVICE inline
+#endif
+
+namespace rnnkit {
+
+constexpr int kCarry = 16;
+
+template <class T>
+struct Rows {  // [B, T, D]
+  T* data;
+  int64_t batch_stride, step_stride;
+
+  RNNKIT_HOST_DEVICE T* at(int64_t b, int64_t t) const { return data + b * batch_stride + t * step_stride; }
+};
+
+template <class acc>
+struct ScanProblem {
+  int64_t batch, steps, channels;
+  const int64_t* lengths;  // null: all are `steps`
+  const bool* reset;       // null: none
+  acc initial;             // the state after a reset, and at the start where h0 is null
+  bool reverse;            // processes each sequence from its last valid step to its first
+
+  RNNKIT_HOST_DEVICE int64_t length(int64_t b) const { return lengths == nullptr ? steps : lengths[b]; }
+
+  // Where step s of the processing order lies in memory; padding keeps its place.
+  RNNKIT_HOST_DEVICE int64_t position(int64_t s, int64_t length) const {
+    return reverse && s < length ? length - 1 - s : s;
+  }
+
+  RNNKIT_HOST_DEVICE bool resets(int64_t b, int64_t t) const { return reset != nullptr && reset[b * steps + t]; }
+
+  RNNKIT_HOST_DEVICE int64_t carry_offset(int64_t b, int64_t s) const {
+    return (b * ((steps + kCarry - 1) / kCarry) + s / kCarry) * channels;
+  }
+};
+
+template <class scalar_t, int planes>
+struct ScanForward : ScanProblem<acc_t<scalar_t>> {
+  using acc = acc_t<scalar_t>;
+  Rows<const scalar_t> in[planes];
+  const acc* h0;  // null: `initial`
+  Rows<scalar_t> out;
+  acc* h_last;
+  acc* carries;  // null: not kept
+};
+
+template <class scalar_t, int planes>
+struct ScanBackward : ScanProblem<acc_t<scalar_t>> {
+  using acc = acc_t<scalar_t>;
+  Rows<const scalar_t> in[planes];
+  const acc* carries;
+  Rows<const scalar_t> grad_out;
+  const acc* grad_h_last;  // null: 0
+  Rows<scalar_t> grad_in[planes];
+  acc* grad_h0;
+};
+
+}  // namespace rnnkit

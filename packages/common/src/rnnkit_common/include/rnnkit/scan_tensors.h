@@ -1,0 +1,111 @@
+// From the tensors of a scan op to the ScanForward and ScanBackward that the engines run. Every scan op of the project
+// takes its planes either as one packed tensor [B, T, planes * D], as a single nn.Linear produces them, or as `planes`
+// tensors [B, T, D]; gradients always come back packed. Outputs are laid out in memory like the first plane: [B, T, D],
+// or [T, B, D] transposed.
+// What is checked here keeps memory safe; the Python layer checks first, and in the user's words.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <rnnkit/scan.h>
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <vector>
+
+namespace rnnkit {
+
+using torch::stable::Tensor;
+
+class ScanTensors {
+ public:
+  const int64_t batch, steps, channels;
+  const ScalarType dtype;
+
+  ScanTensors(const std::vector<Tensor>& planes, int64_t count, const std::optional<Tensor>& lengths,
+              const std::optional<Tensor>& reset)
+      : batch(checked(planes, count).size(0)),
+        steps(planes[0].size(1)),
+        channels(planes.size() == 1 ? planes[0].size(2) / count : planes[0].size(2)),
+        dtype(planes[0].scalar_type()),
+        count_(count),
+        lengths_(lengths),
+        reset_(reset) {
+    for (const Tensor& plane : planes) planes_.push_back(rows(plane, planes[0].size(2), "planes"));
+    if (lengths) check(*lengths, ScalarType::Long, {batch}, "lengths");
+    if (reset) check(*reset, ScalarType::Bool, {batch, steps}, "reset");
+  }
+
+  // A [B, T, width] tensor of the planes' dtype with unit stride along its last dimension.
+  Tensor rows(const Tensor& t, int64_t width, const char* name) const {
+    STD_TORCH_CHECK(t.dim() == 3 && t.size(0) == batch && t.size(1) == steps && t.size(2) == width, name,
+                    ": expected shape (", batch, ", ", steps, ", ", width, ")");
+    STD_TORCH_CHECK(t.scalar_type() == dtype && same_device(t), name, ": dtype or device differs from the planes'");
+    return t.stride(2) == 1 || t.size(2) == 1 ? t : torch::stable::contiguous(t);
+  }
+
+  // A contiguous tensor of a fixed shape.
+  void check(const Tensor& t, ScalarType expected, std::vector<int64_t> shape, const char* name) const {
+    bool fits = t.dim() == int64_t(shape.size()) && t.scalar_type() == expected && t.is_contiguous() && same_device(t);
+    for (size_t i = 0; fits && i < shape.size(); ++i) fits = t.size(i) == shape[i];
+    STD_TORCH_CHECK(fits, name, ": not a contiguous tensor of the expected shape, dtype and device");
+  }
+
+  Tensor empty_rows(int64_t width) const {  // uninitialised [B, T, width]
+    const Tensor& first = planes_[0];
+    if (first.stride(0) >= first.stride(1)) return torch::stable::new_empty(first, {batch, steps, width});
+    return torch::stable::transpose(torch::stable::new_empty(first, {steps, batch, width}), 0, 1);
+  }
+
+  Tensor empty_state(int64_t rows_per_sequence = 0) const {  // uninitialised [B, D], or [B, rows, D]
+    const ScalarType acc = accumulate_type(dtype);
+    if (rows_per_sequence == 0) return torch::stable::new_empty(planes_[0], {batch, channels}, acc);
+    return torch::stable::new_empty(planes_[0], {batch, rows_per_sequence, channels}, acc);
+  }
+
+  int64_t carries_per_sequence() const { return (steps + kCarry - 1) / kCarry; }
+
+  template <class scalar_t, int planes, class Problem>
+  void fill(Problem& p, double initial, bool reverse) const {
+    p.batch = batch;
+    p.steps = steps;
+    p.channels = channels;
+    p.lengths = lengths_ ? lengths_->const_data_ptr<int64_t>() : nullptr;
+    p.reset = reset_ ? reset_->const_data_ptr<bool>() : nullptr;
+    p.initial = static_cast<acc_t<scalar_t>>(initial);
+    p.reverse = reverse;
+    for (int j = 0; j < planes; ++j) {
+      const Tensor& t = planes_.size() == 1 ? planes_[0] : planes_[j];
+      p.in[j] = strided<const scalar_t>(t, planes_.size() == 1 ? j * channels : 0);
+    }
+  }
+
+  template <class T>
+  static Rows<T> strided(const Tensor& t, int64_t offset = 0) {
+    return {static_cast<T*>(t.data_ptr()) + offset, t.stride(0), t.stride(1)};
+  }
+
+  // The planes' device; a null index on the CPU.
+  torch::stable::Device device() const { return planes_[0].device(); }
+
+ private:
+  static const Tensor& checked(const std::vector<Tensor>& planes, int64_t count) {
+    STD_TORCH_CHECK(planes.size() == 1 || int64_t(planes.size()) == count, "planes: expected 1 or ", count, " tensors");
+    STD_TORCH_CHECK(planes[0].dim() == 3, "planes: expected tensors of 3 dimensions");
+    STD_TORCH_CHECK(planes.size() > 1 || planes[0].size(2) % count == 0, "planes: last dimension is not divisible");
+    return planes[0];
+  }
+
+  bool same_device(const Tensor& t) const {
+    const auto mine = planes_.empty() ? t.device() : planes_[0].device();
+    return t.device().type() == mine.type() && t.device().index() == mine.index();
+  }
+
+  const int64_t count_;
+  const std::optional<Tensor> lengths_, reset_;
+  std::vector<Tensor> planes_;
+};
+
+}  // namespace rnnkit

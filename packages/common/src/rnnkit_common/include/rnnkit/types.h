@@ -1,0 +1,47 @@
+// Element types: what a tensor stores, what a kernel computes in, and the way from a run-time dtype to a C++ type.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/Half.h>
+
+namespace rnnkit {
+
+using BFloat16 = torch::headeronly::BFloat16;
+using Half = torch::headeronly::Half;
+using ScalarType = torch::headeronly::ScalarType;
+
+// The type of states and sums: float, or double where the tensors are double.
+template <class scalar_t>
+struct Accumulate {
+  using type = float;
+};
+template <>
+struct Accumulate<double> {
+  using type = double;
+};
+template <class scalar_t>
+using acc_t = typename Accumulate<scalar_t>::type;
+
+inline ScalarType accumulate_type(ScalarType dtype) { return dtype == ScalarType::Double ? dtype : ScalarType::Float; }
+
+template <class T>
+struct TypeTag {
+  using type = T;
+};
+
+// Calls f(TypeTag<scalar_t>{}) for the C++ type of a floating dtype.
+template <class F>
+auto dispatch_floating(ScalarType dtype, F&& f) {
+  switch (dtype) {
+    case ScalarType::Double: return f(TypeTag<double>{});
+    case ScalarType::Float: return f(TypeTag<float>{});
+    case ScalarType::Half: return f(TypeTag<Half>{});
+    case ScalarType::BFloat16: return f(TypeTag<BFloat16>{});
+    default: STD_TORCH_CHECK(false, "dtype must be float64, float32, float16 or bfloat16");
+  }
+}
+
+}  // namespace rnnkit

@@ -1,0 +1,125 @@
+"""The two ops, `torch.ops.rnnkit_mingru.scan` and `.scan_backward`, as torch sees them.
+
+Importing this module loads the compiled library and teaches torch what C++ cannot say through the stable ABI: shapes for
+tracing (`register_fake`) and derivatives (`register_autograd`). Arguments of both ops:
+
+    planes      gate and hidden pre-activations: one tensor (B, T, P * D), packed along its last dimension, or P tensors
+                (B, T, D). P = gates + 1: (gate, hidden), or (forget gate, input gate, hidden)
+    h0          (B, D), or None: `initial` everywhere
+    lengths     (B,) int64, or None: every sequence has T steps
+    reset       (B, T) bool, or None
+    gates       1: minGRU, 2: minLSTM
+    activation  index into ACTIVATIONS
+    save        keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16), D)
+
+States (h0, h_last, carries) are float32, or float64 where the planes are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _C as _C  # the compiled library: loading it defines the ops
+from . import reference
+
+NAMESPACE = "rnnkit_mingru"
+ACTIVATIONS = ("g", "identity", "tanh")
+STEPS_PER_CARRY = 16
+
+
+def register(namespace: str) -> None:
+    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
+    ops = getattr(torch.ops, namespace)
+
+    def empty_rows(like: Tensor, width: int) -> Tensor:
+        batch, steps = like.shape[:2]
+        if like.stride(0) >= like.stride(1):
+            return like.new_empty(batch, steps, width)
+        return like.new_empty(steps, batch, width).transpose(0, 1)
+
+    def state_dtype(like: Tensor) -> torch.dtype:
+        return torch.float64 if like.dtype == torch.float64 else torch.float32
+
+    def channels(planes: list[Tensor], gates: int) -> int:
+        return planes[0].shape[2] // (gates + 1) if len(planes) == 1 else planes[0].shape[2]
+
+    def unpack(packed: Tensor, planes: list[Tensor], gates: int) -> list[Tensor]:
+        return [packed] if len(planes) == 1 else list(packed.chunk(gates + 1, dim=-1))
+
+    @torch.library.register_fake(f"{namespace}::scan")
+    def _(planes, h0, lengths, reset, gates, activation, initial, reverse, save):  # type: ignore[no-untyped-def]
+        x, width = planes[0], channels(planes, gates)
+        batch, steps = x.shape[:2]
+        h_last = x.new_empty(batch, width, dtype=state_dtype(x))
+        kept = (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY if save else 0
+        return empty_rows(x, width), h_last, h_last.new_empty(batch, kept, width)
+
+    @torch.library.register_fake(f"{namespace}::scan_backward")
+    def _(grad_out, grad_h_last, planes, carries, h0, lengths, reset, gates, activation, initial, reverse):  # type: ignore[no-untyped-def]
+        x, width = planes[0], channels(planes, gates)
+        return empty_rows(x, width * (gates + 1)), x.new_empty(x.shape[0], width, dtype=state_dtype(x))
+
+    def setup_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        planes, h0, lengths, reset, *options = inputs
+        ctx.options = tuple(options[:-1])
+        ctx.save_for_backward(output[2], h0, lengths, reset, *planes)
+        ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
+
+    def scan_backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, _: None) -> tuple[Any, ...]:
+        carries, h0, lengths, reset, *planes = ctx.saved_tensors
+        gates = ctx.options[0]
+        if grad_out is None:
+            grad_out = torch.zeros_like(planes[0][..., : channels(planes, gates)])
+        if grad_h_last is not None:
+            grad_h_last = grad_h_last.contiguous()
+        packed, grad_h0 = ops.scan_backward(grad_out, grad_h_last, planes, carries, h0, lengths, reset, *ctx.options)
+        return unpack(packed, planes, gates), None if h0 is None else grad_h0, *[None] * 7
+
+    torch.library.register_autograd(f"{namespace}::scan", scan_backward, setup_context=setup_scan)
+
+    # Second and higher derivatives are exact but slow: the gradients are computed again, step by step, by operations
+    # that torch can differentiate.
+    def setup_scan_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        grad_out, grad_h_last, planes, carries, h0, lengths, reset, *ctx.options = inputs
+        ctx.save_for_backward(grad_out, grad_h_last, carries, h0, lengths, reset, *planes)
+
+    def scan_double_backward(ctx: Any, grad_packed: Tensor, grad_grad_h0: Tensor) -> tuple[Any, ...]:
+        grad_out, grad_h_last, carries, h0, lengths, reset, *planes = ctx.saved_tensors
+        gates, activation, initial, reverse = ctx.options
+        differentiable = torch.is_grad_enabled()
+        state = state_dtype(planes[0])
+        with torch.enable_grad():
+            # views, so that each is an input of its own and needs a gradient whatever the tensor itself needs
+            inputs = [leaf(t) for t in (grad_out, grad_h_last, h0, *planes)]
+            grad_out_, grad_h_last_, h0_, *planes_ = inputs
+            start = grad_grad_h0.new_full(grad_grad_h0.shape, initial).requires_grad_() if h0_ is None else h0_
+            split = list(planes_[0].chunk(gates + 1, dim=-1)) if len(planes_) == 1 else planes_
+            out, h_last = reference.scan(
+                split, start, lengths, reset, activation=ACTIVATIONS[activation], initial=initial, reverse=reverse
+            )
+            seeds = [grad_out_.to(state), torch.zeros_like(h_last) if grad_h_last_ is None else grad_h_last_]
+            first = torch.autograd.grad([out, h_last], [*planes_, start], seeds, create_graph=True, allow_unused=True)
+            pairs = zip(first, [*unpack(grad_packed, planes, gates), grad_grad_h0], strict=True)
+            value = sum((g * v.to(g.dtype)).sum() for g, v in pairs if g is not None)
+            present = [t for t in inputs if t is not None]
+            second = torch.autograd.grad(value, present, create_graph=differentiable, allow_unused=True)
+        found = iter(second)
+        d_grad_out, d_grad_h_last, d_h0, *d_planes = [None if t is None else next(found) for t in inputs]
+        return d_grad_out, d_grad_h_last, d_planes, None, d_h0, *[None] * 6
+
+    torch.library.register_autograd(
+        f"{namespace}::scan_backward", scan_double_backward, setup_context=setup_scan_backward
+    )
+
+
+def leaf(t: Tensor | None) -> Tensor | None:
+    if t is None:
+        return None
+    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+
+
+register(NAMESPACE)

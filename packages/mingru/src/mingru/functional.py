@@ -1,0 +1,233 @@
+"""minGRU and minLSTM as functions of pre-activations, for those who build their own block on them.
+
+minGRU   h_t = (1 - z_t) h_{t-1} + z_t c(v_t),       z = sigmoid(gate), v = hidden
+minLSTM  h_t = f'_t h_{t-1} + i'_t c(v_t),           f' = f / (f + i), i' = i / (f + i), f, i = sigmoid of their gates
+         c(v) = v + 1/2 (v >= 0), sigmoid(v) (v < 0) unless `activation` says otherwise
+
+(Feng et al., "Were RNNs All We Needed?", arXiv:2410.01201.) One fused kernel each way, in linear space: states may have
+any sign, and nothing overflows however long the sequence is. Under autocast the functions run in the dtype of their
+inputs, which is what nn.Linear made them; states are kept in float32 (float64 for float64 inputs) in any case.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from . import _ops as _ops  # loads the library
+from . import reference
+
+__all__ = ["g", "log_g", "mingru", "mingru_gate_hidden", "mingru_scan", "minlstm_scan", "scan_packed"]
+
+
+def g(x: Tensor) -> Tensor:
+    """The candidate activation of the paper's appendix B: x + 1/2 where x >= 0, else sigmoid(x)."""
+    return reference.candidate(x, "g")
+
+
+def log_g(x: Tensor) -> Tensor:
+    """log(g(x)), without forming g(x)."""
+    return torch.where(x >= 0, (torch.relu(x) + 0.5).log(), torch.nn.functional.logsigmoid(x))
+
+
+def mingru_scan(
+    gate: Tensor,
+    hidden: Tensor,
+    h0: Optional[Tensor] = None,
+    *,
+    lengths: Optional[Tensor] = None,
+    reset: Optional[Tensor] = None,
+    reverse: bool = False,
+    activation: str = "g",
+    initial: Optional[float] = None,
+) -> Tuple[Tensor, Tensor]:
+    """minGRU over a batch of sequences, from the pre-activations of its gate and of its candidate.
+
+    Args:
+        gate: (B, T, D) pre-activation k of the update gate z; float64, float32, float16 or bfloat16. Any strides;
+            halves of one packed projection are read in place. Trailing dimensions (B, T, C, H, W, ...) are allowed.
+        hidden: like `gate`: pre-activation v of the candidate.
+        h0: state before the first step, of any sign; anything that expands to (B, D). Default: `initial`.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
+        reset: (B, T) bool. Where True, the state is replaced by `initial` before the step at t is taken.
+        reverse: runs every sequence from its last valid step to its first; `out` stays aligned with the input.
+        activation: candidate c: "g", "identity" or "tanh".
+        initial: state of a fresh sequence, at the start if h0 is None and at every reset. Default: c(0), which is 1/2 for
+            "g" and 0 for the others.
+
+    Returns:
+        out (B, T, D) in the inputs' dtype: h_t for every t; and h_last (B, D): the state after the last valid step, in
+        float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: a shape, device, length or option that does not fit; the message names it.
+        TypeError: dtypes that are not floating or differ.
+    """
+    return _scan([gate, hidden], 1, h0, lengths, reset, reverse, activation, initial)
+
+
+def minlstm_scan(
+    forget_gate: Tensor,
+    input_gate: Tensor,
+    hidden: Tensor,
+    h0: Optional[Tensor] = None,
+    *,
+    lengths: Optional[Tensor] = None,
+    reset: Optional[Tensor] = None,
+    reverse: bool = False,
+    activation: str = "g",
+    initial: Optional[float] = None,
+) -> Tuple[Tensor, Tensor]:
+    """minLSTM over a batch of sequences. As `mingru_scan`, from two gate pre-activations (B, T, D) and the candidate's.
+
+    The gates are normalised, f' = f / (f + i) and i' = i / (f + i), and stay exact where both underflow.
+    """
+    return _scan([forget_gate, input_gate, hidden], 2, h0, lengths, reset, reverse, activation, initial)
+
+
+def scan_packed(
+    planes: Tensor,
+    h0: Optional[Tensor] = None,
+    *,
+    gates: int = 1,
+    lengths: Optional[Tensor] = None,
+    reset: Optional[Tensor] = None,
+    reverse: bool = False,
+    activation: str = "g",
+    initial: Optional[float] = None,
+) -> Tuple[Tensor, Tensor]:
+    """`mingru_scan` (gates=1) or `minlstm_scan` (gates=2) on pre-activations packed along the last dimension.
+
+    planes: (B, T, (gates + 1) * D), as one nn.Linear produces them: [gate | hidden] or [forget | input | hidden]. The
+    gradient comes back packed too, so that neither pass copies anything.
+    """
+    return _scan([planes], gates, h0, lengths, reset, reverse, activation, initial)
+
+
+def mingru_gate_hidden(gate: Tensor, hidden: Tensor, h: Tensor) -> Tensor:
+    """Outputs (B, S, *) of minGRU from pre-activations (B, S, *) and a state h (B, 1, *): upstream's name and shapes."""
+    return mingru_scan(gate, hidden, h.squeeze(1))[0]
+
+
+def mingru(x: Tensor, h: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """Outputs (B, S, D) of one minGRU layer: x (B, S, I), h (B, 1, D), weight (2 D, I) and bias (2 D), gate rows first."""
+    return scan_packed(torch.nn.functional.linear(x, weight, bias), h.squeeze(1))[0]
+
+
+def _scan(
+    planes: List[Tensor],
+    gates: int,
+    h0: Optional[Tensor],
+    lengths: Optional[Tensor],
+    reset: Optional[Tensor],
+    reverse: bool,
+    activation: str,
+    initial: Optional[float],
+) -> Tuple[Tensor, Tensor]:
+    _check_planes(planes, gates)
+    x = planes[0]
+    feature_shape = list(x.shape[2:])
+    if len(planes) == 1:
+        feature_shape[0] = feature_shape[0] // (gates + 1)
+    state_shape = [x.shape[0]] + feature_shape
+    if x.dim() > 3:
+        planes = [plane.flatten(2) for plane in planes]
+
+    kind = _activation_index(activation)
+    start = initial if initial is not None else (0.5 if activation == "g" else 0.0)
+    if h0 is not None:
+        h0 = _check_state(h0, x, state_shape)
+        if x.dim() > 3:
+            h0 = h0.flatten(1)
+        h0 = h0.contiguous()
+    if lengths is not None:
+        lengths = _check_lengths(lengths, x)
+    if reset is not None:
+        reset = _check_reset(reset, x)
+
+    save = False
+    if torch.is_grad_enabled():
+        save = h0 is not None and h0.requires_grad
+        for plane in planes:
+            save = save or plane.requires_grad
+    out, h_last, _ = torch.ops.rnnkit_mingru.scan(planes, h0, lengths, reset, gates, kind, start, reverse, save)
+    if x.dim() > 3:
+        out, h_last = out.unflatten(2, feature_shape), h_last.unflatten(1, feature_shape)
+    return out, h_last
+
+
+def _check_planes(planes: List[Tensor], gates: int) -> None:
+    if gates != 1 and gates != 2:
+        raise ValueError(f"gates: expected 1 (minGRU) or 2 (minLSTM), got {gates}")
+    x = planes[0]
+    for plane in planes:
+        if plane.dim() < 3:
+            raise ValueError(f"pre-activations: expected at least 3 dimensions (B, T, D), got shape {list(plane.shape)}")
+        if plane.shape != x.shape:
+            raise ValueError(
+                f"pre-activations: expected equal shapes, got {list(x.shape)} and {list(plane.shape)}"
+            )
+        if plane.device != x.device:
+            raise ValueError(f"pre-activations: expected one device, got {x.device} and {plane.device}")
+        if plane.dtype != x.dtype:
+            raise TypeError(f"pre-activations: expected one dtype, got {x.dtype} and {plane.dtype}")
+    known = x.dtype == torch.float32 or x.dtype == torch.float64 or x.dtype == torch.float16
+    if not (known or x.dtype == torch.bfloat16):
+        raise TypeError(f"pre-activations: expected float64, float32, float16 or bfloat16, got {x.dtype}")
+    if len(planes) == 1 and x.shape[2] % (gates + 1) != 0:
+        raise ValueError(f"planes: expected a size divisible by {gates + 1} in dimension 2, got {x.shape[2]}")
+
+
+def _activation_index(activation: str) -> int:
+    if activation == "g":
+        return 0
+    if activation == "identity":
+        return 1
+    if activation == "tanh":
+        return 2
+    raise ValueError(f"activation: expected 'g', 'identity' or 'tanh', got '{activation}'")
+
+
+def _check_state(h: Tensor, x: Tensor, shape: List[int]) -> Tensor:
+    """h in the dtype of states, expanded to `shape`."""
+    state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if h.dtype != x.dtype and h.dtype != state_dtype:
+        raise TypeError(f"h0: expected {x.dtype} or {state_dtype}, got {h.dtype}")
+    if h.device != x.device:
+        raise ValueError(f"h0: expected device {x.device}, got {h.device}")
+    fits = h.dim() <= len(shape)
+    if fits:
+        for i in range(h.dim()):
+            size = h.shape[h.dim() - 1 - i]
+            fits = fits and (size == 1 or size == shape[len(shape) - 1 - i])
+    if not fits:
+        raise ValueError(f"h0: expected a shape that expands to {shape}, got {list(h.shape)}")
+    return h.to(state_dtype).expand(shape)
+
+
+def _check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
+    """lengths as int64 on x's device. They may come from the CPU; values are checked where reading them is free."""
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
+    if list(lengths.shape) != [x.shape[0]]:
+        raise ValueError(f"lengths: expected shape [{x.shape[0]}], got {list(lengths.shape)}")
+    if lengths.device != x.device and lengths.device.type != "cpu":
+        raise ValueError(f"lengths: expected device cpu or {x.device}, got {lengths.device}")
+    if not torch.jit.is_scripting():
+        if not torch.compiler.is_compiling() and lengths.device.type == "cpu" and lengths.numel() > 0:
+            low, high = int(lengths.min()), int(lengths.max())
+            if low < 0 or high > x.shape[1]:
+                raise ValueError(f"lengths: expected values within 0..{x.shape[1]} (T), got {low}..{high}")
+    return lengths.to(device=x.device, dtype=torch.int64).contiguous()
+
+
+def _check_reset(reset: Tensor, x: Tensor) -> Tensor:
+    if reset.dtype != torch.bool:
+        raise TypeError(f"reset: expected bool, got {reset.dtype}")
+    if list(reset.shape) != list(x.shape[:2]):
+        raise ValueError(f"reset: expected shape {list(x.shape[:2])} (B, T), got {list(reset.shape)}")
+    if reset.device != x.device:
+        raise ValueError(f"reset: expected device {x.device}, got {reset.device}")
+    return reset.contiguous()

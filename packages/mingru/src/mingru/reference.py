@@ -1,0 +1,54 @@
+"""The executable specification: minGRU and minLSTM step by step in plain PyTorch, in any floating dtype.
+
+Slow, differentiable any number of times, and the oracle of the tests. Equations: arXiv:2410.01201, sections 3.1 and 3.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def candidate(v: Tensor, activation: str) -> Tensor:
+    """c(v), the candidate state: "g" (appendix B: v + 1/2 where v >= 0, else sigmoid(v)), "identity" or "tanh"."""
+    if activation == "g":
+        return torch.where(v >= 0, v + 0.5, torch.sigmoid(v))
+    return v if activation == "identity" else torch.tanh(v)
+
+
+def gates(planes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """(a, z) of h = a h_prev + z c(v), from the gate planes: (k,) for minGRU or (k_f, k_i) for minLSTM."""
+    if len(planes) == 1:
+        return torch.sigmoid(-planes[0]), torch.sigmoid(planes[0])
+    # f / (f + i) with f = sigmoid(k_f), i = sigmoid(k_i): in logarithms, because both may underflow
+    difference = torch.nn.functional.logsigmoid(planes[0]) - torch.nn.functional.logsigmoid(planes[1])
+    return torch.sigmoid(difference), torch.sigmoid(-difference)
+
+
+def scan(
+    planes: list[Tensor],
+    h0: Tensor,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    *,
+    activation: str = "g",
+    initial: float = 0.5,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """out (B, T, D), h_last (B, D) from planes (B, T, D), h0 (B, D), lengths (B,) and reset (B, T)."""
+    batch, steps, channels = planes[0].shape
+    valid = torch.ones(batch, steps, dtype=torch.bool, device=h0.device)
+    if lengths is not None:
+        valid = torch.arange(steps, device=h0.device) < lengths[:, None]
+    planes = [plane.where(valid[..., None], plane.new_zeros(())).to(h0.dtype) for plane in planes]
+    a, z = gates(planes[:-1])
+    b = z * candidate(planes[-1], activation)
+
+    h, states = h0, [h0.new_zeros(batch, channels)] * steps
+    for t in reversed(range(steps)) if reverse else range(steps):
+        before = h if reset is None else torch.where(reset[:, t, None], h.new_tensor(initial), h)
+        after = a[:, t] * before + b[:, t]
+        h = torch.where(valid[:, t, None], after, h)
+        states[t] = torch.where(valid[:, t, None], after, torch.zeros_like(after))
+    out = torch.stack(states, dim=1) if steps else h0.new_zeros(batch, 0, channels)
+    return out, h
