@@ -1,4 +1,4 @@
-// The two ops, backend aside: tensors in, tensors out, and a call of the backend's engine between.
+// The ops, backend aside: tensors in, tensors out, and a call of the backend's engine between.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -31,6 +31,38 @@ std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optiona
     Engine::template forward<gate_planes, act>(p, t.device());
   });
   return {out, h_last, carries};
+}
+
+// One step of a stream, for inference: planes [B, P * D], h [B, D].
+template <class Engine>
+std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t gates, int64_t activation,
+                                double initial) {
+  STD_TORCH_CHECK(planes.dim() == 2 && planes.size(1) % (gates + 1) == 0 && planes.stride(1) == 1,
+                  "planes: expected shape (B, ", gates + 1, " * D) with unit stride along its last dimension");
+  const int64_t batch = planes.size(0), channels = planes.size(1) / (gates + 1);
+  const ScalarType acc_dtype = accumulate_type(planes.scalar_type());
+  if (h)
+    STD_TORCH_CHECK(h->dim() == 2 && h->size(0) == batch && h->size(1) == channels && h->is_contiguous() &&
+                        h->scalar_type() == acc_dtype && h->device() == planes.device(),
+                    "h: not a contiguous tensor of the expected shape, dtype and device");
+  Tensor out = torch::stable::new_empty(planes, {batch, channels});
+  Tensor h_next = torch::stable::new_empty(planes, {batch, channels}, acc_dtype);
+  dispatch_cell(planes.scalar_type(), gates, activation, [&](auto tag, auto gate_planes, auto act) {
+    using scalar_t = typename decltype(tag)::type;
+    using acc = acc_t<scalar_t>;
+    ScanForward<scalar_t, gate_planes + 1> p{};
+    p.batch = batch;
+    p.steps = 1;
+    p.channels = channels;
+    p.initial = static_cast<acc>(initial);
+    for (int j = 0; j <= gate_planes; ++j)
+      p.in[j] = {static_cast<const scalar_t*>(planes.data_ptr()) + j * channels, planes.stride(0), 0};
+    p.h0 = h ? h->template const_data_ptr<acc>() : nullptr;
+    p.out = {static_cast<scalar_t*>(out.data_ptr()), channels, 0};
+    p.h_last = h_next.template mutable_data_ptr<acc>();
+    Engine::template forward<gate_planes, act>(p, planes.device());
+  });
+  return {out, h_next};
 }
 
 template <class Engine>

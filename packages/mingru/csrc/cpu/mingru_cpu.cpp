@@ -36,5 +36,6 @@ struct CpuEngine {
 
 RNNKIT_LIBRARY_IMPL(CPU, m) {
   m.impl("scan", TORCH_BOX(&rnnkit::scan<rnnkit::CpuEngine>));
+  m.impl("step", TORCH_BOX(&rnnkit::step<rnnkit::CpuEngine>));
   m.impl("scan_backward", TORCH_BOX(&rnnkit::scan_backward<rnnkit::CpuEngine>));
 }

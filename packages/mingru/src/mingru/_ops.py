@@ -1,7 +1,7 @@
-"""The two ops, `torch.ops.rnnkit_mingru.scan` and `.scan_backward`, as torch sees them.
+"""The ops `scan`, `scan_backward` and `step` of `torch.ops.rnnkit_mingru`, as torch sees them.
 
 Importing this module loads the compiled library and teaches torch what C++ cannot say through the stable ABI: shapes for
-tracing (`register_fake`) and derivatives (`register_autograd`). Arguments of both ops:
+tracing (`register_fake`) and derivatives (`register_autograd`). Arguments:
 
     planes      gate and hidden pre-activations: one tensor (B, T, P * D), packed along its last dimension, or P tensors
                 (B, T, D). P = gates + 1: (gate, hidden), or (forget gate, input gate, hidden)
@@ -12,7 +12,8 @@ tracing (`register_fake`) and derivatives (`register_autograd`). Arguments of bo
     activation  index into ACTIVATIONS
     save        keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16), D)
 
-States (h0, h_last, carries) are float32, or float64 where the planes are.
+States (h0, h_last, carries) are float32, or float64 where the planes are. `step` is `scan` over one step, planes (B, P * D),
+without derivatives: it serves streaming, where the calls around a kernel cost more than the kernel.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ def register(namespace: str) -> None:
     def _(grad_out, grad_h_last, planes, carries, h0, lengths, reset, gates, activation, initial, reverse):  # type: ignore[no-untyped-def]
         x, width = planes[0], channels(planes, gates)
         return empty_rows(x, width * (gates + 1)), x.new_empty(x.shape[0], width, dtype=state_dtype(x))
+
+    @torch.library.register_fake(f"{namespace}::step")
+    def _(planes, h, gates, activation, initial):  # type: ignore[no-untyped-def]
+        out = planes.new_empty(planes.shape[0], planes.shape[1] // (gates + 1))
+        return out, torch.empty_like(out, dtype=state_dtype(planes))
 
     def setup_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         planes, h0, lengths, reset, *options = inputs

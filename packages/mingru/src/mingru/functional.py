@@ -19,7 +19,7 @@ from torch import Tensor
 from . import _ops as _ops  # loads the library
 from . import reference
 
-__all__ = ["g", "log_g", "mingru", "mingru_gate_hidden", "mingru_scan", "minlstm_scan", "scan_packed"]
+__all__ = ["g", "log_g", "mingru", "mingru_gate_hidden", "mingru_scan", "minlstm_scan", "scan", "scan_packed", "step"]
 
 
 def g(x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def mingru_scan(
         ValueError: a shape, device, length or option that does not fit; the message names it.
         TypeError: dtypes that are not floating or differ.
     """
-    return _scan([gate, hidden], 1, h0, lengths, reset, reverse, activation, initial)
+    return scan([gate, hidden], 1, h0, lengths, reset, reverse, activation, initial)
 
 
 def minlstm_scan(
@@ -84,7 +84,7 @@ def minlstm_scan(
 
     The gates are normalised, f' = f / (f + i) and i' = i / (f + i), and stay exact where both underflow.
     """
-    return _scan([forget_gate, input_gate, hidden], 2, h0, lengths, reset, reverse, activation, initial)
+    return scan([forget_gate, input_gate, hidden], 2, h0, lengths, reset, reverse, activation, initial)
 
 
 def scan_packed(
@@ -103,29 +103,33 @@ def scan_packed(
     planes: (B, T, (gates + 1) * D), as one nn.Linear produces them: [gate | hidden] or [forget | input | hidden]. The
     gradient comes back packed too, so that neither pass copies anything.
     """
-    return _scan([planes], gates, h0, lengths, reset, reverse, activation, initial)
+    return scan([planes], gates, h0, lengths, reset, reverse, activation, initial)
 
 
 def mingru_gate_hidden(gate: Tensor, hidden: Tensor, h: Tensor) -> Tensor:
     """Outputs (B, S, *) of minGRU from pre-activations (B, S, *) and a state h (B, 1, *): upstream's name and shapes."""
-    return mingru_scan(gate, hidden, h.squeeze(1))[0]
+    return scan([gate, hidden], 1, h.squeeze(1))[0]
 
 
 def mingru(x: Tensor, h: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     """Outputs (B, S, D) of one minGRU layer: x (B, S, I), h (B, 1, D), weight (2 D, I) and bias (2 D), gate rows first."""
-    return scan_packed(torch.nn.functional.linear(x, weight, bias), h.squeeze(1))[0]
+    return scan([torch.nn.functional.linear(x, weight, bias)], 1, h.squeeze(1))[0]
 
 
-def _scan(
+def scan(
     planes: List[Tensor],
     gates: int,
-    h0: Optional[Tensor],
-    lengths: Optional[Tensor],
-    reset: Optional[Tensor],
-    reverse: bool,
-    activation: str,
-    initial: Optional[float],
+    h0: Optional[Tensor] = None,
+    lengths: Optional[Tensor] = None,
+    reset: Optional[Tensor] = None,
+    reverse: bool = False,
+    activation: str = "g",
+    initial: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
+    """What the functions above call, with one packed or gates + 1 separate planes.
+
+    Its arguments are positional, so that torch.jit.script can compile calls of it (it accepts no keyword-only defaults).
+    """
     _check_planes(planes, gates)
     x = planes[0]
     feature_shape = list(x.shape[2:])
@@ -138,12 +142,12 @@ def _scan(
     kind = _activation_index(activation)
     start = initial if initial is not None else (0.5 if activation == "g" else 0.0)
     if h0 is not None:
-        h0 = _check_state(h0, x, state_shape)
+        h0 = check_state(h0, x, state_shape)
         if x.dim() > 3:
             h0 = h0.flatten(1)
         h0 = h0.contiguous()
     if lengths is not None:
-        lengths = _check_lengths(lengths, x)
+        lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
     if reset is not None:
         reset = _check_reset(reset, x)
 
@@ -156,6 +160,25 @@ def _scan(
     if x.dim() > 3:
         out, h_last = out.unflatten(2, feature_shape), h_last.unflatten(1, feature_shape)
     return out, h_last
+
+
+def step(
+    planes: Tensor, gates: int, h: Optional[Tensor] = None, activation: str = "g", initial: Optional[float] = None
+) -> Tuple[Tensor, Tensor]:
+    """One step: packed pre-activations (B, (gates + 1) * D) and a state that expands to (B, D) -> out (B, D), h (B, D).
+
+    Equal to `scan` over a sequence of one step, at less overhead where no gradient is wanted.
+    """
+    if planes.dim() != 2:
+        raise ValueError(f"planes: expected shape (B, {gates + 1} * D), got {list(planes.shape)}")
+    if torch.is_grad_enabled() and (planes.requires_grad or (h is not None and h.requires_grad)):
+        out, h_next = scan([planes.unsqueeze(1)], gates, h, None, None, False, activation, initial)
+        return out.squeeze(1), h_next
+    _check_planes([planes.unsqueeze(1)], gates)
+    if h is not None:
+        h = check_state(h, planes, [planes.shape[0], planes.shape[1] // (gates + 1)]).contiguous()
+    start = initial if initial is not None else (0.5 if activation == "g" else 0.0)
+    return torch.ops.rnnkit_mingru.step(planes.contiguous(), h, gates, _activation_index(activation), start)
 
 
 def _check_planes(planes: List[Tensor], gates: int) -> None:
@@ -190,36 +213,38 @@ def _activation_index(activation: str) -> int:
     raise ValueError(f"activation: expected 'g', 'identity' or 'tanh', got '{activation}'")
 
 
-def _check_state(h: Tensor, x: Tensor, shape: List[int]) -> Tensor:
+def check_state(h: Tensor, x: Tensor, shape: List[int]) -> Tensor:
     """h in the dtype of states, expanded to `shape`."""
     state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if h.dtype == state_dtype and h.shape == torch.Size(shape) and h.device == x.device:
+        return h
     if h.dtype != x.dtype and h.dtype != state_dtype:
-        raise TypeError(f"h0: expected {x.dtype} or {state_dtype}, got {h.dtype}")
+        raise TypeError(f"h: expected {x.dtype} or {state_dtype}, got {h.dtype}")
     if h.device != x.device:
-        raise ValueError(f"h0: expected device {x.device}, got {h.device}")
+        raise ValueError(f"h: expected device {x.device}, got {h.device}")
     fits = h.dim() <= len(shape)
     if fits:
         for i in range(h.dim()):
             size = h.shape[h.dim() - 1 - i]
             fits = fits and (size == 1 or size == shape[len(shape) - 1 - i])
     if not fits:
-        raise ValueError(f"h0: expected a shape that expands to {shape}, got {list(h.shape)}")
+        raise ValueError(f"h: expected a shape that expands to {shape}, got {list(h.shape)}")
     return h.to(state_dtype).expand(shape)
 
 
-def _check_lengths(lengths: Tensor, x: Tensor) -> Tensor:
+def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
     """lengths as int64 on x's device. They may come from the CPU; values are checked where reading them is free."""
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
-    if list(lengths.shape) != [x.shape[0]]:
-        raise ValueError(f"lengths: expected shape [{x.shape[0]}], got {list(lengths.shape)}")
+    if list(lengths.shape) != [batch]:
+        raise ValueError(f"lengths: expected shape [{batch}], got {list(lengths.shape)}")
     if lengths.device != x.device and lengths.device.type != "cpu":
         raise ValueError(f"lengths: expected device cpu or {x.device}, got {lengths.device}")
     if not torch.jit.is_scripting():
-        if not torch.compiler.is_compiling() and lengths.device.type == "cpu" and lengths.numel() > 0:
+        if not torch.compiler.is_compiling() and lengths.device.type == "cpu" and batch > 0:
             low, high = int(lengths.min()), int(lengths.max())
-            if low < 0 or high > x.shape[1]:
-                raise ValueError(f"lengths: expected values within 0..{x.shape[1]} (T), got {low}..{high}")
+            if low < 0 or high > steps:
+                raise ValueError(f"lengths: expected values within 0..{steps} (T), got {low}..{high}")
     return lengths.to(device=x.device, dtype=torch.int64).contiguous()
 
 

@@ -30,7 +30,6 @@ class ScanTensors {
         steps(planes[0].size(1)),
         channels(planes.size() == 1 ? planes[0].size(2) / count : planes[0].size(2)),
         dtype(planes[0].scalar_type()),
-        count_(count),
         lengths_(lengths),
         reset_(reset) {
     for (const Tensor& plane : planes) planes_.push_back(rows(plane, planes[0].size(2), "planes"));
@@ -87,7 +86,6 @@ class ScanTensors {
     return {static_cast<T*>(t.data_ptr()) + offset, t.stride(0), t.stride(1)};
   }
 
-  // The planes' device; a null index on the CPU.
   torch::stable::Device device() const { return planes_[0].device(); }
 
  private:
@@ -103,7 +101,6 @@ class ScanTensors {
     return t.device().type() == mine.type() && t.device().index() == mine.index();
   }
 
-  const int64_t count_;
   const std::optional<Tensor> lengths_, reset_;
   std::vector<Tensor> planes_;
 };

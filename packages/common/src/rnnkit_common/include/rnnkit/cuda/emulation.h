@@ -1,0 +1,430 @@
+// Runs CUDA kernels on the CPU, for tests: the same .cu file compiled as ordinary C++ with RNNKIT_EMULATE_CUDA defined.
+//
+// Every thread of a cluster of blocks is a fiber. Fibers run one at a time, each until it waits or ends, in forward,
+// reversed or shuffled order; a barrier opens when all that it is for wait at it. Because a thread runs ahead as far as the
+// barriers allow, a missing barrier or a race changes the answer between orders; a barrier that some threads never reach
+// is reported, with who waits where; shared memory is allocated per block at its exact size, so that the address
+// sanitizer sees an access beyond it, and starts out as NaN.
+//
+// Supplied: threadIdx & co., __syncthreads, __syncwarp, warp shuffles and votes, atomics, and what launch.h offers
+// (dynamic shared memory, clusters, launch). Static __shared__ arrays are not: they do not compile.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace rnnkit::emulation {
+
+enum class Order { forward, reversed, shuffled };
+
+struct Configuration {
+  Order order = Order::forward;
+  uint64_t seed = 0;          // of Order::shuffled
+  int multiprocessors = 132;  // what the kernels' launch heuristics are told
+};
+
+inline Configuration& configuration() {
+  static Configuration instance;
+  return instance;
+}
+
+enum class State { ready, at_warp_barrier, at_block_barrier, at_cluster_barrier, finished };
+
+struct Thread {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  dim3 thread_index, block_index;
+  int block, lane;  // block within the cluster
+  int warp_begin;   // index in the cluster of the warp's lane 0
+  State state;
+  const char* file;
+  int line;
+  unsigned mask;             // of a warp barrier
+  uint64_t exchange[2][2];   // values offered to the warp, by parity of the count
+  unsigned exchanges;
+  void* fake_stack;
+};
+
+class Cluster {
+ public:
+  static constexpr size_t kStackBytes = 256 * 1024;
+
+  Cluster(dim3 grid, dim3 block, int blocks, size_t shared_bytes)
+      : grid(grid), block(block), blocks(blocks), threads_per_block(int(block.x * block.y * block.z)),
+        shared_bytes_(shared_bytes), threads_(blocks * threads_per_block) {
+    for (Thread& thread : threads_) thread.stack.reset(new char[kStackBytes]);
+  }
+
+  static Cluster*& current() {
+    static thread_local Cluster* cluster = nullptr;
+    return cluster;
+  }
+
+  Thread& self() { return *running_; }
+  char* shared(int block) { return shared_[block].get(); }
+  Thread& thread(int index) { return threads_[index]; }
+
+  // Runs body() as every thread of the cluster whose first block is `first`.
+  template <class Body>
+  void run(unsigned first, Body& body, std::mt19937_64& random) {
+    current() = this;
+    body_ = [](void* p) { (*static_cast<Body*>(p))(); };
+    argument_ = &body;
+    shared_.clear();
+    for (int b = 0; b < blocks; ++b) {
+      shared_.emplace_back(static_cast<char*>(std::malloc(shared_bytes_)), &std::free);
+      if (shared_bytes_ > 0) std::memset(shared_.back().get(), 0xff, shared_bytes_);
+    }
+    for (int i = 0; i < int(threads_.size()); ++i) start(i, first);
+    std::vector<int> order(threads_.size());
+    std::iota(order.begin(), order.end(), 0);
+    if (configuration().order == Order::reversed) std::reverse(order.begin(), order.end());
+    for (;;) {
+      if (configuration().order == Order::shuffled) std::shuffle(order.begin(), order.end(), random);
+      bool ran = false, all_finished = true;
+      for (int i : order) {
+        if (threads_[i].state == State::ready) {
+          resume(threads_[i]);
+          ran = true;
+        }
+        if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
+        all_finished = all_finished && threads_[i].state == State::finished;
+      }
+      if (all_finished) break;
+      if (!ran && !open_barriers()) throw std::runtime_error(describe_divergence());
+    }
+    current() = nullptr;
+  }
+
+  void wait(State barrier, unsigned mask, const char* file, int line) {
+    Thread& thread = self();
+    thread.state = barrier;
+    thread.mask = mask;
+    thread.file = file;
+    thread.line = line;
+    leave(thread);
+  }
+
+  // Offers a value to the warp, waits for the lanes of `mask`, and returns what `lane` offered.
+  template <class T>
+  T exchange(unsigned mask, T value, int lane, const char* file, int line) {
+    static_assert(sizeof(T) <= sizeof(Thread::exchange[0]));
+    const int parity = offer(mask, value, file, line);
+    const Thread& source = threads_[self().warp_begin + lane];
+    if (!(mask >> lane & 1)) throw std::runtime_error(where(file, line) + ": a shuffle reads a lane outside its mask");
+    T result;
+    std::memcpy(&result, source.exchange[parity], sizeof(T));
+    return result;
+  }
+
+  unsigned ballot(unsigned mask, bool predicate, const char* file, int line) {
+    const int parity = offer(mask, uint64_t(predicate), file, line);
+    unsigned votes = 0;
+    for (int lane = 0; lane < warp_size(self()); ++lane)
+      if (mask >> lane & 1) votes |= unsigned(threads_[self().warp_begin + lane].exchange[parity][0]) << lane;
+    return votes;
+  }
+
+  const dim3 grid, block;
+  const int blocks, threads_per_block;
+
+ private:
+  void start(int i, unsigned first) {
+    Thread& t = threads_[i];
+    const int in_block = i % threads_per_block;
+    const unsigned flat_block = first + i / threads_per_block;
+    t.block = i / threads_per_block;
+    t.lane = in_block % 32;
+    t.warp_begin = i - t.lane;
+    t.thread_index = dim3(in_block % block.x, in_block / block.x % block.y, in_block / (block.x * block.y));
+    t.block_index = dim3(flat_block % grid.x, flat_block / grid.x % grid.y, flat_block / (grid.x * grid.y));
+    t.state = State::ready;
+    t.exchanges = 0;
+    t.fake_stack = nullptr;
+    getcontext(&t.context);
+    t.context.uc_stack.ss_sp = t.stack.get();
+    t.context.uc_stack.ss_size = kStackBytes;
+    t.context.uc_link = nullptr;
+    makecontext(&t.context, &Cluster::entry, 0);
+  }
+
+  static void entry() {
+    Cluster& cluster = *current();
+    Thread& thread = cluster.self();
+    cluster.arrived(thread);
+    try {
+      cluster.body_(cluster.argument_);
+    } catch (...) {
+      cluster.failure_ = std::current_exception();
+    }
+    thread.state = State::finished;
+    cluster.leave(thread);
+  }
+
+  // The address sanitizer has to be told of every change of stack.
+  void resume(Thread& thread) {
+    running_ = &thread;
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_start_switch_fiber(&fake_stack_, thread.stack.get(), kStackBytes);
+#endif
+    swapcontext(&scheduler_, &thread.context);
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(fake_stack_, nullptr, nullptr);
+#endif
+  }
+
+  void leave(Thread& thread) {
+#ifdef __SANITIZE_ADDRESS__
+    const bool ends = thread.state == State::finished;
+    __sanitizer_start_switch_fiber(ends ? nullptr : &thread.fake_stack, scheduler_stack_, scheduler_stack_size_);
+#endif
+    swapcontext(&thread.context, &scheduler_);
+    arrived(thread);
+  }
+
+  void arrived([[maybe_unused]] Thread& thread) {
+#ifdef __SANITIZE_ADDRESS__
+    __sanitizer_finish_switch_fiber(thread.fake_stack, &scheduler_stack_, &scheduler_stack_size_);
+#endif
+  }
+
+  template <class T>
+  int offer(unsigned mask, T value, const char* file, int line) {
+    Thread& thread = self();
+    const int parity = int(thread.exchanges++ % 2);  // two sets: a lane may be one exchange ahead of another
+    std::memcpy(thread.exchange[parity], &value, sizeof(T));
+    wait(State::at_warp_barrier, mask, file, line);
+    return parity;
+  }
+
+  int warp_size(const Thread& t) const { return std::min(32, threads_per_block - t.warp_begin % threads_per_block); }
+
+  bool waits_with(const Thread& t, const Thread& other) const {
+    return t.state == other.state && t.file == other.file && t.line == other.line;
+  }
+
+  // Opens every barrier at which all that it is for wait.
+  bool open_barriers() {
+    bool opened = false;
+    for (int i = 0; i < int(threads_.size()); ++i) {
+      const Thread first = {{}, nullptr, {}, {}, threads_[i].block, threads_[i].lane, threads_[i].warp_begin,
+                            threads_[i].state, threads_[i].file, threads_[i].line, threads_[i].mask, {}, 0, nullptr};
+      int begin = 0, end = int(threads_.size());
+      unsigned mask = ~0u;
+      if (first.state == State::at_warp_barrier) {
+        begin = first.warp_begin, end = begin + warp_size(first), mask = first.mask;
+      } else if (first.state == State::at_block_barrier) {
+        begin = first.block * threads_per_block, end = begin + threads_per_block;
+      } else if (first.state != State::at_cluster_barrier) {
+        continue;
+      }
+      const auto takes_part = [&](int j) {
+        return first.state != State::at_warp_barrier || (mask >> threads_[j].lane & 1);
+      };
+      bool complete = true;
+      for (int j = begin; j < end; ++j)
+        complete = complete && (!takes_part(j) || (waits_with(threads_[j], first) &&
+                                                   (first.state != State::at_warp_barrier || threads_[j].mask == mask)));
+      if (!complete) continue;
+      opened = true;
+      for (int j = begin; j < end; ++j)
+        if (takes_part(j)) threads_[j].state = State::ready;
+    }
+    return opened;
+  }
+
+  static std::string where(const char* file, int line) { return std::string(file) + ":" + std::to_string(line); }
+
+  std::string describe_divergence() const {
+    std::map<std::string, int> waiting;
+    for (const Thread& t : threads_)
+      ++waiting[t.state == State::finished ? "have ended" : "wait at " + where(t.file, t.line)];
+    std::string text = "divergent barrier:";
+    for (const auto& [what, count] : waiting) text += " " + std::to_string(count) + " threads " + what + ";";
+    text.back() = '.';
+    return text;
+  }
+
+  const size_t shared_bytes_;
+  std::vector<Thread> threads_;
+  std::vector<std::unique_ptr<char, decltype(&std::free)>> shared_;
+  ucontext_t scheduler_;
+  Thread* running_ = nullptr;
+  void (*body_)(void*) = nullptr;
+  void* argument_ = nullptr;
+  std::exception_ptr failure_;
+  [[maybe_unused]] void* fake_stack_ = nullptr;
+  [[maybe_unused]] const void* scheduler_stack_ = nullptr;
+  [[maybe_unused]] size_t scheduler_stack_size_ = 0;
+};
+
+inline Thread& self() { return Cluster::current()->self(); }
+
+}  // namespace rnnkit::emulation
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define threadIdx (::rnnkit::emulation::self().thread_index)
+#define blockIdx (::rnnkit::emulation::self().block_index)
+#define blockDim (::rnnkit::emulation::Cluster::current()->block)
+#define gridDim (::rnnkit::emulation::Cluster::current()->grid)
+
+#define RNNKIT_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+inline void __syncthreads(RNNKIT_SITE) {
+  using namespace rnnkit::emulation;
+  Cluster::current()->wait(State::at_block_barrier, 0, file, line);
+}
+
+inline void __syncwarp(unsigned mask = ~0u, RNNKIT_SITE) {
+  using namespace rnnkit::emulation;
+  Cluster::current()->wait(State::at_warp_barrier, mask, file, line);
+}
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int lane, int width = 32, RNNKIT_SITE) {
+  const int mine = rnnkit::emulation::self().lane;
+  return rnnkit::emulation::Cluster::current()->exchange(mask, value, mine / width * width + lane % width, file, line);
+}
+
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, int delta, int width = 32, RNNKIT_SITE) {
+  const int mine = rnnkit::emulation::self().lane;
+  const int lane = mine % width < delta ? mine : mine - delta;
+  return rnnkit::emulation::Cluster::current()->exchange(mask, value, lane, file, line);
+}
+
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, int delta, int width = 32, RNNKIT_SITE) {
+  const int mine = rnnkit::emulation::self().lane;
+  const int lane = mine % width + delta >= width ? mine : mine + delta;
+  return rnnkit::emulation::Cluster::current()->exchange(mask, value, lane, file, line);
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, int = 32, RNNKIT_SITE) {
+  const int mine = rnnkit::emulation::self().lane;
+  return rnnkit::emulation::Cluster::current()->exchange(mask, value, mine ^ bits, file, line);
+}
+
+inline unsigned __ballot_sync(unsigned mask, bool predicate, RNNKIT_SITE) {
+  return rnnkit::emulation::Cluster::current()->ballot(mask, predicate, file, line);
+}
+
+inline bool __any_sync(unsigned mask, bool predicate, RNNKIT_SITE) {
+  return __ballot_sync(mask, predicate, file, line) != 0;
+}
+
+inline bool __all_sync(unsigned mask, bool predicate, RNNKIT_SITE) {
+  return __ballot_sync(mask, !predicate, file, line) == 0;
+}
+
+// One fiber runs at a time, so plain code is atomic.
+template <class T>
+T atomicAdd(T* address, T value) {
+  return std::exchange(*address, *address + value);
+}
+
+template <class T>
+T atomicMax(T* address, T value) {
+  return std::exchange(*address, std::max(*address, value));
+}
+
+template <class T>
+T atomicExch(T* address, T value) {
+  return std::exchange(*address, value);
+}
+
+template <class T>
+T atomicCAS(T* address, T expected, T value) {
+  return std::exchange(*address, *address == expected ? value : *address);
+}
+
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+// What launch.h offers, in its host version.
+namespace rnnkit {
+
+struct Launch {
+  dim3 grid, block;
+  size_t shared_bytes = 0;
+  unsigned cluster = 1;  // blocks
+};
+
+template <class T>
+T* shared_memory() {
+  return reinterpret_cast<T*>(emulation::Cluster::current()->shared(emulation::self().block));
+}
+
+inline int cluster_size() { return emulation::Cluster::current()->blocks; }
+inline int cluster_rank() { return emulation::self().block; }
+inline void cluster_barrier(RNNKIT_SITE) {
+  emulation::Cluster::current()->wait(emulation::State::at_cluster_barrier, 0, file, line);
+}
+
+template <class T>
+T* cluster_shared(T* mine, int rank) {
+  auto* cluster = emulation::Cluster::current();
+  return reinterpret_cast<T*>(reinterpret_cast<char*>(mine) - cluster->shared(emulation::self().block) +
+                              cluster->shared(rank));
+}
+
+[[noreturn]] inline void device_fail(const char* message) { throw std::runtime_error(message); }
+
+struct DeviceProperties {
+  int multiprocessors;
+  bool clusters;
+};
+
+template <class Device>
+DeviceProperties device_properties(Device) {
+  return {emulation::configuration().multiprocessors, true};
+}
+
+template <class Device, class Parameters>
+void launch(void (*kernel)(Parameters), const Launch& shape, Device, const Parameters& parameters) {
+  const unsigned count = shape.grid.x * shape.grid.y * shape.grid.z;
+  std::vector<unsigned> order(count / shape.cluster);
+  std::iota(order.begin(), order.end(), 0u);
+  std::mt19937_64 random(emulation::configuration().seed);
+  if (emulation::configuration().order == emulation::Order::reversed) std::reverse(order.begin(), order.end());
+  if (emulation::configuration().order == emulation::Order::shuffled) std::shuffle(order.begin(), order.end(), random);
+  emulation::Cluster cluster(shape.grid, shape.block, int(shape.cluster), shape.shared_bytes);
+  auto body = [&] { kernel(parameters); };
+  for (unsigned i : order) cluster.run(i * shape.cluster, body, random);
+}
+
+}  // namespace rnnkit
+
+extern "C" __attribute__((visibility("default"), used)) inline void rnnkit_emulation_configure(int order, uint64_t seed,
+                                                                                                int multiprocessors) {
+  rnnkit::emulation::configuration() = {static_cast<rnnkit::emulation::Order>(order), seed, multiprocessors};
+}

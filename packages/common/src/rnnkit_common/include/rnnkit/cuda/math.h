@@ -1,0 +1,63 @@
+// Elementary functions of one value per thread, under the names of cpu/math.h, for the cells that both share.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <rnnkit/cuda/launch.h>
+#include <rnnkit/types.h>
+
+#define RNNKIT_TARGET cuda
+#define RNNKIT_INLINE __device__ __forceinline__
+
+namespace rnnkit::cuda {
+
+// 2^x and 1/x in one instruction each: 2 ulp and 1 ulp, results below the smallest normal number are 0.
+#ifdef RNNKIT_EMULATE_CUDA
+inline float approximate_exp2(float x) { return std::exp2(x); }
+inline float approximate_reciprocal(float x) { return 1 / x; }
+#else
+__device__ __forceinline__ float approximate_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float approximate_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#endif
+
+// For tensors of scalar_t; computes in acc_t<scalar_t>. Where the tensors have 16 bits, the last digits of an exponential
+// would be rounded away, and a kernel that moves so few bytes is close to its limit of instructions: there it saves them.
+template <class scalar_t>
+struct Math {
+  using Scalar = acc_t<scalar_t>;
+  using V = Scalar;
+
+  static RNNKIT_INLINE V set(V x) { return x; }
+  static RNNKIT_INLINE V select(bool condition, V a, V b) { return condition ? a : b; }
+
+  static RNNKIT_INLINE V abs(V x) {
+    if constexpr (sizeof(V) == 4) return fabsf(x);
+    return fabs(x);
+  }
+
+  static RNNKIT_INLINE V exp_nonpositive(V x) {
+    if constexpr (sizeof(scalar_t) == 2) return approximate_exp2(x * 1.44269504f);
+    if constexpr (sizeof(scalar_t) == 4) return expf(x);
+    return ::exp(x);
+  }
+
+  static RNNKIT_INLINE V tanh(V x) {
+    if constexpr (sizeof(V) == 4) return tanhf(x);
+    return ::tanh(x);
+  }
+
+  static RNNKIT_INLINE V reciprocal(V x) {  // of 1 <= x <= 4
+    if constexpr (sizeof(V) == 4) return approximate_reciprocal(x);
+    return V(1) / x;
+  }
+};
+
+}  // namespace rnnkit::cuda
