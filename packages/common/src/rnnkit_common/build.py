@@ -105,33 +105,34 @@ def emulate(csrc: Path, family: str, build_directory: Path) -> Path:
     Loaded with `torch.ops.load_library`, it defines the family's ops for CPU tensors under the namespace
     `rnnkit_<family>_emulated`.
     """
+    build_directory.mkdir(parents=True, exist_ok=True)
+    sources = list(csrc.glob("*.cpp"))
+    for source in csrc.glob("cuda/*.cu"):  # a wrapper each, as torch would hand a .cu to nvcc
+        wrapper = build_directory / f"{source.stem}_emulated.cpp"
+        text = f'#include "{source}"\n'
+        if not wrapper.exists() or wrapper.read_text() != text:
+            wrapper.write_text(text)
+        sources.append(wrapper)
+    flags = ["-O1", "-DRNNKIT_EMULATE_CUDA", f"-I{csrc}"]
+    return compile_library(f"rnnkit_{family}_emulated", sources, build_directory, flags)
+
+
+def compile_library(namespace: str, sources: list[Path], build_directory: Path, flags: list[str]) -> Path:
+    """Compiles C++ sources into a library of ops for tests, under `namespace`; unchanged sources are not compiled again."""
     from torch.utils import cpp_extension
 
     build_directory.mkdir(parents=True, exist_ok=True)
-    sources = [str(source) for source in csrc.glob("*.cpp")]
-    for source in csrc.glob("cuda/*.cu"):  # a wrapper each, as torch would hand a .cu to nvcc
-        wrapper = build_directory / f"{source.stem}_emulated.cpp"
-        wrapper.write_text(f'#include "{source}"\n')
-        sources.append(str(wrapper))
-    name = f"rnnkit_{family}_emulated"
     cpp_extension.load(
-        name,
-        sources,
-        extra_cflags=[
-            *[flag for flag in _CXX if flag != "-O3"],
-            "-O1",
-            _TARGET,
-            f"-DRNNKIT_NAMESPACE={name}",
-            "-DRNNKIT_EMULATE_CUDA",
-            *_sanitize(),
-        ],
+        namespace,
+        [str(source) for source in sources],
+        extra_cflags=[*_CXX, _TARGET, f"-DRNNKIT_NAMESPACE={namespace}", "-DRNNKIT_TEST_LIBRARY", *flags, *_sanitize()],
         extra_ldflags=_sanitize(),
-        extra_include_paths=[str(INCLUDE), str(csrc)],
+        extra_include_paths=[str(INCLUDE)],
         build_directory=str(build_directory),
         is_python_module=False,
         with_cuda=False,
     )
-    return build_directory / f"{name}.so"
+    return build_directory / f"{namespace}.so"
 
 
 def _sanitize() -> list[str]:

@@ -50,5 +50,5 @@ def scan(
         after = a[:, t] * before + b[:, t]
         h = torch.where(valid[:, t, None], after, h)
         states[t] = torch.where(valid[:, t, None], after, torch.zeros_like(after))
-    out = torch.stack(states, dim=1) if steps else h0.new_zeros(batch, 0, channels)
+    out = torch.stack(states, dim=1) if steps else b
     return out, h

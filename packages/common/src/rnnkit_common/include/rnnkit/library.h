@@ -4,7 +4,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#ifndef RNNKIT_EMULATE_CUDA
+#ifndef RNNKIT_TEST_LIBRARY
 #include <Python.h>
 #endif
 #include <torch/csrc/stable/library.h>
@@ -22,9 +22,13 @@
 
 #ifdef RNNKIT_EMULATE_CUDA
 #define RNNKIT_CUDA_KEY CPU
-#define RNNKIT_MODULE_
 #else
 #define RNNKIT_CUDA_KEY CUDA
+#endif
+
+#ifdef RNNKIT_TEST_LIBRARY  // loaded with torch.ops.load_library
+#define RNNKIT_MODULE_
+#else
 #define RNNKIT_MODULE_                                                                                           \
   PyMODINIT_FUNC PyInit__C() {                                                                                   \
     static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr,     \

@@ -1,0 +1,28 @@
+"""What the tests and benchmarks of all families use: backends, hard cases, comparison with an oracle, alternating timing.
+
+Needs the extra `rnnkit-common[testing]`.
+"""
+
+from .accuracy import assert_no_worse, relative_error
+from .backends import Backend, backend_parameters
+from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided
+from .interop import check_compile, check_export, check_op, check_script
+from .timing import alternate, hardware
+
+__all__ = [
+    "CHANNELS",
+    "STEPS",
+    "Backend",
+    "alternate",
+    "assert_no_worse",
+    "backend_parameters",
+    "check_compile",
+    "check_export",
+    "check_op",
+    "check_script",
+    "hardware",
+    "poisoned_outputs",
+    "relative_error",
+    "saturated",
+    "strided",
+]

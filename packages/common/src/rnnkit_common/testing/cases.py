@@ -1,0 +1,40 @@
+"""Inputs that break kernels."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+STEPS = (0, 1, 2, 15, 16, 17, 31, 32, 33, 127, 128, 129)
+CHANNELS = (1, 3, 31, 32, 33, 63, 64, 65, 100)
+
+
+def saturated(*shape: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """Pre-activations among 0, -0, +-1e-4, +-1, +-50 and +-120, at random."""
+    values = torch.tensor([0.0, -0.0, 1e-4, -1e-4, 1.0, -1.0, 50.0, -50.0, 120.0, -120.0], dtype=dtype, device=device)
+    return values[torch.randint(len(values), shape, device=device)]
+
+
+def strided(t: Tensor, kind: str) -> Tensor:
+    """An equal tensor (B, T, D) with other strides: "time-major", "offset" (a slice of a larger one) or "channels" (D strided)."""
+    if kind == "time-major":
+        return t.transpose(0, 1).contiguous().transpose(0, 1)
+    larger = t.new_full((t.shape[0] + 1, t.shape[1] + 2, 2 * t.shape[2] + 3), torch.nan)
+    view = larger[1:, 1:-1, 2 : 2 + t.shape[2]] if kind == "offset" else larger[1:, 1:-1, 1 : 1 + 2 * t.shape[2] : 2]
+    view.copy_(t)
+    return view
+
+
+@contextlib.contextmanager
+def poisoned_outputs() -> Iterator[None]:
+    """While active, torch fills memory that C++ allocates with NaN, so that an element nobody writes shows."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert torch.empty(1).isnan(), "torch no longer fills empty tensors under use_deterministic_algorithms"
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

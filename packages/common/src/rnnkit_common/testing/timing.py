@@ -1,0 +1,73 @@
+"""Timing for benchmarks: candidates take turns in one run, so that what slows the machine slows them all."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def alternate(
+    candidates: Mapping[str, Callable[[], Any]], *, seconds: float = 3.0, warmup: int = 3, cuda: bool = False
+) -> dict[str, dict[str, float]]:
+    """Runs the candidates in turn for about `seconds` and returns per candidate the median and quartiles, in seconds.
+
+    On a GPU (`cuda=True`) the time is that between two events around a call, after a call that keeps the queue full.
+    """
+    for run in candidates.values():
+        for _ in range(warmup):
+            run()
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(samples.values()))) < 5:
+        for name, run in candidates.items():
+            samples[name].append(_cuda_seconds(run) if cuda else _seconds(run))
+    return {name: _summary(times) for name, times in samples.items()}
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _cuda_seconds(run: Callable[[], Any]) -> float:
+    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    run()
+    start.record()
+    run()
+    stop.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(stop) / 1e3
+
+
+def _summary(times: list[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(times, n=4)
+    return {"median": median, "quartile1": low, "quartile3": high, "runs": len(times)}
+
+
+def hardware(cuda: bool = False) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version()}
+    if cuda:
+        properties = torch.cuda.get_device_properties(0)
+        found |= {"gpu": properties.name, "multiprocessors": properties.multi_processor_count, "cuda": torch.version.cuda}
+    found |= {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    found["simd"] = torch.backends.cpu.get_cpu_capability()
+    return found
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        fields = dict(line.split(":", 1) for line in info.read_text().split("\n\n")[0].splitlines() if ":" in line)
+        stripped = {key.strip(): value.strip() for key, value in fields.items()}
+        return f"{stripped.get('model name', platform.processor())} (model {stripped.get('model', '?')})"
+    return platform.processor()
