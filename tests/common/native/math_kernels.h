@@ -1,0 +1,32 @@
+// No include guard (see rnnkit/cpu/foreach_target.h).
+#include <rnnkit/cpu/math.h>
+
+namespace rnnkit::RNNKIT_TARGET {
+
+template <class T>
+void apply(const T* from, T* to, int64_t count, const std::string& name) {
+  using M = Math<T>;
+  for (int64_t i = 0; i < count; i += M::kLanes) {
+    const int n = int(std::min<int64_t>(M::kLanes, count - i));
+    typename M::V x = M::load(from + i, n);
+    if (name == "exp") x = M::exp(x);
+    if (name == "exp_nonpositive") x = M::exp_nonpositive(x);
+    if (name == "sigmoid") x = M::sigmoid(x);
+    if (name == "tanh") x = M::tanh(x);
+    if (name == "log") x = M::log(x);
+    M::store(to + i, x, n);
+  }
+}
+
+// To the 16-bit type and back: storing must round as torch does.
+template <class S>
+void convert(const float* from, S* to, int64_t count) {
+  using M = Math<float>;
+  for (int64_t i = 0; i < count; i += M::kLanes) {
+    const int n = int(std::min<int64_t>(M::kLanes, count - i));
+    M::store(to + i, M::load(from + i, n), n);
+    M::store(to + i, M::load(to + i, n), n);
+  }
+}
+
+}  // namespace rnnkit::RNNKIT_TARGET

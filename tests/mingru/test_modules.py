@@ -1,0 +1,325 @@
+"""What a user of the layers relies on."""
+
+from __future__ import annotations
+
+import mingru
+import pytest
+import torch
+from mingru import MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM, functional
+from rnnkit_common.testing import Backend
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
+
+STACKS = [MinGRU, MinLSTM]
+
+
+def test_upstream_readme_example() -> None:
+    """The usage section of cheind/mingru 1.3.0, as written."""
+    # Instantiate
+    B, I, H, L, S = 10, 3, 64, 2, 128  # noqa: E741
+    rnn = mingru.MinGRU(
+        input_dims=I,
+        hidden_dims=H,
+        num_layers=L,
+        dropout=0.0,
+        residual=True,
+    ).eval()
+
+    # Invoke for input x with sequence length 128 and batch-size 10
+    # This will allocate 'zero' hidden state for each layer.
+    out, h = rnn(torch.randn(B, S, I))
+    assert out.shape == (B, S, H)
+    assert h.shape == (L, B, 1, H)
+
+    # Invoke with initial/previous hidden state.
+    # Hidden state must be expandable to shape (L,B,1,H)
+    out, h = rnn(torch.randn(B, S, I), h=torch.ones(B, 1, H) * 0.5)
+    assert out.shape == (B, S, H)
+    assert h.shape == (L, B, 1, H)
+
+    # Sequential prediction pattern
+    data = torch.randn(B, S, I)
+    h0 = torch.ones(L, B, 1, H) * 0.5
+    h = h0
+    out_seq = []
+    for i in range(data.shape[1]):
+        out, h = rnn(data[:, i : i + 1], h=h)
+        out_seq.append(out)
+    out_seq = torch.cat(out_seq, 1)
+    assert out_seq.shape == (B, S, H)
+
+    # Parallel prediction pattern
+    out_par, h = rnn(data, h0)
+    assert torch.allclose(out_seq, out_par, atol=1e-4)
+
+    # Note, don't use <= 0 for initial hidden state, instead
+    h0 = mingru.functional.g(torch.zeros(10, 1, 64))
+
+
+def test_g_and_its_logarithm() -> None:
+    x = torch.tensor([-120.0, -1.0, -0.0, 0.0, 2.0], requires_grad=True)
+    torch.testing.assert_close(functional.g(x), torch.tensor([0.0, 0.26894143, 0.5, 0.5, 2.5]))
+    torch.testing.assert_close(functional.log_g(x), torch.tensor([-120.0, -1.3132617, -0.6931472, -0.6931472, 0.91629073]))
+    (slope,) = torch.autograd.grad(functional.g(x).sum(), x)
+    assert slope.tolist()[2:] == [1.0, 1.0, 1.0]  # at 0 too: a zero-initialised projection must learn
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_layer_is_its_equations(stack: type[MinGRU], backend: Backend) -> None:
+    """out, gradients of weights and of x against the loop one would write from the paper."""
+    torch.manual_seed(0)
+    rnn = stack(5, 7, device=backend.device)
+    x = torch.randn(3, 20, 5, device=backend.device)
+
+    def loop(x: Tensor) -> Tensor:
+        *gates, v = rnn.layers[0].gate_hidden(x).chunk(rnn.gates + 1, dim=-1)
+        f, i = (1 - gates[0].sigmoid(), gates[0].sigmoid()) if len(gates) == 1 else [k.sigmoid() for k in gates]
+        h, out = torch.full((3, 7), 0.5, device=x.device), []
+        for t in range(x.shape[1]):
+            h = (f / (f + i))[:, t] * h + (i / (f + i))[:, t] * functional.g(v[:, t])
+            out.append(h)
+        return torch.stack(out, 1)
+
+    out, h = rnn(x)
+    expected = loop(x)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(h[0, :, 0], expected[:, -1])
+    parameters = list(rnn.parameters())
+    actual = torch.autograd.grad(out.square().sum(), parameters)
+    torch.testing.assert_close(actual, torch.autograd.grad(expected.square().sum(), parameters))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "options", [{}, {"residual": True, "norm": True}, {"batch_first": False}, {"activation": "tanh", "bias": False}], ids=str
+)
+@pytest.mark.parametrize("stack", STACKS)
+def test_streaming_equals_the_parallel_pass(stack: type[MinGRU], options: dict, dtype: torch.dtype) -> None:
+    """Step by step and in uneven pieces, from a state of any sign."""
+    torch.manual_seed(0)
+    rnn = stack(6, [8, 5, 8], dtype=dtype, **options)
+    x = torch.randn(2, 24, 6, dtype=dtype)
+    h0 = torch.randn(3, 2, 1, 8)
+    time_first = options.get("batch_first") is False
+
+    def run(piece: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        out, h = rnn(piece.transpose(0, 1) if time_first else piece, h)
+        return out.transpose(0, 1) if time_first else out, h
+
+    with torch.no_grad():
+        out, h = run(x, h0)
+        assert h.dtype == torch.float32
+        state, pieces = h0, []
+        for piece in x.split([1, 7, 0, 16], dim=1):
+            y, state = run(piece, state)
+            pieces.append(y)
+        steps, streamed = h0, []
+        for t in range(24):
+            y, steps = rnn.step(x[:, t], steps)
+            streamed.append(y)
+    exact = {"rtol": 1e-6, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(torch.cat(pieces, 1), out, **exact)
+    torch.testing.assert_close(torch.stack(streamed, 1), out, **exact)
+    for i, size in enumerate((8, 5, 8)):
+        torch.testing.assert_close(state[i, ..., :size], h[i, ..., :size], **exact)
+        torch.testing.assert_close(steps[i, ..., :size], h[i, ..., :size], **exact)
+
+
+def test_steps_can_be_trained_through() -> None:
+    torch.manual_seed(0)
+    rnn = MinGRU(3, 4, num_layers=2, residual=True).double()
+    x = torch.randn(2, 6, 3, dtype=torch.float64)
+    out, _ = rnn(x)
+    h, streamed = None, []
+    for t in range(6):
+        y, h = rnn.step(x[:, t], h)
+        streamed.append(y)
+    parameters = list(rnn.parameters())
+    expected = torch.autograd.grad(out.square().sum(), parameters)
+    torch.testing.assert_close(torch.autograd.grad(torch.stack(streamed, 1).square().sum(), parameters), expected)
+
+
+def test_a_bfloat16_stream_does_not_stall() -> None:
+    """With z = 0.002, a bfloat16 state would stop moving near 0.25; the float32 state reaches the candidate."""
+    cell = MinGRUCell(1, 1, bias=True, dtype=torch.bfloat16)
+    with torch.no_grad():
+        cell.to_gate_hidden.weight.zero_()
+        cell.to_gate_hidden.bias.copy_(torch.tensor([-6.2, 0.5]))
+    h = torch.zeros(1, 1, 1)
+    with torch.no_grad():
+        for _ in range(4000):
+            out, h = cell.step(torch.zeros(1, 1, dtype=torch.bfloat16), h)
+    assert out.item() == 1.0
+    assert h.item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_sizes_per_layer_and_the_widest_state() -> None:
+    rnn = MinGRU(3, [8, 5])
+    out, h = rnn(torch.randn(2, 4, 3), torch.full((2, 2, 1, 8), 0.25))
+    assert out.shape == (2, 4, 5)
+    assert h.shape == (2, 2, 1, 8)
+    assert torch.equal(h[1, :, 0, :5], out[:, -1])
+    assert torch.equal(h[1, :, 0, 5:], torch.zeros(2, 3))
+
+
+def test_the_returned_state_owns_its_memory() -> None:
+    _, h = MinGRU(3, 4)(torch.randn(2, 500, 3))
+    assert h.untyped_storage().nbytes() == h.numel() * h.element_size()
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("stack", STACKS)
+def test_bidirectional_means_what_it_means_for_nn_gru(stack: type[MinGRU], batch_first: bool) -> None:
+    torch.manual_seed(0)
+    rnn = stack(3, 4, bidirectional=True, batch_first=batch_first)
+    backward = stack(3, 4)
+    backward.layers[0].gate_hidden = rnn.layers[0].gate_hidden_reverse
+    forward = stack(3, 4)
+    forward.layers[0].gate_hidden = rnn.layers[0].gate_hidden
+    x, h0 = torch.randn(2, 9, 3), torch.randn(2, 2, 1, 4)
+    out, h = rnn(x if batch_first else x.transpose(0, 1), h0)
+    out = out if batch_first else out.transpose(0, 1)
+    left, h_left = forward(x, h0[:1])
+    right, h_right = backward(x.flip(1), h0[1:])
+    torch.testing.assert_close(out, torch.cat([left, right.flip(1)], -1))
+    torch.testing.assert_close(h, torch.cat([h_left, h_right]))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"bidirectional": True}, {"residual": True, "norm": True}, {"batch_first": False}], ids=str
+)
+def test_padding_is_never_read_and_sequences_are_independent(options: dict) -> None:
+    torch.manual_seed(0)
+    rnn = MinGRU(3, 4, num_layers=2, **options)
+    batch_first = options.get("batch_first", True)
+    sequences = [torch.randn(n, 3) for n in (5, 9, 0, 1)]
+    x = torch.full((4, 9, 3), torch.nan)
+    for i, sequence in enumerate(sequences):
+        x[i, : len(sequence)] = sequence
+    lengths = torch.tensor([5, 9, 0, 1], dtype=torch.int32)
+    out, h = rnn(x if batch_first else x.transpose(0, 1), lengths=lengths)
+    out = out if batch_first else out.transpose(0, 1)
+    for i, sequence in enumerate(sequences):
+        alone, h_alone = rnn(sequence.unsqueeze(0 if batch_first else 1))
+        torch.testing.assert_close(out[i, : len(sequence)], alone.squeeze(0 if batch_first else 1))
+        torch.testing.assert_close(h[:, i : i + 1], h_alone)
+        assert torch.equal(out[i, len(sequence) :], torch.zeros(9 - len(sequence), out.shape[2]))
+    out.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in rnn.parameters())
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_packed_sequences(batch_first: bool) -> None:
+    torch.manual_seed(0)
+    rnn = MinGRU(3, 4, num_layers=2, bidirectional=True, batch_first=batch_first)
+    sequences = [torch.randn(n, 3) for n in (3, 7, 5)]
+    packed = pack_sequence(sequences, enforce_sorted=False)
+    h0 = torch.randn(4, 3, 1, 4)
+    out, h = rnn(packed, h0)
+    assert torch.equal(out.batch_sizes, packed.batch_sizes)
+    padded, lengths = pad_packed_sequence(out, batch_first=True)
+    assert lengths.tolist() == [3, 7, 5]
+    for i, sequence in enumerate(sequences):
+        alone, h_alone = rnn(sequence.unsqueeze(0 if batch_first else 1), h0[:, i : i + 1])
+        torch.testing.assert_close(padded[i, : len(sequence)], alone.squeeze(0 if batch_first else 1))
+        torch.testing.assert_close(h[:, i : i + 1], h_alone)
+    sorted_once = pack_padded_sequence(torch.randn(5, 2, 3), torch.tensor([5, 2]))
+    assert torch.equal(rnn(sorted_once)[0].batch_sizes, sorted_once.batch_sizes)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_reset_separates_packed_documents(bidirectional: bool) -> None:
+    """Documents laid end to end, with a reset at each start, give what they give alone; the first may carry a state."""
+    torch.manual_seed(0)
+    rnn = MinGRU(3, 4, num_layers=2, residual=True)
+    documents = [torch.randn(1, n, 3) for n in (4, 1, 6)]
+    h0 = torch.randn(2, 1, 1, 4)
+    reset = torch.zeros(1, 11, dtype=torch.bool)
+    reset[0, [4, 5]] = True
+    out, h = rnn(torch.cat(documents, 1), h0, reset=reset)
+    alone = [rnn(documents[0], h0)[0], rnn(documents[1])[0], rnn(documents[2])[0]]
+    torch.testing.assert_close(out, torch.cat(alone, 1))
+    torch.testing.assert_close(h, rnn(documents[2])[1])
+
+
+def test_dropout_is_scaled_and_for_training_only() -> None:
+    torch.manual_seed(0)
+    rnn = MinGRU(3, 2000, num_layers=2, dropout=0.25)
+    x = torch.randn(1, 3, 3)
+    seen: list[Tensor] = []
+    rnn.layers[1].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    rnn(x)
+    rnn.eval()(x)
+    trained, evaluated = seen
+    dropped = trained == 0
+    assert 0.22 < dropped.float().mean() < 0.28
+    torch.testing.assert_close(trained[~dropped], (evaluated / 0.75)[~dropped])
+    assert torch.equal(rnn(x)[0], rnn(x)[0])
+    assert isinstance(rnn.layers[1].dropout, nn.Identity)  # not after the last layer
+
+
+def test_residual_aligns_the_first_layer_and_wherever_sizes_differ() -> None:
+    rnn = MinGRU(4, [4, 4, 6], residual=True)
+    kinds = [type(layer.res_align) for layer in rnn.layers]
+    assert kinds == [nn.Linear, nn.Identity, nn.Linear]
+    with torch.no_grad():
+        for parameter in rnn.layers[0].gate_hidden.parameters():
+            parameter.zero_()  # z = 1/2 and g = 1/2 keep h at 1/2
+    x = torch.randn(1, 5, 4)
+    first, _ = rnn.layers[0](x, None, None, None)
+    torch.testing.assert_close(first, 0.5 + rnn.layers[0].res_align(x))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_convolutional_stack_is_a_recurrence_over_frames(norm: bool, backend: Backend) -> None:
+    torch.manual_seed(0)
+    rnn = MinConv2dGRU(3, [4, 8], 3, strides=[1, 2], paddings=1, residual=True, norm=norm, device=backend.device)
+    video = torch.randn(2, 5, 3, 6, 6, device=backend.device)
+    out, h = rnn(video)
+    assert out.shape == (2, 5, 8, 3, 3)
+    assert [tuple(s.shape) for s in h] == [(2, 1, 4, 6, 6), (2, 1, 8, 3, 3)]
+    state, frames = None, []
+    for t in range(5):
+        y, state = rnn(video[:, t : t + 1], state)
+        frames.append(y)
+    torch.testing.assert_close(torch.cat(frames, 1), out)
+
+    cell = MinConv2dGRUCell(3, 4, 3, padding=1, device=backend.device)
+    k, v = cell.to_gate_hidden(video.flatten(0, 1)).unflatten(0, (2, 5)).chunk(2, dim=2)
+    state = torch.full((2, 4, 6, 6), -2.0, device=backend.device)
+    out, (last,) = cell(video, [torch.full((1,), -2.0, device=backend.device)])
+    for t in range(5):
+        state = torch.lerp(state, functional.g(v[:, t]), k[:, t].sigmoid())
+        torch.testing.assert_close(out[:, t], state)
+    torch.testing.assert_close(last[:, 0], state)
+
+
+def test_functional_forms_of_upstream() -> None:
+    torch.manual_seed(0)
+    cell = MinGRUCell(3, 4)
+    x, h = torch.randn(2, 6, 3), torch.rand(2, 1, 4)
+    out, _ = cell(x, h)
+    weight, bias = cell.to_gate_hidden.weight, cell.to_gate_hidden.bias
+    torch.testing.assert_close(functional.mingru(x, h, weight, bias), out)
+    gate, hidden = cell.to_gate_hidden(x).chunk(2, dim=2)
+    torch.testing.assert_close(functional.mingru_gate_hidden(gate, hidden, h), out)
+    video = torch.randn(2, 6, 2, 3, 3)
+    assert functional.mingru_gate_hidden(video, video, torch.rand(2, 1, 2, 3, 3)).shape == video.shape
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0), (0, 0)])
+@pytest.mark.parametrize("stack", STACKS)
+def test_nothing_in_nothing_out(stack: type[MinGRU], shape: tuple[int, int], backend: Backend) -> None:
+    rnn = stack(3, 4, num_layers=2, norm=True, residual=True, device=backend.device)
+    out, h = rnn(torch.randn(*shape, 3, device=backend.device))
+    assert out.shape == (*shape, 4)
+    assert torch.equal(h, torch.full((2, shape[0], 1, 4), 0.5, device=backend.device))
+    out.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in rnn.parameters())
+
+
+def test_initialisation_is_upstreams() -> None:
+    rnn = MinGRU(16, 64, num_layers=2, residual=True)
+    for layer, bound in zip(rnn.layers, (0.25, 0.125), strict=True):
+        assert bound * 0.9 < layer.gate_hidden.weight.abs().max() <= bound
+        assert layer.gate_hidden.bias.abs().max() <= bound
