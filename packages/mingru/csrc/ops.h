@@ -15,10 +15,11 @@ template <class Engine>
 std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optional<Tensor> h0,
                                         std::optional<Tensor> lengths, std::optional<Tensor> reset, int64_t gates,
                                         int64_t activation, double initial, bool reverse, bool save) {
+  check_gates(gates);
   const ScanTensors t(planes, gates + 1, lengths, reset);
   if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
   Tensor out = t.empty_rows(t.channels), h_last = t.empty_state();
-  Tensor carries = torch::stable::new_empty(h_last, {t.batch, save ? t.carries_per_sequence() : 0, t.channels});
+  Tensor carries = torch::stable::new_empty(h_last, {t.batch, save ? t.carries_size() : 0});
   dispatch_cell(t.dtype, gates, activation, [&](auto tag, auto gate_planes, auto act) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
@@ -37,6 +38,7 @@ std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optiona
 template <class Engine>
 std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t gates, int64_t activation,
                                 double initial) {
+  check_gates(gates);
   STD_TORCH_CHECK(planes.dim() == 2 && planes.size(1) % (gates + 1) == 0 && planes.stride(1) == 1,
                   "planes: expected shape (B, ", gates + 1, " * D) with unit stride along its last dimension");
   const int64_t batch = planes.size(0), channels = planes.size(1) / (gates + 1);
@@ -70,11 +72,12 @@ std::tuple<Tensor, Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> 
                                          Tensor carries, std::optional<Tensor> /*h0: carries start with it; only the
                                          derivative of this op asks for it*/, std::optional<Tensor> lengths,
                                          std::optional<Tensor> reset, int64_t gates, int64_t activation, double initial, bool reverse) {
+  check_gates(gates);
   const ScanTensors t(planes, gates + 1, lengths, reset);
   const ScalarType acc_dtype = accumulate_type(t.dtype);
   const Tensor grad_rows = t.rows(grad_out, t.channels, "grad_out");
   if (grad_h_last) t.check(*grad_h_last, acc_dtype, {t.batch, t.channels}, "grad_h_last");
-  t.check(carries, acc_dtype, {t.batch, t.carries_per_sequence(), t.channels}, "carries");
+  t.check(carries, acc_dtype, {t.batch, t.carries_size()}, "carries");
   Tensor grad_planes = t.empty_rows((gates + 1) * t.channels), grad_h0 = t.empty_state();
   dispatch_cell(t.dtype, gates, activation, [&](auto tag, auto gate_planes, auto act) {
     using scalar_t = typename decltype(tag)::type;

@@ -10,10 +10,14 @@ namespace rnnkit {
 
 enum class Activation { g, identity, tanh };
 
+inline void check_gates(int64_t gates) {
+  STD_TORCH_CHECK(gates == 1 || gates == 2, "gates: expected 1 (minGRU) or 2 (minLSTM), got ", gates);
+}
+
 // Calls f(TypeTag<scalar_t>, gate planes, activation), the latter two as std::integral_constant.
 template <class F>
 void dispatch_cell(ScalarType dtype, int64_t gate_planes, int64_t activation, F f) {
-  STD_TORCH_CHECK(gate_planes == 1 || gate_planes == 2, "gates: expected 1 (minGRU) or 2 (minLSTM)");
+  check_gates(gate_planes);
   STD_TORCH_CHECK(0 <= activation && activation <= 2, "activation: expected 0 (g), 1 (identity) or 2 (tanh)");
   dispatch_floating(dtype, [&](auto tag) {
     const auto with_gates = [&](auto gates) {

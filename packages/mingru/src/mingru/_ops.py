@@ -10,7 +10,7 @@ tracing (`register_fake`) and derivatives (`register_autograd`). Arguments:
     reset       (B, T) bool, or None
     gates       1: minGRU, 2: minLSTM
     activation  index into ACTIVATIONS
-    save        keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16), D)
+    save        keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16) * D)
 
 States (h0, h_last, carries) are float32, or float64 where the planes are. `step` is `scan` over one step, planes (B, P * D),
 without derivatives: it serves streaming, where the calls around a kernel cost more than the kernel.
@@ -56,7 +56,7 @@ def register(namespace: str) -> None:
         batch, steps = x.shape[:2]
         h_last = x.new_empty(batch, width, dtype=state_dtype(x))
         kept = (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY if save else 0
-        return empty_rows(x, width), h_last, h_last.new_empty(batch, kept, width)
+        return empty_rows(x, width), h_last, h_last.new_empty(batch, kept * width)
 
     @torch.library.register_fake(f"{namespace}::scan_backward")
     def _(grad_out, grad_h_last, planes, carries, h0, lengths, reset, gates, activation, initial, reverse):  # type: ignore[no-untyped-def]

@@ -5,7 +5,8 @@ minLSTM  h_t = f'_t h_{t-1} + i'_t c(v_t),           f' = f / (f + i), i' = i / 
          c(v) = v + 1/2 (v >= 0), sigmoid(v) (v < 0) unless `activation` says otherwise
 
 (Feng et al., "Were RNNs All We Needed?", arXiv:2410.01201.) One fused kernel each way, in linear space: states may have
-any sign, and nothing overflows however long the sequence is. Under autocast the functions run in the dtype of their
+any sign, and nothing overflows however long the sequence is. Second derivatives, and everything under torch.func
+(grad, vmap, jacrev, ...), are exact too, but computed step by step by `mingru.reference`. Under autocast the functions run in the dtype of their
 inputs, which is what nn.Linear made them; states are kept in float32 (float64 for float64 inputs) in any case.
 """
 
@@ -151,6 +152,11 @@ def scan(
     if reset is not None:
         reset = _check_reset(reset, x)
 
+    if not torch.jit.is_scripting():
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            out, h_last = _scan_composite(planes, gates, h0, lengths, reset, reverse, activation, start)
+            return out.reshape(x.shape[:2] + tuple(feature_shape)), h_last.reshape(state_shape)
+
     save = False
     if torch.is_grad_enabled():
         save = h0 is not None and h0.requires_grad
@@ -160,6 +166,28 @@ def scan(
     if x.dim() > 3:
         out, h_last = out.unflatten(2, feature_shape), h_last.unflatten(1, feature_shape)
     return out, h_last
+
+
+@torch.jit.unused
+def _scan_composite(
+    planes: list[Tensor],
+    gates: int,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+    activation: str,
+    start: float,
+) -> tuple[Tensor, Tensor]:
+    """The reference, for torch.func: its transforms cannot see into an op, but into plain PyTorch they can."""
+    if len(planes) == 1:
+        planes = list(planes[0].chunk(gates + 1, dim=-1))
+    x = planes[0]
+    if h0 is None:
+        state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        h0 = x.new_full((x.shape[0], x.shape[2]), start, dtype=state_dtype)
+    out, h_last = reference.scan(planes, h0, lengths, reset, activation=activation, initial=start, reverse=reverse)
+    return out.to(x.dtype), h_last
 
 
 def step(

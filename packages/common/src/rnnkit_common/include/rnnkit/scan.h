@@ -22,6 +22,9 @@ namespace rnnkit {
 
 constexpr int kCarry = 16;
 
+// The first step from s on before which the state is kept.
+RNNKIT_HOST_DEVICE int64_t next_carry(int64_t s) { return (s + kCarry - 1) / kCarry * kCarry; }
+
 template <class T>
 struct Rows {  // [B, T, D]
   T* data;
@@ -48,7 +51,7 @@ struct ScanProblem {
   RNNKIT_HOST_DEVICE bool resets(int64_t b, int64_t t) const { return reset != nullptr && reset[b * steps + t]; }
 
   RNNKIT_HOST_DEVICE int64_t carry_offset(int64_t b, int64_t s) const {
-    return (b * ((steps + kCarry - 1) / kCarry) + s / kCarry) * channels;
+    return (b * (next_carry(steps) / kCarry) + s / kCarry) * channels;
   }
 };
 

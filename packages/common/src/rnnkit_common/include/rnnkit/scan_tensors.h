@@ -58,13 +58,12 @@ class ScanTensors {
     return torch::stable::transpose(torch::stable::new_empty(first, {steps, batch, width}), 0, 1);
   }
 
-  Tensor empty_state(int64_t rows_per_sequence = 0) const {  // uninitialised [B, D], or [B, rows, D]
-    const ScalarType acc = accumulate_type(dtype);
-    if (rows_per_sequence == 0) return torch::stable::new_empty(planes_[0], {batch, channels}, acc);
-    return torch::stable::new_empty(planes_[0], {batch, rows_per_sequence, channels}, acc);
+  Tensor empty_state() const {  // uninitialised [B, D]
+    return torch::stable::new_empty(planes_[0], {batch, channels}, accumulate_type(dtype));
   }
 
-  int64_t carries_per_sequence() const { return (steps + kCarry - 1) / kCarry; }
+  // [B, ceil(T / kCarry) * D]: flat, because a dimension of 1 for short sequences would make tracers treat them apart.
+  int64_t carries_size() const { return next_carry(steps) / kCarry * channels; }
 
   template <class scalar_t, int planes, class Problem>
   void fill(Problem& p, double initial, bool reverse) const {

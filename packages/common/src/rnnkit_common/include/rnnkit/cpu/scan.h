@@ -115,6 +115,8 @@ class Forward {
   void finish(const Tile& at, const acc* h) const {
     std::copy_n(h, at.width, p.h_last + at.b * p.channels + at.d);
     for (int64_t t = at.length; t < p.steps; ++t) std::fill_n(p.out.at(at.b, t) + at.d, at.width, scalar_t(0));
+    for (int64_t s = next_carry(at.length); p.carries != nullptr && s < p.steps; s += kCarry)
+      std::fill_n(p.carries + p.carry_offset(at.b, s) + at.d, at.width, acc(0));
   }
 
   void steps(const Tile& at, int64_t begin, int64_t end, acc* h) const {

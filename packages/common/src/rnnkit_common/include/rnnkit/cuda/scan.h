@@ -198,6 +198,8 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
 
   if (at.index == 0 && at.active) p.h_last[at.b * p.channels + at.d] = state;
   zero_padding(p.out, p, at, length);
+  for (int64_t s = next_carry(length) + at.index * kCarry; p.carries != nullptr && at.active && s < p.steps; s += tile)
+    p.carries[p.carry_offset(at.b, s) + at.d] = 0;
 }
 
 template <class Cell, class scalar_t>

@@ -1,0 +1,82 @@
+"""Bad input is refused in words that name the argument, what was given and what is accepted; it never crashes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mingru import MinConv2dGRU, MinGRU, MinGRUCell, MinLSTM, functional
+from torch.nn.utils.rnn import pack_sequence
+
+X = torch.randn(2, 5, 3)
+K = torch.randn(2, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "call"),
+    [
+        (ValueError, r"x: expected shape \(B, T, 3\), got \[2, 5\]", lambda: MinGRU(3, 4)(X[..., 0])),
+        (ValueError, r"x: expected shape \(B, T, 3\), got \[2, 5, 4\]", lambda: MinGRU(3, 4)(K)),
+        (ValueError, r"x: expected shape \(B, T, 3\)", lambda: MinGRUCell(3, 4)(X[0])),
+        (ValueError, r"x: expected shape \(B, T, 3, H, W\), got", lambda: MinConv2dGRU(3, 4, 1)(X)),
+        (ValueError, r"x: expected shape \(B, 3\), got", lambda: MinGRU(3, 4).step(X)),
+        (ValueError, "bidirectional", lambda: MinGRU(3, 4, bidirectional=True).step(X[:, 0])),
+        (ValueError, r"h: expected a shape that expands to \[1, 2, 1, 4\], got \[3, 1, 4\]", lambda: MinGRU(3, 4)(X, torch.zeros(3, 1, 4))),
+        (ValueError, r"h: expected a shape that expands to", lambda: MinGRU(3, 4)(X, torch.zeros(1, 1, 2, 1, 4))),
+        (TypeError, "h: expected torch.float32", lambda: MinGRU(3, 4)(X, torch.zeros(1, dtype=torch.float64))),
+        (ValueError, "h: expected device cpu, got meta", lambda: MinGRU(3, 4)(X, torch.zeros(1, device="meta"))),
+        (ValueError, "h: expected a list of 2 tensors", lambda: MinConv2dGRU(3, [4, 4], 1)(torch.randn(1, 1, 3, 2, 2), [torch.zeros(1)])),
+        (ValueError, r"at least 3 dimensions \(B, T, D\), got shape \[5, 4\]", lambda: functional.mingru_scan(K[0], K[0])),
+        (ValueError, r"equal shapes, got \[2, 5, 4\] and \[2, 4, 4\]", lambda: functional.mingru_scan(K, K[:, 1:])),
+        (TypeError, "one dtype, got torch.float32 and torch.float64", lambda: functional.mingru_scan(K, K.double())),
+        (ValueError, "one device, got cpu and meta", lambda: functional.mingru_scan(K, K.to("meta"))),
+        (TypeError, "float64, float32, float16 or bfloat16, got torch.int64", lambda: functional.mingru_scan(K.long(), K.long())),
+        (TypeError, "got torch.complex64", lambda: functional.mingru_scan(K.cfloat(), K.cfloat())),
+        (ValueError, "divisible by 3 in dimension 2, got 4", lambda: functional.scan_packed(K, gates=2)),
+        (ValueError, r"gates: expected 1 \(minGRU\) or 2 \(minLSTM\), got 3", lambda: functional.scan_packed(K, gates=3)),
+        (ValueError, "activation: expected 'g', 'identity' or 'tanh', got 'relu'", lambda: functional.mingru_scan(K, K, activation="relu")),
+        (ValueError, "activation: expected one of", lambda: MinLSTM(3, 4, activation="relu")),
+        (ValueError, r"lengths: expected values within 0..5 \(T\), got 5..6", lambda: MinGRU(3, 4)(X, lengths=torch.tensor([5, 6]))),
+        (ValueError, r"lengths: expected values within 0..5 \(T\), got -1..5", lambda: functional.mingru_scan(K, K, lengths=torch.tensor([5, -1]))),
+        (ValueError, r"lengths: expected shape \[2\], got \[1\]", lambda: MinGRU(3, 4)(X, lengths=torch.tensor([5]))),
+        (TypeError, "lengths: expected integers, got torch.float32", lambda: MinGRU(3, 4)(X, lengths=torch.tensor([5.0, 5.0]))),
+        (ValueError, "lengths: expected None with a PackedSequence", lambda: MinGRU(3, 4)(pack_sequence([X[0]]), lengths=torch.tensor([5]))),
+        (TypeError, "reset: expected bool, got torch.float32", lambda: MinGRU(3, 4)(X, reset=torch.zeros(2, 5))),
+        (ValueError, r"reset: expected shape \[2, 5\] \(B, T\), got \[5, 2\]", lambda: MinGRU(3, 4)(X, reset=torch.zeros(5, 2).bool())),
+        (ValueError, r"dropout: expected a probability in \[0, 1\], got 1.5", lambda: MinGRU(3, 4, dropout=1.5)),
+        (ValueError, r"dropout: expected a probability in \[0, 1\], got -0.1", lambda: MinConv2dGRU(3, 4, 1, dropout=-0.1)),
+        (ValueError, r"num_layers: expected 2 for hidden_dims=\[4, 4\], got 3", lambda: MinGRU(3, [4, 4], num_layers=3)),
+        (ValueError, "num_layers", lambda: MinGRU(3, 4, num_layers=0)),
+        (ValueError, "positive sizes", lambda: MinGRU(3, [])),
+        (ValueError, "positive sizes, got 0 and 4", lambda: MinGRU(0, 4)),
+        (ValueError, "strides: expected 2 values, one per layer, got 1", lambda: MinConv2dGRU(3, [4, 4], 1, strides=[1])),
+        (ValueError, r"planes: expected shape \(B, 2 \* D\)", lambda: functional.step(K, 1)),
+    ],
+)  # fmt: skip
+def test_refused(error: type[Exception], words: str, call) -> None:
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_unsorted_lengths_are_fine() -> None:
+    out, _ = functional.mingru_scan(K, K, lengths=torch.tensor([1, 5]))
+    assert torch.equal(out[0, 1:], torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("lengths", [[K, K], None, torch.tensor([5, 9]), None, 1, 0, 0.5, False, True]),
+        ("lengths", [[K, K], None, torch.tensor([5]), None, 1, 0, 0.5, False, True]),
+        ("planes", [[K, K[:1]], None, None, None, 1, 0, 0.5, False, True]),
+        ("planes", [[K, K, K], None, None, None, 1, 0, 0.5, False, True]),
+        ("no tensor arguments", [[], None, None, None, 1, 0, 0.5, False, True]),
+        ("planes", [[K[0]], None, None, None, 1, 0, 0.5, False, True]),
+        ("h0", [[K, K], torch.zeros(2, 3), None, None, 1, 0, 0.5, False, True]),
+        ("reset", [[K, K], None, None, torch.zeros(2, 5), 1, 0, 0.5, False, True]),
+        ("activation", [[K, K], None, None, None, 1, 7, 0.5, False, True]),
+        ("gates", [[K, K], None, None, None, 0, 0, 0.5, False, True]),
+    ],
+)
+def test_the_bare_op_keeps_memory_safe(words: str, arguments: list) -> None:
+    with pytest.raises(RuntimeError, match=words):
+        torch.ops.rnnkit_mingru.scan(*arguments)
