@@ -15,7 +15,9 @@ NATIVE = Path(__file__).parent / "native"
 
 @pytest.fixture(scope="module")
 def library():
-    path = build.compile_library("rnnkit_math_test", [NATIVE / "math.cpp"], NATIVE.parents[2] / "build" / "math", [f"-I{NATIVE}"])
+    path = build.compile_library(
+        "rnnkit_math_test", [NATIVE / "math.cpp"], NATIVE.parents[2] / "build" / "math", [f"-I{NATIVE}"]
+    )
     torch.ops.load_library(str(path))
     return torch.ops.rnnkit_math_test
 
@@ -47,7 +49,9 @@ def test_float32_is_right_to_the_stated_ulps(library, target: str, name: str) ->
     ulp = torch.nextafter(truth.float().abs(), torch.tensor(torch.inf)).double() - truth.float().abs().double()
     error = (y.double() - truth).abs() / ulp
     worst = int(error.argmax())
-    assert error.max() <= ULPS[name], f"{name}({x[worst]:.9g}) = {y[worst]:.9g}, not {truth[worst]:.9g}: {error[worst]:.2f} ulp"
+    assert error.max() <= ULPS[name], (
+        f"{name}({x[worst]:.9g}) = {y[worst]:.9g}, not {truth[worst]:.9g}: {error[worst]:.2f} ulp"
+    )
 
 
 @pytest.mark.parametrize("name", TRUTH)

@@ -46,7 +46,7 @@ K = torch.randn(2, 5, 4)
         (ValueError, r"dropout: expected a probability in \[0, 1\], got -0.1", lambda: MinConv2dGRU(3, 4, 1, dropout=-0.1)),
         (ValueError, r"num_layers: expected 2 for hidden_dims=\[4, 4\], got 3", lambda: MinGRU(3, [4, 4], num_layers=3)),
         (ValueError, "num_layers", lambda: MinGRU(3, 4, num_layers=0)),
-        (ValueError, "positive sizes", lambda: MinGRU(3, [])),
+        (ValueError, "at least one layer", lambda: MinGRU(3, [])),
         (ValueError, "positive sizes, got 0 and 4", lambda: MinGRU(0, 4)),
         (ValueError, "strides: expected 2 values, one per layer, got 1", lambda: MinConv2dGRU(3, [4, 4], 1, strides=[1])),
         (ValueError, r"planes: expected shape \(B, 2 \* D\)", lambda: functional.step(K, 1)),

@@ -24,7 +24,9 @@ OPTIONS = [
 ]
 
 
-def problem(options: dict, gates: int, device: torch.device, layout: str) -> tuple[Callable[..., tuple[Tensor, Tensor]], list]:
+def problem(
+    options: dict, gates: int, device: torch.device, layout: str
+) -> tuple[Callable[..., tuple[Tensor, Tensor]], list]:
     torch.manual_seed(0)
     arguments = dict(options)
     if "lengths" in options:

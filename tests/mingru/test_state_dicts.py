@@ -60,7 +60,9 @@ def test_mingru_1_4(input_size: int, norm: bool) -> None:
     for i in range(2):
         z = y
         if norm:
-            z = torch.nn.functional.layer_norm(y, y.shape[2:], state[f"layers.{i}.norm.weight"], state[f"layers.{i}.norm.bias"])
+            z = torch.nn.functional.layer_norm(
+                y, y.shape[2:], state[f"layers.{i}.norm.weight"], state[f"layers.{i}.norm.bias"]
+            )
         aligned = linear(state, f"layers.{i}.res_align", y) if f"layers.{i}.res_align.weight" in state else y
         y = layer(linear(state, f"layers.{i}.gate_hidden", z), 0.5) + aligned
     torch.testing.assert_close(rnn(x)[0], y)
@@ -111,7 +113,7 @@ def test_minlstm_of_mingru_pytorch() -> None:
 
 
 def test_what_does_not_fit_is_still_an_error() -> None:
-    with pytest.raises(RuntimeError, match="to_out.weight"):
+    with pytest.raises(RuntimeError, match="to_out"):
         MinGRU(3, 6, bias=False).load_state_dict(
             {"to_hidden_and_gate.weight": torch.randn(12, 3), "to_out.weight": torch.randn(3, 6)}
         )

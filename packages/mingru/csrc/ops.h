@@ -12,9 +12,9 @@ namespace rnnkit {
 
 // Engine::forward<Cell arguments...>(ScanForward) and Engine::backward(ScanBackward) run on the backend's device.
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optional<Tensor> h0,
-                                        std::optional<Tensor> lengths, std::optional<Tensor> reset, int64_t gates,
-                                        int64_t activation, double initial, bool reverse, bool save) {
+std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optional<Tensor> h0, std::optional<Tensor> lengths,
+                                        std::optional<Tensor> reset, int64_t gates, int64_t activation, double initial,
+                                        bool reverse, bool save) {
   check_gates(gates);
   const ScanTensors t(planes, gates + 1, lengths, reset);
   if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
@@ -36,8 +36,7 @@ std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optiona
 
 // One step of a stream, for inference: planes [B, P * D], h [B, D].
 template <class Engine>
-std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t gates, int64_t activation,
-                                double initial) {
+std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t gates, int64_t activation, double initial) {
   check_gates(gates);
   STD_TORCH_CHECK(planes.dim() == 2 && planes.size(1) % (gates + 1) == 0 && planes.stride(1) == 1,
                   "planes: expected shape (B, ", gates + 1, " * D) with unit stride along its last dimension");
@@ -70,8 +69,10 @@ std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t 
 template <class Engine>
 std::tuple<Tensor, Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, std::vector<Tensor> planes,
                                          Tensor carries, std::optional<Tensor> /*h0: carries start with it; only the
-                                         derivative of this op asks for it*/, std::optional<Tensor> lengths,
-                                         std::optional<Tensor> reset, int64_t gates, int64_t activation, double initial, bool reverse) {
+                                         derivative of this op asks for it*/
+                                         ,
+                                         std::optional<Tensor> lengths, std::optional<Tensor> reset, int64_t gates,
+                                         int64_t activation, double initial, bool reverse) {
   check_gates(gates);
   const ScanTensors t(planes, gates + 1, lengths, reset);
   const ScalarType acc_dtype = accumulate_type(t.dtype);
@@ -87,8 +88,7 @@ std::tuple<Tensor, Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> 
     p.carries = carries.template const_data_ptr<acc>();
     p.grad_out = ScanTensors::strided<const scalar_t>(grad_rows);
     p.grad_h_last = grad_h_last ? grad_h_last->template const_data_ptr<acc>() : nullptr;
-    for (int j = 0; j <= gate_planes; ++j)
-      p.grad_in[j] = ScanTensors::strided<scalar_t>(grad_planes, j * t.channels);
+    for (int j = 0; j <= gate_planes; ++j) p.grad_in[j] = ScanTensors::strided<scalar_t>(grad_planes, j * t.channels);
     p.grad_h0 = grad_h0.template mutable_data_ptr<acc>();
     Engine::template backward<gate_planes, act>(p, t.device());
   });

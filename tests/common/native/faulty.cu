@@ -20,10 +20,17 @@ enum Fault {
   uninitialised_shared,
   fault_count
 };
-const char* const kNames[] = {"none",           "missing_barrier",      "shared_race",
-                              "block_race",     "shared_out_of_bounds", "global_out_of_bounds",
-                              "divergent_barrier", "early_exit",        "shuffle_outside_mask",
-                              "missing_cluster_barrier", "uninitialised_shared"};
+const char* const kNames[] = {"none",
+                              "missing_barrier",
+                              "shared_race",
+                              "block_race",
+                              "shared_out_of_bounds",
+                              "global_out_of_bounds",
+                              "divergent_barrier",
+                              "early_exit",
+                              "shuffle_outside_mask",
+                              "missing_cluster_barrier",
+                              "uninitialised_shared"};
 
 struct Parameters {
   Fault fault;

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C as _C  # the compiled library: loading it defines the ops
+from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
 
 NAMESPACE = "rnnkit_mingru"
@@ -90,42 +90,35 @@ def register(namespace: str) -> None:
     # Second and higher derivatives are exact but slow: the gradients are computed again, step by step, by operations
     # that torch can differentiate.
     def setup_scan_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        grad_out, grad_h_last, planes, carries, h0, lengths, reset, *ctx.options = inputs
-        ctx.save_for_backward(grad_out, grad_h_last, carries, h0, lengths, reset, *planes)
+        grad_out, grad_h_last, planes, _, h0, lengths, reset, *ctx.options = inputs
+        ctx.save_for_backward(grad_out, grad_h_last, h0, lengths, reset, *planes)
 
     def scan_double_backward(ctx: Any, grad_packed: Tensor, grad_grad_h0: Tensor) -> tuple[Any, ...]:
-        grad_out, grad_h_last, carries, h0, lengths, reset, *planes = ctx.saved_tensors
+        grad_out, grad_h_last, h0, lengths, reset, *planes = ctx.saved_tensors
         gates, activation, initial, reverse = ctx.options
         differentiable = torch.is_grad_enabled()
-        state = state_dtype(planes[0])
+        given = (True, grad_h_last is not None, h0 is not None)
+        h0 = torch.full_like(grad_grad_h0, initial) if h0 is None else h0
+        grad_h_last = torch.zeros_like(grad_grad_h0) if grad_h_last is None else grad_h_last
         with torch.enable_grad():
-            # views, so that each is an input of its own and needs a gradient whatever the tensor itself needs
-            inputs = [leaf(t) for t in (grad_out, grad_h_last, h0, *planes)]
-            grad_out_, grad_h_last_, h0_, *planes_ = inputs
-            start = grad_grad_h0.new_full(grad_grad_h0.shape, initial).requires_grad_() if h0_ is None else h0_
-            split = list(planes_[0].chunk(gates + 1, dim=-1)) if len(planes_) == 1 else planes_
+            # views, so that each is an input of its own, and needs a gradient whatever the tensor itself needs
+            inputs = [
+                t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+                for t in (grad_out, grad_h_last, h0, *planes)
+            ]
+            grad_out, grad_h_last, h0, *planes = inputs
+            split = list(planes[0].chunk(gates + 1, dim=-1)) if len(planes) == 1 else planes
             out, h_last = reference.scan(
-                split, start, lengths, reset, activation=ACTIVATIONS[activation], initial=initial, reverse=reverse
+                split, h0, lengths, reset, activation=ACTIVATIONS[activation], initial=initial, reverse=reverse
             )
-            seeds = [grad_out_.to(state), torch.zeros_like(h_last) if grad_h_last_ is None else grad_h_last_]
-            first = torch.autograd.grad([out, h_last], [*planes_, start], seeds, create_graph=True, allow_unused=True)
-            pairs = zip(first, [*unpack(grad_packed, planes, gates), grad_grad_h0], strict=True)
-            value = sum((g * v.to(g.dtype)).sum() for g, v in pairs if g is not None)
-            present = [t for t in inputs if t is not None]
-            second = torch.autograd.grad(value, present, create_graph=differentiable, allow_unused=True)
-        found = iter(second)
-        d_grad_out, d_grad_h_last, d_h0, *d_planes = [None if t is None else next(found) for t in inputs]
-        return d_grad_out, d_grad_h_last, d_planes, None, d_h0, *[None] * 6
+            seeds = [grad_out.to(out.dtype), grad_h_last]
+            first = torch.autograd.grad([out, h_last], [*planes, h0], seeds, create_graph=True)
+            against = [*unpack(grad_packed, planes, gates), grad_grad_h0]
+            second = torch.autograd.grad(first, inputs, against, create_graph=differentiable, allow_unused=True)
+        d_grad_out, d_grad_h_last, d_h0 = (d if exists else None for d, exists in zip(second, given, strict=False))
+        return d_grad_out, d_grad_h_last, list(second[3:]), None, d_h0, *[None] * 6
 
-    torch.library.register_autograd(
-        f"{namespace}::scan_backward", scan_double_backward, setup_context=setup_scan_backward
-    )
-
-
-def leaf(t: Tensor | None) -> Tensor | None:
-    if t is None:
-        return None
-    return t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+    torch.library.register_autograd(f"{namespace}::scan_backward", scan_double_backward, setup_context=setup_scan_backward)
 
 
 register(NAMESPACE)

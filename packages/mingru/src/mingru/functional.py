@@ -217,9 +217,7 @@ def _check_planes(planes: List[Tensor], gates: int) -> None:
         if plane.dim() < 3:
             raise ValueError(f"pre-activations: expected at least 3 dimensions (B, T, D), got shape {list(plane.shape)}")
         if plane.shape != x.shape:
-            raise ValueError(
-                f"pre-activations: expected equal shapes, got {list(x.shape)} and {list(plane.shape)}"
-            )
+            raise ValueError(f"pre-activations: expected equal shapes, got {list(x.shape)} and {list(plane.shape)}")
         if plane.device != x.device:
             raise ValueError(f"pre-activations: expected one device, got {x.device} and {plane.device}")
         if plane.dtype != x.dtype:

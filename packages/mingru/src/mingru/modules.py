@@ -69,10 +69,15 @@ class MinGRU(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = [hidden_dims] * (num_layers or 1) if isinstance(hidden_dims, int) else list(hidden_dims)
-        if num_layers is not None and num_layers != len(sizes) or num_layers == 0:
-            raise ValueError(f"num_layers: expected {max(len(sizes), 1)} for hidden_dims={hidden_dims}, got {num_layers}")
-        if not sizes or min(sizes) < 1 or input_dims < 1:
+        if isinstance(hidden_dims, int):
+            sizes = [hidden_dims] * (1 if num_layers is None else num_layers)
+        else:
+            sizes = list(hidden_dims)
+        if num_layers is not None and num_layers != len(sizes):
+            raise ValueError(f"num_layers: expected {len(sizes)} for hidden_dims={hidden_dims}, got {num_layers}")
+        if not sizes:
+            raise ValueError(f"num_layers: expected at least one layer, got {num_layers} of hidden_dims={hidden_dims}")
+        if min(sizes) < 1 or input_dims < 1:
             raise ValueError(f"input_dims and hidden_dims: expected positive sizes, got {input_dims} and {hidden_dims}")
         _check_dropout(dropout)
         _check_activation(activation)
@@ -133,7 +138,7 @@ class MinGRU(nn.Module):
         """
         if not torch.jit.is_scripting():
             if isinstance(x, PackedSequence):
-                return self._forward_packed(x, h, lengths, reset)  # type: ignore[return-value]
+                return self._forward_packed(x, h, lengths, reset)
         if x.dim() != 3 or x.shape[2] != self.input_dims:
             raise ValueError(f"x: expected shape (B, T, {self.input_dims}), got {list(x.shape)}")
         batch_dim = 0 if self.batch_first else 1
@@ -180,7 +185,7 @@ class MinGRU(nn.Module):
             states = mF.check_state(h, x, [self.num_layers, x.shape[0], 1, self.state_size]).squeeze(2)
         last: List[Tensor] = []
         for i, layer in enumerate(self.layers):
-            x, h_next = layer.step(x, states[i] if states is not None else None)
+            x, h_next = layer.step(x, states[i] if states is not None else None)  # type: ignore[operator]
             last.append(self._padded(h_next))
         return x, (last[0].unsqueeze(0) if len(last) == 1 else torch.stack(last)).unsqueeze(2)
 
@@ -402,7 +407,7 @@ class MinConv2dGRU(nn.Module):
         sizes = [hidden_sizes] if isinstance(hidden_sizes, int) else list(hidden_sizes)
         _check_dropout(dropout)
         _check_activation(activation)
-        self.input_size, self.num_layers, self.residual, self.activation = input_size, len(sizes), residual, activation
+        self.input_size, self.num_layers = input_size, len(sizes)
 
         def per_layer(name: str, values: int | Sequence[int]) -> list[int]:
             values = [values] * len(sizes) if isinstance(values, int) else list(values)
@@ -412,20 +417,21 @@ class MinConv2dGRU(nn.Module):
 
         kernels, strides = per_layer("kernel_sizes", kernel_sizes), per_layer("strides", strides)
         paddings = per_layer("paddings", paddings)
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         layers = []
         for i, size in enumerate(sizes):
-            shape = (kernels[i], strides[i], paddings[i])
-            same = input_size == size and strides[i] == 1 and 2 * paddings[i] == kernels[i] - 1
-            layer: dict[str, nn.Module] = {
-                "norm": nn.GroupNorm(_groups(input_size), input_size, **factory) if norm else nn.Identity(),
-                "gate_hidden": nn.Conv2d(input_size, 2 * size, *shape, bias=bias, **factory),
-                "res_align": nn.Conv2d(input_size, size, *shape, bias=False, **factory)
-                if residual and not same
-                else nn.Identity(),
-                "dropout": nn.Dropout(dropout) if dropout > 0 and i + 1 < len(sizes) else nn.Identity(),
-            }
-            layers.append(nn.ModuleDict(layer))
+            layers.append(
+                _Conv2dLayer(
+                    input_size,
+                    size,
+                    (kernels[i], strides[i], paddings[i]),
+                    bias=bias,
+                    norm=norm,
+                    residual=residual,
+                    dropout=dropout if i + 1 < len(sizes) else 0.0,
+                    activation=activation,
+                    factory={"device": device, "dtype": dtype},
+                )
+            )
             input_size = size
         self.layers = nn.ModuleList(layers)
 
@@ -433,17 +439,46 @@ class MinConv2dGRU(nn.Module):
         """Runs all layers over a batch of videos; raises ValueError or TypeError for inputs that do not fit."""
         _check_frames(x, self.input_size)
         _check_states(h, self.num_layers)
-        video = x.shape[:2]
         last: List[Tensor] = []
         for i, layer in enumerate(self.layers):
-            frames = x.flatten(0, 1)
-            planes = layer["gate_hidden"](layer["norm"](frames)).unflatten(0, video)
-            out, h_last = _scan_frames(planes, h[i] if h is not None else None, self.activation)
+            x, h_last = layer(x, h[i] if h is not None else None)
             last.append(h_last)
-            if self.residual:
-                out = out + layer["res_align"](frames).unflatten(0, video)
-            x = layer["dropout"](out)
         return x, last
+
+
+class _Conv2dLayer(nn.Module):
+    """norm -> convolution -> scan (-> + residual) -> dropout. x (B, T, C, H, W), h (B, 1, C', H', W')."""
+
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        shape: tuple[int, int, int],
+        *,
+        bias: bool,
+        norm: bool,
+        residual: bool,
+        dropout: float,
+        activation: str,
+        factory: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.residual, self.activation = residual, activation
+        kernel, stride, padding = shape
+        same = input_size == size and stride == 1 and 2 * padding == kernel - 1
+        self.norm = nn.GroupNorm(_groups(input_size), input_size, **factory) if norm else nn.Identity()
+        self.gate_hidden = nn.Conv2d(input_size, 2 * size, *shape, bias=bias, **factory)
+        align = residual and not same
+        self.res_align = nn.Conv2d(input_size, size, *shape, bias=False, **factory) if align else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+
+    def forward(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        frames = x.flatten(0, 1)
+        planes = self.gate_hidden(self.norm(frames)).unflatten(0, x.shape[:2])
+        out, h_last = _scan_frames(planes, h, self.activation)
+        if self.residual:
+            out = out + self.res_align(frames).unflatten(0, x.shape[:2])
+        return self.dropout(out), h_last
 
 
 def _scan_frames(planes: Tensor, h: Optional[Tensor], activation: str) -> Tuple[Tensor, Tensor]:

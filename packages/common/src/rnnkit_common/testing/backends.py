@@ -22,7 +22,7 @@ MULTIPROCESSORS = {"small": 1, "large": 132}
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """Where kernels run. `activate` makes `torch.ops.rnnkit_<family>` run there until the test ends."""
+    """Where kernels run."""
 
     name: str
     cpu_target: str | None = None
@@ -31,9 +31,11 @@ class Backend:
 
     @property
     def device(self) -> torch.device:
+        """Of the tensors that reach these kernels."""
         return torch.device("cuda" if self.name == "cuda" else "cpu")
 
     def activate(self, family: str, csrc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Makes `torch.ops.rnnkit_<family>` run on this backend until the test ends."""
         if self.cpu_target is not None:
             monkeypatch.setenv("RNNKIT_CPU_TARGET", self.cpu_target)
         if self.order is not None:

@@ -45,7 +45,7 @@ def _cuda_seconds(run: Callable[[], Any]) -> float:
     run()
     stop.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(stop) / 1e3
+    return float(start.elapsed_time(stop)) / 1e3
 
 
 def _summary(times: list[float]) -> dict[str, float]:

@@ -29,10 +29,10 @@
 #ifdef RNNKIT_TEST_LIBRARY  // loaded with torch.ops.load_library
 #define RNNKIT_MODULE_
 #else
-#define RNNKIT_MODULE_                                                                                           \
-  PyMODINIT_FUNC PyInit__C() {                                                                                   \
-    static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr,     \
-                                        nullptr, nullptr};                                                       \
-    return PyModule_Create(&module);                                                                             \
+#define RNNKIT_MODULE_                                                                          \
+  PyMODINIT_FUNC PyInit__C() {                                                                  \
+    static struct PyModuleDef module = {                                                        \
+        PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr}; \
+    return PyModule_Create(&module);                                                            \
   }
 #endif

@@ -44,9 +44,7 @@ struct ScanProblem {
   RNNKIT_HOST_DEVICE int64_t length(int64_t b) const { return lengths == nullptr ? steps : lengths[b]; }
 
   // Where step s of the processing order lies in memory; padding keeps its place.
-  RNNKIT_HOST_DEVICE int64_t position(int64_t s, int64_t length) const {
-    return reverse && s < length ? length - 1 - s : s;
-  }
+  RNNKIT_HOST_DEVICE int64_t position(int64_t s, int64_t length) const { return reverse && s < length ? length - 1 - s : s; }
 
   RNNKIT_HOST_DEVICE bool resets(int64_t b, int64_t t) const { return reset != nullptr && reset[b * steps + t]; }
 

@@ -110,7 +110,7 @@ RNNKIT_TARGET_END
 #undef RNNKIT_F16C
 
 #if RNNKIT_X86
-#define RNNKIT_CALL_TARGET(arguments, ...)                                                      \
+#define RNNKIT_CALL_TARGET(arguments, ...)                                                         \
   (::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx512 ? ::rnnkit::avx512::__VA_ARGS__ arguments \
    : ::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx2 ? ::rnnkit::avx2::__VA_ARGS__ arguments   \
                                                          : ::rnnkit::baseline::__VA_ARGS__ arguments)

@@ -122,8 +122,7 @@ class Forward {
   void steps(const Tile& at, int64_t begin, int64_t end, acc* h) const {
     for (int64_t s = begin; s < end; ++s) {
       const int64_t t = p.position(s, at.length);
-      if (p.carries != nullptr && s % kCarry == 0)
-        std::copy_n(h, at.width, p.carries + p.carry_offset(at.b, s) + at.d);
+      if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, at.width, p.carries + p.carry_offset(at.b, s) + at.d);
       if (p.resets(at.b, t)) std::fill_n(h, at.width, p.initial);
       const scalar_t* in[Cell::kPlanes];
       for (int j = 0; j < Cell::kPlanes; ++j) in[j] = p.in[j].at(at.b, t) + at.d;
@@ -173,8 +172,7 @@ class Backward {
     if (chunk == 0) std::copy_n(past, at.width, p.grad_h0 + at.b * p.channels + at.d);
     if (chunk + 1 == tiling.chunks)
       for (int j = 0; j < Cell::kPlanes; ++j)
-        for (int64_t t = at.length; t < p.steps; ++t)
-          std::fill_n(p.grad_in[j].at(at.b, t) + at.d, at.width, scalar_t(0));
+        for (int64_t t = at.length; t < p.steps; ++t) std::fill_n(p.grad_in[j].at(at.b, t) + at.d, at.width, scalar_t(0));
   }
 
   void aggregate(int64_t task, int64_t chunk, Total& total) const {

@@ -63,8 +63,8 @@ struct Thread {
   State state;
   const char* file;
   int line;
-  unsigned mask;             // of a warp barrier
-  uint64_t exchange[2][2];   // values offered to the warp, by parity of the count
+  unsigned mask;            // of a warp barrier
+  uint64_t exchange[2][2];  // values offered to the warp, by parity of the count
   unsigned exchanges;
   void* fake_stack;
 };
@@ -74,8 +74,12 @@ class Cluster {
   static constexpr size_t kStackBytes = 256 * 1024;
 
   Cluster(dim3 grid, dim3 block, int blocks, size_t shared_bytes)
-      : grid(grid), block(block), blocks(blocks), threads_per_block(int(block.x * block.y * block.z)),
-        shared_bytes_(shared_bytes), threads_(blocks * threads_per_block) {
+      : grid(grid),
+        block(block),
+        blocks(blocks),
+        threads_per_block(int(block.x * block.y * block.z)),
+        shared_bytes_(shared_bytes),
+        threads_(blocks * threads_per_block) {
     for (Thread& thread : threads_) thread.stack.reset(new char[kStackBytes]);
   }
 
@@ -231,8 +235,20 @@ class Cluster {
   bool open_barriers() {
     bool opened = false;
     for (int i = 0; i < int(threads_.size()); ++i) {
-      const Thread first = {{}, nullptr, {}, {}, threads_[i].block, threads_[i].lane, threads_[i].warp_begin,
-                            threads_[i].state, threads_[i].file, threads_[i].line, threads_[i].mask, {}, 0, nullptr};
+      const Thread first = {{},
+                            nullptr,
+                            {},
+                            {},
+                            threads_[i].block,
+                            threads_[i].lane,
+                            threads_[i].warp_begin,
+                            threads_[i].state,
+                            threads_[i].file,
+                            threads_[i].line,
+                            threads_[i].mask,
+                            {},
+                            0,
+                            nullptr};
       int begin = 0, end = int(threads_.size());
       unsigned mask = ~0u;
       if (first.state == State::at_warp_barrier) {
@@ -242,9 +258,7 @@ class Cluster {
       } else if (first.state != State::at_cluster_barrier) {
         continue;
       }
-      const auto takes_part = [&](int j) {
-        return first.state != State::at_warp_barrier || (mask >> threads_[j].lane & 1);
-      };
+      const auto takes_part = [&](int j) { return first.state != State::at_warp_barrier || (mask >> threads_[j].lane & 1); };
       bool complete = true;
       for (int j = begin; j < end; ++j)
         complete = complete && (!takes_part(j) || (waits_with(threads_[j], first) &&
@@ -425,6 +439,6 @@ void launch(void (*kernel)(Parameters), const Launch& shape, Device, const Param
 }  // namespace rnnkit
 
 extern "C" __attribute__((visibility("default"), used)) inline void rnnkit_emulation_configure(int order, uint64_t seed,
-                                                                                                int multiprocessors) {
+                                                                                               int multiprocessors) {
   rnnkit::emulation::configuration() = {static_cast<rnnkit::emulation::Order>(order), seed, multiprocessors};
 }

@@ -73,8 +73,7 @@ class Exchange {
           const Affine<acc> next = of_chunks[c * kLanes];
           total = {next.a * total.a, next(total.b)};
         }
-        for (int rank = 0; rank < cluster; ++rank)
-          cluster_shared(of_blocks, rank)[cluster_rank() * kLanes] = total;
+        for (int rank = 0; rank < cluster; ++rank) cluster_shared(of_blocks, rank)[cluster_rank() * kLanes] = total;
       }
       cluster_barrier();
       for (int rank = 0; rank < cluster; ++rank) {
@@ -130,8 +129,7 @@ __device__ __forceinline__ unsigned resets_from(const Problem& p, int64_t b, int
 }
 
 template <class scalar_t, class Problem>
-__device__ __forceinline__ void zero_padding(const Rows<scalar_t>& rows, const Problem& p, const Place& at,
-                                             int64_t length) {
+__device__ __forceinline__ void zero_padding(const Rows<scalar_t>& rows, const Problem& p, const Place& at, int64_t length) {
   for (int64_t t = length + at.index; at.active && t < p.steps; t += at.count) rows.at(at.b, t)[at.d] = scalar_t(0);
 }
 
@@ -250,8 +248,7 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
     if (at.count > 1) {
       Affine<acc> map{1, 0};
       RNNKIT_UNROLL
-      for (int i = kCarry - 1; i >= 0; --i)
-        map = {a[i] * map.a, a[i] * (map.b + static_cast<acc>(grad[i]))};
+      for (int i = kCarry - 1; i >= 0; --i) map = {a[i] * map.a, a[i] * (map.b + static_cast<acc>(grad[i]))};
       past = exchange(map, state);
     }
     if (at.active && count > 0) {
