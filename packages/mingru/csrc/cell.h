@@ -26,15 +26,15 @@ struct Cell {
     V z, c, dc;  // h = a h_prev + z c, with a + z = 1
     candidate(x[gate_planes], c, dc);
     if constexpr (gate_planes == 1) {
-      const V e = M::exp_nonpositive(-M::abs(x[0]));
+      const V e = M::exp_nonpositive(M::negative_abs(x[0]));
       const V larger = M::reciprocal(T(1) + e), smaller = e * larger;
       z = M::select(x[0] >= T(0), larger, smaller);
       a = M::select(x[0] >= T(0), smaller, larger);
       d[0] = (c - h_prev) * (a * z);
     } else {
       // sigmoid(k) = n / (1 + e), n = 1 or e; where both n would be small only their ratio matters, and is kept
-      const V ef = M::exp_nonpositive(-M::abs(x[0])), ei = M::exp_nonpositive(-M::abs(x[1]));
-      const V ratio = M::exp_nonpositive(-M::abs(x[0] - x[1]));
+      const V ef = M::exp_nonpositive(M::negative_abs(x[0])), ei = M::exp_nonpositive(M::negative_abs(x[1]));
+      const V ratio = M::exp_nonpositive(M::negative_abs(x[0] - x[1]));
       const V nf = M::select(x[0] >= T(0), one(), M::select(x[1] >= T(0), ef, M::select(x[0] >= x[1], one(), ratio)));
       const V ni = M::select(x[1] >= T(0), one(), M::select(x[0] >= T(0), ei, M::select(x[0] >= x[1], ratio, one())));
       const V forget = nf * (T(1) + ei), input = ni * (T(1) + ef);
@@ -60,7 +60,7 @@ struct Cell {
       c = M::tanh(v);
       dc = T(1) - c * c;
     } else {
-      const V e = M::exp_nonpositive(-M::abs(v));
+      const V e = M::exp_nonpositive(M::negative_abs(v));
       const V complement = M::reciprocal(T(1) + e), sigmoid = e * complement;  // of v < 0
       c = M::select(v >= T(0), v + T(0.5), sigmoid);
       dc = M::select(v >= T(0), one(), sigmoid * complement);

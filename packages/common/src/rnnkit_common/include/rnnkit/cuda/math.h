@@ -38,9 +38,9 @@ struct Math {
   static RNNKIT_INLINE V set(V x) { return x; }
   static RNNKIT_INLINE V select(bool condition, V a, V b) { return condition ? a : b; }
 
-  static RNNKIT_INLINE V abs(V x) {
-    if constexpr (sizeof(V) == 4) return fabsf(x);
-    return fabs(x);
+  static RNNKIT_INLINE V negative_abs(V x) {
+    if constexpr (sizeof(V) == 4) return -fabsf(x);
+    return -fabs(x);
   }
 
   static RNNKIT_INLINE V exp_nonpositive(V x) {

@@ -1,0 +1,214 @@
+"""minGRU beside its peers and its limits. `nox -s "bench(mingru)" [-- --device cuda]`, or `python benchmarks/bench_mingru.py`.
+
+CPU: the whole layer beside its nn.Linear alone, nn.GRU and minGRU-pytorch; the op alone on one core; one step beside
+nn.GRUCell. GPU: the op's traffic over the measured copy bandwidth (3 elements per output forward, 5 backward), and the
+layer beside cuDNN's nn.GRU. All candidates of a row take turns in one run. Writes results/mingru-<device>.{json,png}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from mingru import MinGRU, MinGRUCell, functional
+from rnnkit_common.testing import alternate, hardware
+from torch import Tensor, nn
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+
+# (B, T, D): the paper's; two of users' reports; FLA's; reinforcement learning; language models
+GPU_SHAPES = [
+    (64, 512, 256),
+    (64, 4096, 256),
+    (64, 1000, 100),
+    (16, 2048, 128),
+    (16, 16384, 128),
+    (512, 64, 256),
+    (8, 512, 256),
+    (8, 4096, 1024),
+    (1, 65536, 1024),
+]
+Times = dict[str, dict[str, float]]
+
+
+def training_step(layer: Callable[..., Any], x: Tensor, grad: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        out = layer(x)
+        (out[0] if isinstance(out, tuple) else out).backward(grad)
+
+    return run
+
+
+def inference(layer: Callable[..., Any], *inputs: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        with torch.no_grad():
+            layer(*inputs)
+
+    return run
+
+
+def layers(shape: tuple[int, int, int], device: str, dtype: torch.dtype, peer: bool, seconds: float) -> dict[str, Times]:
+    """Training step and inference of a whole layer, with an input that needs its gradient."""
+    b, t, d = shape
+    x = torch.randn(b, t, d, device=device, dtype=dtype, requires_grad=True)
+    candidates: dict[str, nn.Module] = {
+        "minGRU": MinGRU(d, d),
+        "Linear alone": nn.Linear(d, 2 * d),
+        "nn.GRU": nn.GRU(d, d, batch_first=True),
+    }
+    if peer:
+        from minGRU_pytorch.minGRU import minGRU
+
+        candidates["minGRU-pytorch"] = minGRU(d)
+    candidates = {name: module.to(device, dtype) for name, module in candidates.items()}
+    grads = {name: torch.randn(b, t, 2 * d if name == "Linear alone" else d, device=device, dtype=dtype) for name in candidates}
+    cuda = device == "cuda"
+    return {
+        "training step": alternate(
+            {name: training_step(m, x, grads[name]) for name, m in candidates.items()}, seconds=seconds, cuda=cuda
+        ),
+        "inference": alternate({name: inference(m, x) for name, m in candidates.items()}, seconds=seconds, cuda=cuda),
+    }
+
+
+def op(shape: tuple[int, int, int], device: str, dtype: torch.dtype, seconds: float) -> Times:
+    """The scan alone: inference, forward for training, and backward."""
+    b, t, d = shape
+    planes = torch.randn(b, t, 2 * d, device=device, dtype=dtype)
+    leaf = planes.clone().requires_grad_()
+    grad = torch.randn(b, t, d, device=device, dtype=dtype)
+    out, _ = functional.scan_packed(leaf)
+    return alternate(
+        {
+            "inference": inference(functional.scan_packed, planes),
+            "forward": lambda: functional.scan_packed(leaf),
+            "backward": lambda: torch.autograd.grad(out, leaf, grad, retain_graph=True),
+        },
+        seconds=seconds,
+        cuda=device == "cuda",
+    )
+
+
+def cpu(seconds: float) -> dict[str, Any]:
+    shape = (8, 1024, 256)
+    result: dict[str, Any] = {"shape": shape, "layer": layers(shape, "cpu", torch.float32, True, seconds)}
+    elements = shape[0] * shape[1] * shape[2]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for dtype in (torch.float32, torch.bfloat16):
+        times = op(shape, "cpu", dtype, seconds)
+        name = str(dtype).removeprefix("torch.")
+        result[f"op, one core, {name}, ns per element"] = {k: 1e9 * v["median"] / elements for k, v in times.items()}
+    torch.set_num_threads(threads)
+    x, h = torch.randn(1, 256), torch.randn(1, 256)
+    result["step, B=1, D=256"] = alternate(
+        {
+            "MinGRU.step": inference(MinGRU(256, 256).step, x, h.view(1, 1, 1, 256)),
+            "MinGRUCell.step": inference(MinGRUCell(256, 256).step, x, h.view(1, 1, 256)),
+            "nn.GRUCell": inference(nn.GRUCell(256, 256), x, h),
+        },
+        seconds=seconds,
+        warmup=200,
+    )
+    return result
+
+
+def copy_bandwidth(seconds: float) -> float:
+    """Bytes per second read and written by a device-to-device copy of 2 GB."""
+    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+    times = alternate({"copy": lambda: target.copy_(source)}, seconds=seconds, cuda=True)
+    return 2 * source.numel() / times["copy"]["median"]
+
+
+def gpu(seconds: float) -> dict[str, Any]:
+    bandwidth = copy_bandwidth(seconds)
+    one = torch.zeros(1, device="cuda")
+    launch = alternate({"launch": lambda: one.add_(1)}, seconds=seconds, cuda=True)["launch"]["median"]
+    result: dict[str, Any] = {"copy bandwidth, bytes per second": bandwidth, "one launch, seconds": launch, "shapes": []}
+    for shape in GPU_SHAPES:
+        for dtype in (torch.float32, torch.bfloat16):
+            times = op(shape, "cuda", dtype, seconds)
+            size = torch.tensor([], dtype=dtype).element_size() * shape[0] * shape[1] * shape[2]
+            fraction = {
+                name: elements * size / times[name]["median"] / bandwidth
+                for name, elements in (("inference", 3), ("forward", 3), ("backward", 5))
+            }
+            row = {"shape": shape, "dtype": str(dtype).removeprefix("torch."), "op": times, "of copy bandwidth": fraction}
+            row["layer"] = layers(shape, "cuda", dtype, False, seconds)
+            result["shapes"].append(row)
+            torch.cuda.empty_cache()
+            print(shape, row["dtype"], {k: f"{v:.0%}" for k, v in fraction.items()}, flush=True)
+    return result
+
+
+def report(result: dict[str, Any]) -> None:
+    """Prints the ratios that the targets speak of."""
+    for kind, times in result["layer"].items():
+        linear = times["Linear alone"]["median"]
+        print(f"\n{kind}, (B, T, D) = {tuple(result['shape'])}")
+        for name, t in times.items():
+            print(f"  {name:16}{1e3 * t['median']:9.2f} ms   {t['median'] / linear:6.2f} x Linear alone")
+    for key, value in result.items():
+        if key.startswith("op,"):
+            print(f"\n{key}\n  " + "   ".join(f"{name} {ns:.2f}" for name, ns in value.items()))
+    print("\nstep, B=1, D=256")
+    for name, t in result["step, B=1, D=256"].items():
+        print(f"  {name:16}{1e6 * t['median']:9.1f} us")
+
+
+def plot_cpu(result: dict[str, Any], name: str) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained", sharey=True)
+    for axis, (kind, times) in zip(axes, result["layer"].items()):
+        names = list(times)[::-1]
+        values = [1e3 * times[n]["median"] for n in names]
+        bars = axis.barh(names, values, color=["#c8553d" if n == "minGRU" else "#9db4c8" for n in names])
+        axis.bar_label(bars, [f"{v:.1f}" for v in values], padding=3)
+        axis.set(title=kind, xlabel="ms", xlim=(0, 1.15 * max(values)))
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"One layer, (B, T, D) = {tuple(result['shape'])}, float32, {name}", fontsize=10)
+    figure.savefig(RESULTS / "mingru-cpu.png", dpi=150)
+
+
+def plot_gpu(result: dict[str, Any], name: str) -> None:
+    figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    rows = [row for row in result["shapes"] if row["dtype"] == "bfloat16"]
+    for offset, kind, color in ((-0.2, "forward", "#c8553d"), (0.2, "backward", "#3b6ea5")):
+        heights = [100 * row["of copy bandwidth"][kind] for row in rows]
+        axis.bar([i + offset for i in range(len(rows))], heights, 0.38, label=kind, color=color)
+    axis.set_xticks(range(len(rows)), ["x".join(map(str, row["shape"])) for row in rows], rotation=20)
+    axis.set(ylabel="% of copy bandwidth", title=f"minGRU scan, bfloat16, {name}")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    figure.savefig(RESULTS / "mingru-cuda.png", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each group of candidates")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    machine = hardware(options.device == "cuda")
+    if options.device == "cpu":
+        result = cpu(options.seconds)
+        report(result)
+        plot_cpu(result, machine["cpu"])
+    else:
+        result = gpu(options.seconds)
+        plot_gpu(result, machine["gpu"])
+    path = RESULTS / f"mingru-{options.device}.json"
+    path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()
