@@ -11,6 +11,7 @@ namespace rnnkit::RNNKIT_TARGET {
 
 constexpr int kForwardTile = 512, kBackwardTile = 128;  // channels; kBackwardTile * kCarry factors stay in the L1 cache
 constexpr int64_t kMinChunk = 256;                      // steps that are worth a task of their own
+constexpr int64_t kStepsAhead = 4;  // of the prefetch: rows of a tile are too far apart for the hardware to foresee
 
 // How a problem is cut: tasks are sequences x tiles of `width` channels x chunks of time.
 struct Tiling {
@@ -120,6 +121,7 @@ class Forward {
   }
 
   void steps(const Tile& at, int64_t begin, int64_t end, acc* h) const {
+    const int64_t ahead = p.reverse ? -kStepsAhead : kStepsAhead;
     for (int64_t s = begin; s < end; ++s) {
       const int64_t t = p.position(s, at.length);
       if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, at.width, p.carries + p.carry_offset(at.b, s) + at.d);
@@ -130,7 +132,11 @@ class Forward {
       for (int c = 0; c < at.width; c += M::kLanes) {
         const int n = std::min(M::kLanes, at.width - c);
         V x[Cell::kPlanes], a, b;
-        for (int j = 0; j < Cell::kPlanes; ++j) x[j] = M::load(in[j] + c, n);
+        for (int j = 0; j < Cell::kPlanes; ++j) {
+          x[j] = M::load(in[j] + c, n);
+          __builtin_prefetch(in[j] + c + ahead * p.in[j].step_stride);
+        }
+        __builtin_prefetch(out + c + ahead * p.out.step_stride, 1);
         Cell::gates(x, a, b);
         const V state = a * M::load(h + c) + b;
         M::store(h + c, state);
@@ -197,6 +203,7 @@ class Backward {
  private:
   // Up to kCarry steps from a kept state: their factors forward, then the adjoint backward.
   void block(const Tile& at, int64_t begin, int count, acc* past) const {
+    const int64_t ahead = p.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next
     alignas(64) acc h[kBackwardTile], factor[kCarry][1 + Cell::kPlanes][kBackwardTile];
     std::copy_n(p.carries + p.carry_offset(at.b, begin) + at.d, at.width, h);
     for (int i = 0; i < count; ++i) {
@@ -206,7 +213,12 @@ class Backward {
       for (int c = 0; c < at.width; c += M::kLanes) {
         const int n = std::min(M::kLanes, at.width - c);
         V x[Cell::kPlanes], a, b, d[Cell::kPlanes];
-        for (int j = 0; j < Cell::kPlanes; ++j) x[j] = M::load(p.in[j].at(at.b, t) + at.d + c, n);
+        for (int j = 0; j < Cell::kPlanes; ++j) {
+          const scalar_t* const in = p.in[j].at(at.b, t) + at.d + c;
+          x[j] = M::load(in, n);
+          __builtin_prefetch(in - ahead * p.in[j].step_stride);
+        }
+        __builtin_prefetch(p.grad_out.at(at.b, t) + at.d + c - ahead * p.grad_out.step_stride);
         const V before = M::load(h + c);
         Cell::gradients(x, before, a, b, d);
         M::store(h + c, a * before + b);
