@@ -86,7 +86,9 @@ def lint(session: nox.Session) -> None:
     """Check style and spelling (`-- --fix` mends what can be mended)."""
     session.install(*group("lint"))
     fix = "--fix" in session.posargs
-    native = [str(p) for suffix in ("h", "cpp", "cu") for p in sorted(ROOT.glob(f"*/**/*.{suffix}")) if "build" not in p.parts]
+    native = [
+        str(p) for suffix in ("h", "cpp", "cu") for p in sorted(ROOT.glob(f"*/**/*.{suffix}")) if "build" not in p.parts
+    ]
     session.run("ruff", "check", *(["--fix"] if fix else []))
     session.run("ruff", "format", *([] if fix else ["--check"]))
     session.run("clang-format", *(["-i"] if fix else ["--dry-run", "-Werror"]), *native)
@@ -107,6 +109,7 @@ def build(session: nox.Session, package: str, cuda: str) -> None:
     """Build one package's wheel for one CUDA version into dist/: for every Python >= 3.10 and every torch >= 2.11."""
     session.install(TORCH, "setuptools>=77", "wheel", "ninja")
     session.env["RNNKIT_LOCAL_VERSION"] = cuda
+    session.env["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST", "all")
     if cuda == "cpu":
         session.env["RNNKIT_CUDA"] = "0"
     elif CUDA[cuda] is not None:
@@ -125,7 +128,9 @@ def _require_toolkit(session: nox.Session, cuda: str) -> None:
     release = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     wanted = f"release {cuda[2:4]}.{cuda[4:]},"
     if wanted not in release:
-        session.skip(f"{cuda} needs CUDA {cuda[2:4]}.{cuda[4:]}, but CUDA_HOME={os.environ['CUDA_HOME']} has another version")
+        session.skip(
+            f"{cuda} needs CUDA {cuda[2:4]}.{cuda[4:]}, but CUDA_HOME={os.environ['CUDA_HOME']} has another version"
+        )
 
 
 @nox.session(tags=["wheels"])
@@ -150,7 +155,9 @@ def install_alone(session: nox.Session, package: str) -> None:
     session.env.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
     session.install("pip>=25.3")
     session.install(TORCH)
-    session.run("pip", "install", "--force-reinstall", "--no-deps", "--build-constraint", str(constraint), f"./packages/{package}")
+    session.run(
+        "pip", "install", "--force-reinstall", "--no-deps", "--build-constraint", str(constraint), f"./packages/{package}"
+    )
     session.run("python", "tests/packaging/alone.py", package)
 
 

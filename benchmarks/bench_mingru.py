@@ -69,7 +69,9 @@ def layers(shape: tuple[int, int, int], device: str, dtype: torch.dtype, peer: b
 
         candidates["minGRU-pytorch"] = minGRU(d)
     candidates = {name: module.to(device, dtype) for name, module in candidates.items()}
-    grads = {name: torch.randn(b, t, 2 * d if name == "Linear alone" else d, device=device, dtype=dtype) for name in candidates}
+    grads = {
+        name: torch.randn(b, t, 2 * d if name == "Linear alone" else d, device=device, dtype=dtype) for name in candidates
+    }
     cuda = device == "cuda"
     return {
         "training step": alternate(
@@ -167,7 +169,7 @@ def report(result: dict[str, Any]) -> None:
 
 def plot_cpu(result: dict[str, Any], name: str) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained", sharey=True)
-    for axis, (kind, times) in zip(axes, result["layer"].items()):
+    for axis, (kind, times) in zip(axes, result["layer"].items(), strict=True):
         names = list(times)[::-1]
         values = [1e3 * times[n]["median"] for n in names]
         bars = axis.barh(names, values, color=["#c8553d" if n == "minGRU" else "#9db4c8" for n in names])

@@ -7,6 +7,8 @@ import torch
 from mingru import MinConv2dGRU, MinGRU, MinGRUCell, MinLSTM, functional
 from torch.nn.utils.rnn import pack_sequence
 
+pytestmark = pytest.mark.kernels
+
 X = torch.randn(2, 5, 3)
 K = torch.randn(2, 5, 4)
 

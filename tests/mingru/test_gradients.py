@@ -10,6 +10,8 @@ from mingru import functional, reference
 from rnnkit_common.testing import Backend
 from torch import Tensor
 
+pytestmark = pytest.mark.kernels
+
 
 def double(*shape: int, device: torch.device) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, device=device, requires_grad=True)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .conftest import CSRC
 
+pytestmark = pytest.mark.kernels
+
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 

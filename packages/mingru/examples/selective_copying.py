@@ -90,7 +90,7 @@ def validate(model: Copier, options: argparse.Namespace, device: torch.device, b
 
 def plot(history: list[tuple[int, float, float]], accuracy: float, options: argparse.Namespace) -> None:
     """Loss and accuracy over the steps."""
-    steps, losses, accuracies = zip(*history)
+    steps, losses, accuracies = zip(*history, strict=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     left.semilogy(steps, losses, color="#3b6ea5", linewidth=1.2)
     left.set(xlabel="step", ylabel="cross-entropy (nats per token)", title="loss")

@@ -5,8 +5,8 @@ limited API, so that one build serves every torch >= 2.11, CPU-only torch includ
 
 Environment variables:
     CUDA_HOME              where the CUDA toolkit is; otherwise it is looked for
-    TORCH_CUDA_ARCH_LIST   GPU architectures, as in torch ("9.0" or "8.0;9.0+PTX"); otherwise the GPU that is there, or
-                           all of RELEASE_ARCHITECTURES
+    TORCH_CUDA_ARCH_LIST   GPU architectures, as in torch ("9.0" or "8.0;9.0+PTX"), or "all": those of
+                           RELEASE_ARCHITECTURES that the toolkit knows; otherwise the GPU that is there, or "all"
     RNNKIT_CUDA            "0" builds the CPU kernels only
     RNNKIT_LOCAL_VERSION   "cu130" makes version 0.1.0 into 0.1.0+cu130
     RNNKIT_SANITIZE        "1" builds with the address and undefined-behaviour sanitizers
@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sysconfig
 from pathlib import Path
 from typing import Any
 
 INCLUDE = Path(__file__).parent / "include"
-RELEASE_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+RELEASE_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 _TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # libtorch 2.11
 # -ffp-contract: -std=c++17 would otherwise keep GCC from fusing multiply and add. The two warnings are false alarms: of
@@ -58,7 +59,7 @@ def extension_arguments(setup_file: str) -> dict[str, Any]:
     else:
         sources += sorted(csrc.glob("cuda/*.cu"))
         cpp_extension.CUDA_HOME = str(cuda_home)
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", _architectures())
+        os.environ["TORCH_CUDA_ARCH_LIST"] = _architectures(cuda_home)
         print(f"rnnkit: {family} for CUDA {cuda_home}, architectures {os.environ['TORCH_CUDA_ARCH_LIST']}")
         libraries = [folder for folder in ("lib64", "lib") if (cuda_home / folder / "libcudart_static.a").exists()]
         arguments["include_dirs"].append(str(cuda_home / "include"))
@@ -139,10 +140,16 @@ def _sanitize() -> list[str]:
     return _SANITIZE if os.environ.get("RNNKIT_SANITIZE") == "1" else []
 
 
-def _architectures() -> str:
+def _architectures(cuda_home: Path) -> str:
     import torch
 
-    if not torch.cuda.is_available():
-        return RELEASE_ARCHITECTURES
-    capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-    return ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "all")
+    if "TORCH_CUDA_ARCH_LIST" not in os.environ and torch.cuda.is_available():
+        capabilities = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
+        return ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities))
+    if wanted != "all":
+        return wanted
+    nvcc = subprocess.run([cuda_home / "bin" / "nvcc", "--list-gpu-arch"], capture_output=True, text=True, check=True)
+    known = nvcc.stdout.split()
+    found = [name for name in RELEASE_ARCHITECTURES if f"compute_{name.replace('.', '')}" in known]
+    return ";".join(found) + "+PTX"

@@ -1,0 +1,14 @@
+"""Imports one package and runs its forward and backward once: python alone.py NAME."""
+
+import sys
+
+import torch
+
+EXAMPLES = {"mingru": lambda m: m.MinGRU(3, 4, num_layers=2)(torch.randn(2, 50, 3))[0]}
+
+if __name__ == "__main__":
+    name = sys.argv[1]
+    module = __import__(name)
+    EXAMPLES[name](module).sum().backward()
+    assert "rnnkit_common" not in sys.modules
+    print(f"{name} {module.__version__} from {module.__file__} works with torch {torch.__version__}")

@@ -1,0 +1,120 @@
+"""What is true of every package: its files, its wheel, and that it works with nothing but torch."""
+
+from __future__ import annotations
+
+import email.parser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from rnnkit_common import build
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+FAMILIES = [path for path in PACKAGES if (path / "setup.py").exists()]
+
+
+def test_every_setup_py_is_the_same() -> None:
+    assert len({(package / "setup.py").read_text() for package in FAMILIES}) == 1
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_a_package_has_its_papers(package: Path) -> None:
+    project = (package / "pyproject.toml").read_text()
+    (version,) = re.findall(r'^version = "(.+)"', project, re.M)
+    (init,) = package.glob("src/*/__init__.py")
+    assert f'__version__ = "{version}"' in init.read_text()
+    assert f"## {version}" in (package / "CHANGELOG.md").read_text()
+    assert (package / "README.md").read_text().startswith("# ")
+    assert (init.parent / "py.typed").exists()
+    assert (ROOT / "tests" / package.name).is_dir()
+    assert f"packages/{package.name}" in (ROOT / "README.md").read_text()
+
+
+def test_nox_knows_every_package() -> None:
+    listed = subprocess.run([sys.executable, "-m", "nox", "-l"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for package in PACKAGES:
+        assert f"tests({package.name})" in listed
+    for family in FAMILIES:
+        assert f"bench({family.name})" in listed
+        assert f"build({family.name}, cu130)" in listed
+        assert (ROOT / "benchmarks" / f"bench_{family.name}.py").exists()
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda p: p.name)
+def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel with the CUDA kernels, where this machine has nvcc."""
+    folder = tmp_path_factory.mktemp(request.param.name)
+    environment = {**os.environ, "TORCH_CUDA_ARCH_LIST": "9.0", "RNNKIT_LOCAL_VERSION": "test"}
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", str(folder), str(request.param)]
+    subprocess.run(pip, env=environment, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+def test_wheel_needs_torch_alone(wheel: Path) -> None:
+    assert re.fullmatch(r"rnnkit_\w+-[\d.]+\+test-cp310-abi3-linux_\w+\.whl", wheel.name)
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = (name for name in names if name.endswith("METADATA"))
+        headers = email.parser.Parser().parsestr(archive.read(metadata).decode())
+    assert headers.get_all("Requires-Dist") == ["torch>=2.11"]
+    assert headers["Requires-Python"] == ">=3.10"
+    tops = {name.split("/")[0] for name in names}
+    assert len([top for top in tops if not top.endswith(".dist-info")]) == 1
+    assert not [name for name in names if "rnnkit_common" in name or name.endswith((".cu", ".cpp", ".h"))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="no readelf")
+def test_library_loads_on_any_torch(wheel: Path, tmp_path: Path) -> None:
+    """It asks for libraries that CPU-only torch has too, and for no symbol of CPython beyond the limited API."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".abi3.so"))
+        library = archive.extract(name, tmp_path)
+    dynamic = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    needed = set(re.findall(r"NEEDED.*\[(.+?)\]", dynamic))
+    system = {"libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+    assert "libtorch.so" in needed
+    assert needed - system <= {"libtorch.so", "libtorch_cpu.so", "libc10.so"}
+    symbols = subprocess.run(["readelf", "-Ws", "--dyn-syms", library], capture_output=True, text=True, check=True).stdout
+    assert set(re.findall(r"UND (Py\w+|_Py\w+)", symbols)) <= {"PyModule_Create2"}
+    weak = re.findall(r"(\w+)\s+DEFAULT\s+UND aoti_torch_get_current_cuda_stream", symbols)
+    assert set(weak) == ({"WEAK"} if build.find_cuda() else set())
+
+
+@pytest.mark.slow
+def test_installed_package_works_without_a_compiler(wheel: Path, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True)
+    family = wheel.name.split("-")[0].removeprefix("rnnkit_")
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/nonexistent", "HOME": str(tmp_path)}
+    script = str(Path(__file__).parent / "alone.py")
+    result = subprocess.run([sys.executable, script, family], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path / "site") in result.stdout
+
+
+def test_without_nvcc_the_build_says_so(tmp_path: Path) -> None:
+    code = (
+        "import sys; from rnnkit_common.build import extension_arguments as f;"
+        "print([s for s in f(sys.argv[1])['ext_modules'][0].sources if s.endswith('.cu')])"
+    )
+    command = [sys.executable, "-c", code, str(FAMILIES[0] / "setup.py")]
+    environment = {**os.environ, "RNNKIT_CUDA": "0"}
+    result = subprocess.run(command, env=environment, cwd=FAMILIES[0], capture_output=True, text=True, check=True)
+    assert "gets its CPU kernels only" in result.stdout
+    assert result.stdout.endswith("[]\n")
+
+
+def test_a_wrong_cuda_home_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.delenv("RNNKIT_CUDA", raising=False)
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path))):
+        build.find_cuda()
