@@ -171,3 +171,24 @@ def test_long_sequences_keep_fp32_accuracy(gates: int, backend: Backend) -> None
             scale = float(o.detach().abs().max())
             error = float((a - o).detach().abs().max())
             assert error <= 2e-6 * scale + 1e-30, f"{name}, mu={mu}: error {error:.1e} of {scale:.1e}"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reverse": True, "lengths": (2900, 0)}, {"reset": (0, 255, 256, 1500, 2999)}], ids=str
+)
+@pytest.mark.parametrize("threads", [3, 16])
+def test_more_threads_than_sequences_share_the_time(threads: int, options: dict, backend: Backend) -> None:
+    """The CPU engine cuts time into chunks when channels and sequences are few; nothing may show of that."""
+    before = torch.get_num_threads()
+    case = Case(batch=2 if "lengths" in options else 1, steps=3000, channels=5, dtype=torch.float64, **options)
+    planes, inputs = make(case, backend.device)
+    shape = (case.batch, 3000, 5)
+    grads = [torch.randn(s, dtype=torch.float64, device=backend.device) for s in (shape, shape[::2])]
+    expected = run_reference(case, planes, inputs, grads, torch.float64)
+    torch.set_num_threads(threads)
+    try:
+        actual = run_kernel(case, planes, inputs, grads)
+    finally:
+        torch.set_num_threads(before)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)

@@ -9,8 +9,9 @@
 
 namespace rnnkit::RNNKIT_TARGET {
 
-constexpr int kForwardTile = 512, kBackwardTile = 128;  // channels; kBackwardTile * kCarry factors stay in the L1 cache
-constexpr int64_t kMinChunk = 256;                      // steps that are worth a task of their own
+constexpr int kForwardTile = 512,
+              kBackwardTile = 256;  // channels: long rows for the prefetchers; factors stay in the L2 cache
+constexpr int64_t kMinChunk = 256;  // steps that are worth a task of their own
 constexpr int64_t kStepsAhead = 4;  // of the prefetch: rows of a tile are too far apart for the hardware to foresee
 
 // How a problem is cut: tasks are sequences x tiles of `width` channels x chunks of time.
