@@ -239,6 +239,17 @@ def _activation_index(activation: str) -> int:
     raise ValueError(f"activation: expected 'g', 'identity' or 'tanh', got '{activation}'")
 
 
+def check_input(x: Tensor, weight: Tensor) -> None:
+    """Raises if a module with this weight cannot take x: another device or dtype, unless autocast will change that."""
+    if x.device != weight.device:
+        raise ValueError(f"x: expected device {weight.device}, got {x.device}")
+    if not x.is_floating_point():
+        raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
+    if not torch.jit.is_scripting():
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
+
+
 def check_state(h: Tensor, x: Tensor, shape: List[int]) -> Tensor:
     """h in the dtype of states, expanded to `shape`."""
     state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -258,6 +258,7 @@ class _Layer(nn.Module):
     def forward(
         self, x: Tensor, h: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor]:
+        mF.check_input(x, self.gate_hidden.weight)
         y = self.norm(x)
         out, h_last = self.scan(self.gate_hidden(y), h, 0, lengths, reset)
         h_last = h_last.unsqueeze(0)
@@ -272,6 +273,7 @@ class _Layer(nn.Module):
     @torch.jit.export
     def step(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """x (B, input_size), h (B, >= H) -> out (B, H), h (B, H)."""
+        mF.check_input(x, self.gate_hidden.weight)
         if h is not None:
             if h.shape[1] > self.hidden_size:
                 h = h[:, : self.hidden_size]
@@ -317,6 +319,7 @@ class MinGRUCell(nn.Module):
         """Runs over a batch of sequences; raises ValueError or TypeError for inputs that do not fit."""
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x: expected shape (B, T, {self.input_size}), got {list(x.shape)}")
+        mF.check_input(x, self.to_gate_hidden.weight)
         if h is not None:
             h = mF.check_state(h, x, [x.shape[0], 1, self.hidden_size]).squeeze(1)
         out, h_last = mF.scan([self.to_gate_hidden(x)], 1, h, activation=self.activation)
@@ -327,6 +330,7 @@ class MinGRUCell(nn.Module):
         """One step of a stream: x (B, input_size), h (B, 1, hidden_size) -> out (B, hidden_size), h."""
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x: expected shape (B, {self.input_size}), got {list(x.shape)}")
+        mF.check_input(x, self.to_gate_hidden.weight)
         if h is not None:
             h = mF.check_state(h, x, [x.shape[0], 1, self.hidden_size]).squeeze(1)
         out, h_next = mF.step(self.to_gate_hidden(x), 1, h, self.activation)
@@ -364,6 +368,7 @@ class MinConv2dGRUCell(nn.Module):
         """Runs over a batch of videos; raises ValueError or TypeError for inputs that do not fit."""
         _check_frames(x, self.input_size)
         _check_states(h, 1)
+        mF.check_input(x, self.to_gate_hidden.weight)
         planes = self.to_gate_hidden(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         out, h_last = _scan_frames(planes, h[0] if h is not None else None, self.activation)
         return out, [h_last]
@@ -473,6 +478,7 @@ class _Conv2dLayer(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        mF.check_input(x, self.gate_hidden.weight)
         frames = x.flatten(0, 1)
         planes = self.gate_hidden(self.norm(frames)).unflatten(0, x.shape[:2])
         out, h_last = _scan_frames(planes, h, self.activation)

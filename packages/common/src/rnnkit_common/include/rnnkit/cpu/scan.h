@@ -9,8 +9,8 @@
 
 namespace rnnkit::RNNKIT_TARGET {
 
-constexpr int kForwardTile = 512,
-              kBackwardTile = 256;  // channels: long rows for the prefetchers; factors stay in the L2 cache
+constexpr int kForwardTile = 512;   // channels: long rows for the prefetchers
+constexpr int kBackwardTile = 256;  // channels: the factors of a block stay in the L2 cache
 constexpr int64_t kMinChunk = 256;  // steps that are worth a task of their own
 constexpr int64_t kStepsAhead = 4;  // of the prefetch: rows of a tile are too far apart for the hardware to foresee
 
