@@ -192,3 +192,21 @@ def test_more_threads_than_sequences_share_the_time(threads: int, options: dict,
         torch.set_num_threads(before)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)
+
+
+def test_every_kernel_finds_lengths_out_of_range(backend: Backend) -> None:
+    if backend.name == "cuda":
+        pytest.skip("the device's context would not survive it: test_cuda.py has it in a process of its own")
+    planes = torch.randn(2, 5, 6)
+    for value in (-1, 6):
+        with pytest.raises(RuntimeError, match="lengths"):
+            torch.ops.rnnkit_mingru.scan([planes], None, torch.tensor([5, value]), None, 1, 0, 0.5, False, False)
+
+
+def test_outputs_lie_in_memory_as_the_planes_do(backend: Backend) -> None:
+    """A time-major stack copies nothing between layers: outputs and gradients are time-major where the planes are."""
+    planes = torch.randn(7, 3, 8, device=backend.device).transpose(0, 1).requires_grad_()
+    out, _ = functional.scan([planes], 1)
+    assert out.transpose(0, 1).is_contiguous()
+    (grad,) = torch.autograd.grad(out.sum(), planes)
+    assert grad.transpose(0, 1).is_contiguous()

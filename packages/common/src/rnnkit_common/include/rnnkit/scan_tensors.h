@@ -30,6 +30,7 @@ class ScanTensors {
         steps(planes[0].size(1)),
         channels(planes.size() == 1 ? planes[0].size(2) / count : planes[0].size(2)),
         dtype(planes[0].scalar_type()),
+        time_major_(planes[0].stride(0) < planes[0].stride(1)),
         lengths_(lengths),
         reset_(reset) {
     for (const Tensor& plane : planes) planes_.push_back(rows(plane, planes[0].size(2), "planes"));
@@ -53,9 +54,8 @@ class ScanTensors {
   }
 
   Tensor empty_rows(int64_t width) const {  // uninitialised [B, T, width]
-    const Tensor& first = planes_[0];
-    if (first.stride(0) >= first.stride(1)) return torch::stable::new_empty(first, {batch, steps, width});
-    return torch::stable::transpose(torch::stable::new_empty(first, {steps, batch, width}), 0, 1);
+    if (!time_major_) return torch::stable::new_empty(planes_[0], {batch, steps, width});
+    return torch::stable::transpose(torch::stable::new_empty(planes_[0], {steps, batch, width}), 0, 1);
   }
 
   Tensor empty_state() const {  // uninitialised [B, D]
@@ -100,6 +100,7 @@ class ScanTensors {
     return t.device().type() == mine.type() && t.device().index() == mine.index();
   }
 
+  const bool time_major_;
   const std::optional<Tensor> lengths_, reset_;
   std::vector<Tensor> planes_;
 };
