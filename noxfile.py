@@ -136,13 +136,16 @@ def _require_toolkit(session: nox.Session, cuda: str) -> None:
 @nox.session(tags=["wheels"])
 def audit(session: nox.Session) -> None:
     """Check the wheels in dist/: the ABI they ask for, their tags, their metadata."""
-    wheels = [str(p) for p in sorted((ROOT / "dist").glob("*.whl"))]
+    wheels = sorted((ROOT / "dist").glob("*.whl"))
     if not wheels:
-        session.skip("dist/ has no wheels: run `nox -s build` first")
+        session.skip("dist/ has no wheels: run `nox -t wheels` first")
     session.install(TORCH, *group("audit"))
-    session.run("torch-abi-audit", *wheels)
-    session.run("abi3audit", "--strict", *wheels)
-    session.run("twine", "check", *wheels)
+    for wheel in wheels:
+        unpacked = Path(session.create_tmp()) / wheel.stem
+        session.run("python", "-m", "zipfile", "-e", str(wheel), str(unpacked))
+        session.run("torch-abi-audit", "--check", "both", *map(str, unpacked.glob("*/*.so")))
+    session.run("abi3audit", "--strict", *map(str, wheels))
+    session.run("twine", "check", *map(str, wheels))
 
 
 @nox.session
