@@ -202,7 +202,7 @@ def step(
     if torch.is_grad_enabled() and (planes.requires_grad or (h is not None and h.requires_grad)):
         out, h_next = scan([planes.unsqueeze(1)], gates, h, None, None, False, activation, initial)
         return out.squeeze(1), h_next
-    _check_planes([planes.unsqueeze(1)], gates)
+    _check_packed(planes, gates, 1)
     if h is not None:
         h = check_state(h, planes, [planes.shape[0], planes.shape[1] // (gates + 1)]).contiguous()
     start = initial if initial is not None else (0.5 if activation == "g" else 0.0)
@@ -210,8 +210,6 @@ def step(
 
 
 def _check_planes(planes: List[Tensor], gates: int) -> None:
-    if gates != 1 and gates != 2:
-        raise ValueError(f"gates: expected 1 (minGRU) or 2 (minLSTM), got {gates}")
     x = planes[0]
     for plane in planes:
         if plane.dim() < 3:
@@ -222,11 +220,24 @@ def _check_planes(planes: List[Tensor], gates: int) -> None:
             raise ValueError(f"pre-activations: expected one device, got {x.device} and {plane.device}")
         if plane.dtype != x.dtype:
             raise TypeError(f"pre-activations: expected one dtype, got {x.dtype} and {plane.dtype}")
+    if len(planes) == 1:
+        _check_packed(x, gates, 2)
+    else:
+        _check_floating(x)
+
+
+def _check_packed(planes: Tensor, gates: int, dim: int) -> None:
+    _check_floating(planes)
+    if gates != 1 and gates != 2:
+        raise ValueError(f"gates: expected 1 (minGRU) or 2 (minLSTM), got {gates}")
+    if planes.shape[dim] % (gates + 1) != 0:
+        raise ValueError(f"planes: expected a size divisible by {gates + 1} in dimension {dim}, got {planes.shape[dim]}")
+
+
+def _check_floating(x: Tensor) -> None:
     known = x.dtype == torch.float32 or x.dtype == torch.float64 or x.dtype == torch.float16
     if not (known or x.dtype == torch.bfloat16):
         raise TypeError(f"pre-activations: expected float64, float32, float16 or bfloat16, got {x.dtype}")
-    if len(planes) == 1 and x.shape[2] % (gates + 1) != 0:
-        raise ValueError(f"planes: expected a size divisible by {gates + 1} in dimension 2, got {x.shape[2]}")
 
 
 def _activation_index(activation: str) -> int:

@@ -180,14 +180,15 @@ class MinGRU(nn.Module):
             raise ValueError("step: a bidirectional model needs the whole sequence; call it instead")
         if x.dim() != 2 or x.shape[1] != self.input_dims:
             raise ValueError(f"x: expected shape (B, {self.input_dims}), got {list(x.shape)}")
-        states: Optional[Tensor] = None
+        shape = [self.num_layers, x.shape[0], 1, self.state_size]
+        states: List[Tensor] = []
         if h is not None:
-            states = mF.check_state(h, x, [self.num_layers, x.shape[0], 1, self.state_size]).squeeze(2)
+            states = list(mF.check_state(h, x, shape).squeeze(2).unbind(0))
         last: List[Tensor] = []
         for i, layer in enumerate(self.layers):
-            x, h_next = layer.step(x, states[i] if states is not None else None)  # type: ignore[operator]
+            x, h_next = layer.step(x, states[i] if h is not None else None)  # type: ignore[operator]
             last.append(self._padded(h_next))
-        return x, (last[0].unsqueeze(0) if len(last) == 1 else torch.stack(last)).unsqueeze(2)
+        return x, (last[0] if len(last) == 1 else torch.stack(last)).view(shape)
 
     def _padded(self, h: Tensor) -> Tensor:
         missing = self.state_size - h.shape[-1]
