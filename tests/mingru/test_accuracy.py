@@ -8,8 +8,6 @@ from mingru import functional, reference
 from rnnkit_common.testing import relative_error
 from torch import Tensor
 
-pytestmark = pytest.mark.kernels
-
 
 def problem(steps: int, channels: int, mu: float) -> tuple[Tensor, Tensor]:
     torch.manual_seed(0)

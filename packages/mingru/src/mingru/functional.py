@@ -199,14 +199,21 @@ def step(
     """
     if planes.dim() != 2:
         raise ValueError(f"planes: expected shape (B, {gates + 1} * D), got {list(planes.shape)}")
-    if torch.is_grad_enabled() and (planes.requires_grad or (h is not None and h.requires_grad)):
-        out, h_next = scan([planes.unsqueeze(1)], gates, h, None, None, False, activation, initial)
-        return out.squeeze(1), h_next
     _check_packed(planes, gates, 1)
     if h is not None:
         h = check_state(h, planes, [planes.shape[0], planes.shape[1] // (gates + 1)]).contiguous()
+    return step_unchecked(planes.contiguous(), gates, h, activation, initial)
+
+
+def step_unchecked(
+    planes: Tensor, gates: int, h: Optional[Tensor], activation: str, initial: Optional[float] = None
+) -> Tuple[Tensor, Tensor]:
+    """`step` on contiguous tensors of the right shapes and dtypes: at one step, checks cost as much as the kernel."""
+    if torch.is_grad_enabled() and (planes.requires_grad or (h is not None and h.requires_grad)):
+        out, h_next = scan([planes.unsqueeze(1)], gates, h, None, None, False, activation, initial)
+        return out.squeeze(1), h_next
     start = initial if initial is not None else (0.5 if activation == "g" else 0.0)
-    return torch.ops.rnnkit_mingru.step(planes.contiguous(), h, gates, _activation_index(activation), start)
+    return torch.ops.rnnkit_mingru.step(planes, h, gates, _activation_index(activation), start)
 
 
 def _check_planes(planes: List[Tensor], gates: int) -> None:

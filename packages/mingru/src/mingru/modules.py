@@ -278,7 +278,9 @@ class _Layer(nn.Module):
         if h is not None:
             if h.shape[1] > self.hidden_size:
                 h = h[:, : self.hidden_size]
-        out, h_next = mF.step(self.gate_hidden(self.norm(x) if self.normed else x), self.gates, h, self.activation)
+            h = h.contiguous()
+        planes = self.gate_hidden(self.norm(x) if self.normed else x)
+        out, h_next = mF.step_unchecked(planes, self.gates, h, self.activation)
         if self.residual:
             out = out + self.res_align(x)
         return self.dropout(out) if self.training else out, h_next
@@ -334,7 +336,8 @@ class MinGRUCell(nn.Module):
         mF.check_input(x, self.to_gate_hidden.weight)
         if h is not None:
             h = mF.check_state(h, x, [x.shape[0], 1, self.hidden_size]).squeeze(1)
-        out, h_next = mF.step(self.to_gate_hidden(x), 1, h, self.activation)
+            h = h.contiguous()
+        out, h_next = mF.step_unchecked(self.to_gate_hidden(x), 1, h, self.activation)
         return out, h_next.unsqueeze(1)
 
 
