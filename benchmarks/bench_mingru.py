@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib
 import torch
 from mingru import MinGRU, MinGRUCell, functional
-from rnnkit_common.testing import alternate, hardware
+from rnnkit_common.testing import alternate, hardware, keep_freed_memory
 from torch import Tensor, nn
 
 matplotlib.use("Agg")
@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each group of candidates")
     options = parser.parse_args()
+    keep_freed_memory()
     torch.manual_seed(0)
     machine = hardware(options.device == "cuda")
     if options.device == "cpu":

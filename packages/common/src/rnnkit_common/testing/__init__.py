@@ -7,7 +7,7 @@ from .accuracy import assert_no_worse, relative_error
 from .backends import Backend, backend_parameters
 from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided
 from .interop import check_compile, check_export, check_op, check_script
-from .timing import alternate, hardware
+from .timing import alternate, hardware, keep_freed_memory
 
 __all__ = [
     "CHANNELS",
@@ -21,6 +21,7 @@ __all__ = [
     "check_op",
     "check_script",
     "hardware",
+    "keep_freed_memory",
     "poisoned_outputs",
     "relative_error",
     "saturated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import statistics
@@ -29,6 +30,19 @@ def alternate(
         for name, run in candidates.items():
             samples[name].append(_cuda_seconds(run) if cuda else _seconds(run))
     return {name: _summary(times) for name, times in samples.items()}
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep what is freed, as it does in the steady state of a training loop; elsewhere, does nothing.
+
+    Otherwise it returns large buffers to the system when one candidate frees them, and the next pays for faulting its own in
+    again: candidates that take turns would measure each other's allocations.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # parameters of mallopt, from malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**25)  # the most it takes
 
 
 def _seconds(run: Callable[[], Any]) -> float:

@@ -148,6 +148,24 @@ struct Math {
     return load_all(padded);
   }
 
+  // A store that leaves the caches alone, where the instruction set has one for this type and the address is aligned.
+  // `finish_streams` must follow before another thread reads.
+  template <class S>
+  static RNNKIT_INLINE void stream(S* to, V x, int n) {
+#if RNNKIT_X86 && RNNKIT_VECTOR_BYTES == 64
+    if constexpr (std::is_same_v<S, float>) {
+      if (n == kLanes && reinterpret_cast<uintptr_t>(to) % 64 == 0) return _mm512_stream_ps(to, __m512(x));
+    }
+#endif
+    store(to, x, n);
+  }
+
+  static RNNKIT_INLINE void finish_streams() {
+#if RNNKIT_X86
+    _mm_sfence();
+#endif
+  }
+
   template <class S>
   static RNNKIT_INLINE void store(S* to, V x, int n = kLanes) {
     if (n == kLanes) return store_all(to, x);

@@ -9,10 +9,11 @@
 
 namespace rnnkit::RNNKIT_TARGET {
 
-constexpr int kForwardTile = 512;   // channels: long rows for the prefetchers
-constexpr int kBackwardTile = 256;  // channels: the factors of a block stay in the L2 cache
-constexpr int64_t kMinChunk = 256;  // steps that are worth a task of their own
-constexpr int64_t kStepsAhead = 4;  // of the prefetch: rows of a tile are too far apart for the hardware to foresee
+constexpr int kForwardTile = 512;          // channels: long rows for the prefetchers
+constexpr int kBackwardTile = 256;         // channels: the factors of a block stay in the L2 cache
+constexpr int64_t kMinChunk = 256;         // steps that are worth a task of their own
+constexpr int64_t kCachedBytes = 8 << 20;  // more than that, written by one pass, is out of the caches before the next
+constexpr int64_t kStepsAhead = 4;         // of the prefetch: rows of a tile are too far apart for the hardware to foresee
 
 // How a problem is cut: tasks are sequences x tiles of `width` channels x chunks of time.
 struct Tiling {
@@ -163,7 +164,9 @@ class Backward {
   const Tiling tiling;
 
   explicit Backward(const Problem& problem)
-      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kBackwardTile), p(problem) {}
+      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kBackwardTile),
+        p(problem),
+        past_caches(problem.batch * problem.steps * problem.channels * Cell::kPlanes * sizeof(scalar_t) > kCachedBytes) {}
 
   void run(int64_t task, int64_t chunk, const Total* totals) const {
     const Tile at = tile_of(p, tiling, task);
@@ -176,6 +179,7 @@ class Backward {
     for (int64_t s = begin + (end - begin - 1) / kCarry * kCarry; s >= begin && begin < end; s -= kCarry)
       block(at, s, int(std::min<int64_t>(kCarry, end - s)), past);
 
+    if (past_caches) M::finish_streams();
     if (chunk == 0) std::copy_n(past, at.width, p.grad_h0 + at.b * p.channels + at.d);
     if (chunk + 1 == tiling.chunks)
       for (int j = 0; j < Cell::kPlanes; ++j)
@@ -233,14 +237,18 @@ class Backward {
       for (int c = 0; c < at.width; c += M::kLanes) {
         const int n = std::min(M::kLanes, at.width - c);
         const V grad = M::load(grad_out + c, n) + M::load(past + c);
-        for (int j = 0; j < Cell::kPlanes; ++j)
-          M::store(p.grad_in[j].at(at.b, t) + at.d + c, grad * M::load(factor[i][1 + j] + c), n);
+        for (int j = 0; j < Cell::kPlanes; ++j) {
+          const V result = grad * M::load(factor[i][1 + j] + c);
+          scalar_t* const to = p.grad_in[j].at(at.b, t) + at.d + c;
+          past_caches ? M::stream(to, result, n) : M::store(to, result, n);
+        }
         M::store(past + c, grad * M::load(factor[i][0] + c));
       }
     }
   }
 
   const Problem& p;
+  const bool past_caches;  // the gradients will not be in a cache when they are read: do not fetch them to be written
 };
 
 }  // namespace rnnkit::RNNKIT_TARGET
