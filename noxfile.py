@@ -99,7 +99,8 @@ def lint(session: nox.Session) -> None:
 def typecheck(session: nox.Session) -> None:
     """Check types, strictly."""
     session.install(TORCH, "pytest", *group("typecheck"))
-    session.run("mypy", *(f"packages/{package}/src" for package in PACKAGES))
+    sources = [f"packages/{package}/src" for package in PACKAGES]
+    session.run("mypy", *sources, env={"MYPYPATH": os.pathsep.join(sources)})
 
 
 @nox.session(tags=["wheels"])
