@@ -227,46 +227,27 @@ class Cluster {
 
   int warp_size(const Thread& t) const { return std::min(32, threads_per_block - t.warp_begin % threads_per_block); }
 
-  bool waits_with(const Thread& t, const Thread& other) const {
-    return t.state == other.state && t.file == other.file && t.line == other.line;
-  }
-
-  // Opens every barrier at which all that it is for wait.
+  // Opens every barrier at which all that it is for wait: the same kind, at the same place, for the same lanes.
   bool open_barriers() {
     bool opened = false;
-    for (int i = 0; i < int(threads_.size()); ++i) {
-      const Thread first = {{},
-                            nullptr,
-                            {},
-                            {},
-                            threads_[i].block,
-                            threads_[i].lane,
-                            threads_[i].warp_begin,
-                            threads_[i].state,
-                            threads_[i].file,
-                            threads_[i].line,
-                            threads_[i].mask,
-                            {},
-                            0,
-                            nullptr};
-      int begin = 0, end = int(threads_.size());
-      unsigned mask = ~0u;
-      if (first.state == State::at_warp_barrier) {
-        begin = first.warp_begin, end = begin + warp_size(first), mask = first.mask;
-      } else if (first.state == State::at_block_barrier) {
-        begin = first.block * threads_per_block, end = begin + threads_per_block;
-      } else if (first.state != State::at_cluster_barrier) {
-        continue;
-      }
-      const auto takes_part = [&](int j) { return first.state != State::at_warp_barrier || (mask >> threads_[j].lane & 1); };
+    for (const Thread& thread : threads_) {
+      const State state = thread.state;
+      const bool of_warp = state == State::at_warp_barrier, of_block = state == State::at_block_barrier;
+      if (!of_warp && !of_block && state != State::at_cluster_barrier) continue;
+      const int begin = of_warp ? thread.warp_begin : of_block ? thread.block * threads_per_block : 0;
+      const int end = of_warp ? begin + warp_size(thread) : of_block ? begin + threads_per_block : int(threads_.size());
+      const unsigned mask = thread.mask;
+      const auto takes_part = [&](const Thread& other) { return !of_warp || (mask >> other.lane & 1); };
       bool complete = true;
-      for (int j = begin; j < end; ++j)
-        complete = complete && (!takes_part(j) || (waits_with(threads_[j], first) &&
-                                                   (first.state != State::at_warp_barrier || threads_[j].mask == mask)));
+      for (int j = begin; j < end; ++j) {
+        const Thread& other = threads_[j];
+        const bool here = other.state == state && other.file == thread.file && other.line == thread.line;
+        complete = complete && (!takes_part(other) || (here && other.mask == mask));
+      }
       if (!complete) continue;
       opened = true;
       for (int j = begin; j < end; ++j)
-        if (takes_part(j)) threads_[j].state = State::ready;
+        if (takes_part(threads_[j])) threads_[j].state = State::ready;
     }
     return opened;
   }
