@@ -183,6 +183,8 @@ def sanitize(session: nox.Session, package: str) -> None:
         f"tests/{package}",
         "-m",
         "kernels",
+        "-n",
+        "auto",
         *session.posargs,
         env={
             "LD_PRELOAD": ":".join(runtimes),
