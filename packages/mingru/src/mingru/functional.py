@@ -230,15 +230,20 @@ def _check_planes(planes: List[Tensor], gates: int) -> None:
     if len(planes) == 1:
         _check_packed(x, gates, 2)
     else:
+        _check_gates(gates)
         _check_floating(x)
 
 
 def _check_packed(planes: Tensor, gates: int, dim: int) -> None:
     _check_floating(planes)
-    if gates != 1 and gates != 2:
-        raise ValueError(f"gates: expected 1 (minGRU) or 2 (minLSTM), got {gates}")
+    _check_gates(gates)
     if planes.shape[dim] % (gates + 1) != 0:
         raise ValueError(f"planes: expected a size divisible by {gates + 1} in dimension {dim}, got {planes.shape[dim]}")
+
+
+def _check_gates(gates: int) -> None:
+    if gates != 1 and gates != 2:
+        raise ValueError(f"gates: expected 1 (minGRU) or 2 (minLSTM), got {gates}")
 
 
 def _check_floating(x: Tensor) -> None:
