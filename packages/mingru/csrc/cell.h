@@ -10,19 +10,20 @@
 
 namespace rnnkit::RNNKIT_TARGET {
 
-template <class M_, int gate_planes, Activation activation>
-struct Cell {
-  using M = M_;
+template <class M, int gate_planes, Activation activation>
+struct Cell<M, Kind<gate_planes, activation>> {
   using V = typename M::V;
   using T = typename M::Scalar;
   static constexpr int kPlanes = gate_planes + 1;
 
-  static RNNKIT_INLINE void gates(const V (&x)[kPlanes], V& a, V& b) {
+  RNNKIT_INLINE explicit Cell(NoOptions) {}
+
+  static RNNKIT_INLINE void gates(const Coordinates& at, const V (&x)[kPlanes], V& a, V& b) {
     V h_prev{}, d[kPlanes];
-    gradients(x, h_prev, a, b, d);
+    gradients(at, x, h_prev, a, b, d);
   }
 
-  static RNNKIT_INLINE void gradients(const V (&x)[kPlanes], V h_prev, V& a, V& b, V (&d)[kPlanes]) {
+  static RNNKIT_INLINE void gradients(const Coordinates&, const V (&x)[kPlanes], V h_prev, V& a, V& b, V (&d)[kPlanes]) {
     V z, c, dc;  // h = a h_prev + z c, with a + z = 1
     candidate(x[gate_planes], c, dc);
     if constexpr (gate_planes == 1) {

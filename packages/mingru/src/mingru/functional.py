@@ -17,8 +17,8 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from . import _ops as _ops  # loads the library
-from . import reference
+from . import _ops, reference
+from ._shared import check_alike, check_floating, check_lengths, check_state, run_reference, under_functorch
 
 __all__ = ["g", "log_g", "mingru", "mingru_gate_hidden", "mingru_scan", "minlstm_scan", "scan", "scan_packed", "step"]
 
@@ -153,8 +153,8 @@ def scan(
         reset = _check_reset(reset, x)
 
     if not torch.jit.is_scripting():
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-            out, h_last = _scan_composite(planes, gates, h0, lengths, reset, reverse, activation, start)
+        if under_functorch():
+            out, h_last = _composite(planes, h0, lengths, reset, gates, kind, start, reverse)
             return out.reshape(x.shape[:2] + tuple(feature_shape)), h_last.reshape(state_shape)
 
     save = False
@@ -169,25 +169,17 @@ def scan(
 
 
 @torch.jit.unused
-def _scan_composite(
+def _composite(
     planes: list[Tensor],
-    gates: int,
     h0: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
-    reverse: bool,
-    activation: str,
+    gates: int,
+    activation: int,
     start: float,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The reference, for torch.func: its transforms cannot see into an op, but into plain PyTorch they can."""
-    if len(planes) == 1:
-        planes = list(planes[0].chunk(gates + 1, dim=-1))
-    x = planes[0]
-    if h0 is None:
-        state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        h0 = x.new_full((x.shape[0], x.shape[2]), start, dtype=state_dtype)
-    out, h_last = reference.scan(planes, h0, lengths, reset, activation=activation, initial=start, reverse=reverse)
-    return out.to(x.dtype), h_last
+    return run_reference(_ops.composite, gates + 1, start, planes, h0, lengths, reset, gates, activation, start, reverse)
 
 
 def step(
@@ -218,24 +210,18 @@ def step_unchecked(
 
 def _check_planes(planes: List[Tensor], gates: int) -> None:
     x = planes[0]
-    for plane in planes:
-        if plane.dim() < 3:
-            raise ValueError(f"pre-activations: expected at least 3 dimensions (B, T, D), got shape {list(plane.shape)}")
-        if plane.shape != x.shape:
-            raise ValueError(f"pre-activations: expected equal shapes, got {list(x.shape)} and {list(plane.shape)}")
-        if plane.device != x.device:
-            raise ValueError(f"pre-activations: expected one device, got {x.device} and {plane.device}")
-        if plane.dtype != x.dtype:
-            raise TypeError(f"pre-activations: expected one dtype, got {x.dtype} and {plane.dtype}")
+    if x.dim() < 3:
+        raise ValueError(f"pre-activations: expected at least 3 dimensions (B, T, D), got shape {list(x.shape)}")
+    check_alike("pre-activations", planes)
     if len(planes) == 1:
         _check_packed(x, gates, 2)
     else:
         _check_gates(gates)
-        _check_floating(x)
+        check_floating("pre-activations", x)
 
 
 def _check_packed(planes: Tensor, gates: int, dim: int) -> None:
-    _check_floating(planes)
+    check_floating("pre-activations", planes)
     _check_gates(gates)
     if planes.shape[dim] % (gates + 1) != 0:
         raise ValueError(f"planes: expected a size divisible by {gates + 1} in dimension {dim}, got {planes.shape[dim]}")
@@ -246,12 +232,6 @@ def _check_gates(gates: int) -> None:
         raise ValueError(f"gates: expected 1 (minGRU) or 2 (minLSTM), got {gates}")
 
 
-def _check_floating(x: Tensor) -> None:
-    known = x.dtype == torch.float32 or x.dtype == torch.float64 or x.dtype == torch.float16
-    if not (known or x.dtype == torch.bfloat16):
-        raise TypeError(f"pre-activations: expected float64, float32, float16 or bfloat16, got {x.dtype}")
-
-
 def _activation_index(activation: str) -> int:
     if activation == "g":
         return 0
@@ -260,52 +240,6 @@ def _activation_index(activation: str) -> int:
     if activation == "tanh":
         return 2
     raise ValueError(f"activation: expected 'g', 'identity' or 'tanh', got '{activation}'")
-
-
-def check_input(x: Tensor, weight: Tensor) -> None:
-    """Raises if a module with this weight cannot take x: another device or dtype, unless autocast will change that."""
-    if x.device != weight.device:
-        raise ValueError(f"x: expected device {weight.device}, got {x.device}")
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
-    if not torch.jit.is_scripting():
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
-
-
-def check_state(h: Tensor, x: Tensor, shape: List[int]) -> Tensor:
-    """h in the dtype of states, expanded to `shape`."""
-    state_dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if h.dtype == state_dtype and h.shape == torch.Size(shape) and h.device == x.device:
-        return h
-    if h.dtype != x.dtype and h.dtype != state_dtype:
-        raise TypeError(f"h: expected {x.dtype} or {state_dtype}, got {h.dtype}")
-    if h.device != x.device:
-        raise ValueError(f"h: expected device {x.device}, got {h.device}")
-    fits = h.dim() <= len(shape)
-    if fits:
-        for i in range(h.dim()):
-            size = h.shape[h.dim() - 1 - i]
-            fits = fits and (size == 1 or size == shape[len(shape) - 1 - i])
-    if not fits:
-        raise ValueError(f"h: expected a shape that expands to {shape}, got {list(h.shape)}")
-    return h.to(state_dtype).expand(shape)
-
-
-def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
-    """lengths as int64 on x's device. They may come from the CPU; values are checked where reading them is free."""
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
-    if list(lengths.shape) != [batch]:
-        raise ValueError(f"lengths: expected shape [{batch}], got {list(lengths.shape)}")
-    if lengths.device != x.device and lengths.device.type != "cpu":
-        raise ValueError(f"lengths: expected device cpu or {x.device}, got {lengths.device}")
-    if not torch.jit.is_scripting():
-        if not torch.compiler.is_compiling() and lengths.device.type == "cpu" and batch > 0:
-            low, high = int(lengths.min()), int(lengths.max())
-            if low < 0 or high > steps:
-                raise ValueError(f"lengths: expected values within 0..{steps} (T), got {low}..{high}")
-    return lengths.to(device=x.device, dtype=torch.int64).contiguous()
 
 
 def _check_reset(reset: Tensor, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from . import functional as mF
 from ._ops import ACTIVATIONS
+from ._shared import check_input, check_lengths, check_state
 
 
 class MinGRU(nn.Module):
@@ -147,13 +148,13 @@ class MinGRU(nn.Module):
         states: Optional[Tensor] = None
         if h is not None:
             shape = [self.num_layers * self.num_directions, batch, 1, self.state_size]
-            states = mF.check_state(h, x, shape)
+            states = check_state(h, x, shape)
         if reset is not None:
             if not self.batch_first:
                 reset = reset.transpose(0, 1)
         padding: Optional[Tensor] = None
         if lengths is not None:
-            lengths = mF.check_lengths(lengths, x, batch, steps)
+            lengths = check_lengths(lengths, x, batch, steps)
             padding = torch.arange(steps, device=x.device) >= lengths.unsqueeze(1)
             padding = (padding if self.batch_first else padding.transpose(0, 1)).unsqueeze(2)
             x = x.masked_fill(padding, 0.0)  # NaN there must not reach the weights' gradients
@@ -183,7 +184,7 @@ class MinGRU(nn.Module):
         shape = [self.num_layers, x.shape[0], 1, self.state_size]
         states: List[Tensor] = []
         if h is not None:
-            states = list(mF.check_state(h, x, shape).squeeze(2).unbind(0))
+            states = list(check_state(h, x, shape).squeeze(2).unbind(0))
         last: List[Tensor] = []
         for i, layer in enumerate(self.layers):
             x, h_next = layer.step(x, states[i] if h is not None else None)  # type: ignore[operator]
@@ -259,7 +260,7 @@ class _Layer(nn.Module):
     def forward(
         self, x: Tensor, h: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor]:
-        mF.check_input(x, self.gate_hidden.weight)
+        check_input(x, self.gate_hidden.weight)
         y = self.norm(x)
         out, h_last = self.scan(self.gate_hidden(y), h, 0, lengths, reset)
         h_last = h_last.unsqueeze(0)
@@ -274,7 +275,7 @@ class _Layer(nn.Module):
     @torch.jit.export
     def step(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """x (B, input_size), h (B, >= H) -> out (B, H), h (B, H)."""
-        mF.check_input(x, self.gate_hidden.weight)
+        check_input(x, self.gate_hidden.weight)
         if h is not None:
             if h.shape[1] > self.hidden_size:
                 h = h[:, : self.hidden_size]
@@ -322,9 +323,9 @@ class MinGRUCell(nn.Module):
         """Runs over a batch of sequences; raises ValueError or TypeError for inputs that do not fit."""
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x: expected shape (B, T, {self.input_size}), got {list(x.shape)}")
-        mF.check_input(x, self.to_gate_hidden.weight)
+        check_input(x, self.to_gate_hidden.weight)
         if h is not None:
-            h = mF.check_state(h, x, [x.shape[0], 1, self.hidden_size]).squeeze(1)
+            h = check_state(h, x, [x.shape[0], 1, self.hidden_size]).squeeze(1)
         out, h_last = mF.scan([self.to_gate_hidden(x)], 1, h, activation=self.activation)
         return out, h_last.unsqueeze(1)
 
@@ -333,9 +334,9 @@ class MinGRUCell(nn.Module):
         """One step of a stream: x (B, input_size), h (B, 1, hidden_size) -> out (B, hidden_size), h."""
         if x.dim() != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"x: expected shape (B, {self.input_size}), got {list(x.shape)}")
-        mF.check_input(x, self.to_gate_hidden.weight)
+        check_input(x, self.to_gate_hidden.weight)
         if h is not None:
-            h = mF.check_state(h, x, [x.shape[0], 1, self.hidden_size]).squeeze(1)
+            h = check_state(h, x, [x.shape[0], 1, self.hidden_size]).squeeze(1)
             h = h.contiguous()
         out, h_next = mF.step_unchecked(self.to_gate_hidden(x), 1, h, self.activation)
         return out, h_next.unsqueeze(1)
@@ -372,7 +373,7 @@ class MinConv2dGRUCell(nn.Module):
         """Runs over a batch of videos; raises ValueError or TypeError for inputs that do not fit."""
         _check_frames(x, self.input_size)
         _check_states(h, 1)
-        mF.check_input(x, self.to_gate_hidden.weight)
+        check_input(x, self.to_gate_hidden.weight)
         planes = self.to_gate_hidden(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         out, h_last = _scan_frames(planes, h[0] if h is not None else None, self.activation)
         return out, [h_last]
@@ -482,7 +483,7 @@ class _Conv2dLayer(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-        mF.check_input(x, self.gate_hidden.weight)
+        check_input(x, self.gate_hidden.weight)
         frames = x.flatten(0, 1)
         planes = self.gate_hidden(self.norm(frames)).unflatten(0, x.shape[:2])
         out, h_last = _scan_frames(planes, h, self.activation)
@@ -495,7 +496,7 @@ def _scan_frames(planes: Tensor, h: Optional[Tensor], activation: str) -> Tuple[
     """planes (B, T, 2 C, H, W), h (B, 1, C, H, W) -> out (B, T, C, H, W), h."""
     if h is not None:
         channels = planes.shape[2] // 2
-        h = mF.check_state(h, planes, [planes.shape[0], 1, channels, planes.shape[3], planes.shape[4]]).squeeze(1)
+        h = check_state(h, planes, [planes.shape[0], 1, channels, planes.shape[3], planes.shape[4]]).squeeze(1)
     out, h_last = mF.scan([planes], 1, h, activation=activation)
     return out, h_last.unsqueeze(1)
 

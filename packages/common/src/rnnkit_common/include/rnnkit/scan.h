@@ -2,9 +2,22 @@
 //
 //   h_s = a_s h_{s-1} + b_s,   s = 0 .. length-1,   for every sequence and channel,
 //
-// where a cell computes a_s and b_s from its planes (one pre-activation per channel and step each). Shapes: planes, out
-// [B, T, D] with unit stride along D; h0, h_last [B, D]; carries [B, ceil(T / kCarry), D]; lengths [B]; reset [B, T].
+// where a cell computes a_s and b_s from its planes (one pre-activation per channel and step each), and out_s is h_s or
+// what the cell makes of it. Shapes: planes, out [B, T, D] with unit stride along D; h0, h_last [B, D]; carries
+// [B, ceil(T / kCarry), D]; lengths [B]; reset [B, T].
 // Forward keeps the state before every kCarry-th step; backward recomputes the states between.
+//
+// A family describes each of its recurrences by a type, its Kind, which it can name without knowing the backend,
+//   kPlanes        pre-activations per channel and step
+//   kOutputPlanes  the last so many of them do not act on the state, only on the output; without any, the output is h
+//   Options        what a caller chooses at run time
+// and gives the mathematics in Cell<M, Kind>, over the values of M (vectors on the CPU, single ones on the GPU), made
+// from the Options:
+//   gates(at, x, a, b)                    h = a h_prev + b
+//   gradients(at, x, h_prev, a, b, d)     the same, and d[j] = dh/dx[j] at fixed h_prev
+// and, if kOutputPlanes > 0,
+//   output(x, h)                          out
+//   output_gradients(x, h, grad_out, d)   returns what reaches h; d[j] = that of the j-th output plane
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -33,8 +46,19 @@ struct Rows {  // [B, T, D]
   RNNKIT_HOST_DEVICE T* at(int64_t b, int64_t t) const { return data + b * batch_stride + t * step_stride; }
 };
 
-template <class acc>
+// A step as cells see it: the i-th of a block of kCarry, in processing order, of sequence b, from channel d on.
+struct Coordinates {
+  int64_t b, d, block;
+  int i;
+};
+
+struct NoOptions {};
+
+template <class scalar_t, class Kind>
 struct ScanProblem {
+  using acc = acc_t<scalar_t>;
+  Rows<const scalar_t> in[Kind::kPlanes];
+  typename Kind::Options options;
   int64_t batch, steps, channels;
   const int64_t* lengths;  // null: all are `steps`
   const bool* reset;       // null: none
@@ -53,24 +77,22 @@ struct ScanProblem {
   }
 };
 
-template <class scalar_t, int planes>
-struct ScanForward : ScanProblem<acc_t<scalar_t>> {
+template <class scalar_t, class Kind>
+struct ScanForward : ScanProblem<scalar_t, Kind> {
   using acc = acc_t<scalar_t>;
-  Rows<const scalar_t> in[planes];
   const acc* h0;  // null: `initial`
   Rows<scalar_t> out;
   acc* h_last;
   acc* carries;  // null: not kept
 };
 
-template <class scalar_t, int planes>
-struct ScanBackward : ScanProblem<acc_t<scalar_t>> {
+template <class scalar_t, class Kind>
+struct ScanBackward : ScanProblem<scalar_t, Kind> {
   using acc = acc_t<scalar_t>;
-  Rows<const scalar_t> in[planes];
   const acc* carries;
   Rows<const scalar_t> grad_out;
   const acc* grad_h_last;  // null: 0
-  Rows<scalar_t> grad_in[planes];
+  Rows<scalar_t> grad_in[Kind::kPlanes];
   acc* grad_h0;
 };
 

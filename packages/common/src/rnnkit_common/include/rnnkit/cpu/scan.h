@@ -1,13 +1,13 @@
 // The scan engine for the CPU, for one instruction set (see foreach_target.h; no include guard): SIMD over channels,
 // parallel over sequences and tiles of channels, and over chunks of time only where there are fewer of those than threads.
 //
-// A cell over the vectors of M = Math<acc> supplies
-//   kPlanes                                            pre-activations per channel and step
-//   gates(x[kPlanes], &a, &b)                          h = a h_prev + b
-//   gradients(x[kPlanes], h_prev, &a, &b, d[kPlanes])  the same, and dh/dx[j] at fixed h_prev
+// Cells: see rnnkit/scan.h, with M = Math<acc>.
 // SPDX-License-Identifier: Apache-2.0
 
 namespace rnnkit::RNNKIT_TARGET {
+
+template <class M, class Kind>
+struct Cell;  // the family's
 
 constexpr int kForwardTile = 512;          // channels: long rows for the prefetchers
 constexpr int kBackwardTile = 256;         // channels: the factors of a block stay in the L2 cache
@@ -47,6 +47,8 @@ Tile tile_of(const Problem& p, const Tiling& tiling, int64_t task) {
   return {b, d, p.length(b), int(std::min(tiling.width, tiling.channels - d))};
 }
 
+inline Coordinates coordinates(const Tile& at, int64_t s, int c) { return {at.b, at.d + c, s / kCarry, int(s % kCarry)}; }
+
 template <class acc, int width>
 struct Aggregate {  // of a chunk, whose state changes from h to a h + b
   alignas(64) acc a[width], b[width];
@@ -58,7 +60,7 @@ struct Aggregate {  // of a chunk, whose state changes from h to a h + b
 
 // Runs a pass over every task: at once, or first the chunks' aggregates and then the chunks.
 template <class Pass>
-void run_scan(const Pass& pass) {
+void run_passes(const Pass& pass) {
   const int64_t chunks = pass.tiling.chunks, count = pass.tiling.tasks * chunks;
   std::vector<typename Pass::Total> totals(chunks == 1 ? 0 : count);
   if (chunks > 1)
@@ -70,19 +72,18 @@ void run_scan(const Pass& pass) {
   });
 }
 
-template <class Cell, class scalar_t>
+template <class Kind, class scalar_t>
 class Forward {
-  using M = typename Cell::M;
+  using M = Math<acc_t<scalar_t>>;
   using V = typename M::V;
   using acc = typename M::Scalar;
-  using Problem = ScanForward<scalar_t, Cell::kPlanes>;
 
  public:
   using Total = Aggregate<acc, kForwardTile>;
   const Tiling tiling;
 
-  explicit Forward(const Problem& problem)
-      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kForwardTile), p(problem) {}
+  explicit Forward(const ScanForward<scalar_t, Kind>& problem)
+      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kForwardTile), p(problem), cell(problem.options) {}
 
   void run(int64_t task, int64_t chunk, const Total* totals) const {
     const Tile at = tile_of(p, tiling, task);
@@ -105,9 +106,9 @@ class Forward {
       }
       for (int c = 0; c < at.width; c += M::kLanes) {
         const int n = std::min(M::kLanes, at.width - c);
-        V x[Cell::kPlanes], a, b;
-        for (int j = 0; j < Cell::kPlanes; ++j) x[j] = M::load(p.in[j].at(at.b, t) + at.d + c, n);
-        Cell::gates(x, a, b);
+        V x[Kind::kPlanes], a, b;
+        for (int j = 0; j < Kind::kPlanes - Kind::kOutputPlanes; ++j) x[j] = M::load(p.in[j].at(at.b, t) + at.d + c, n);
+        cell.gates(coordinates(at, s, c), x, a, b);
         M::store(total.a + c, a * M::load(total.a + c));
         M::store(total.b + c, a * M::load(total.b + c) + b);
       }
@@ -128,45 +129,50 @@ class Forward {
       const int64_t t = p.position(s, at.length);
       if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, at.width, p.carries + p.carry_offset(at.b, s) + at.d);
       if (p.resets(at.b, t)) std::fill_n(h, at.width, p.initial);
-      const scalar_t* in[Cell::kPlanes];
-      for (int j = 0; j < Cell::kPlanes; ++j) in[j] = p.in[j].at(at.b, t) + at.d;
+      const scalar_t* in[Kind::kPlanes];
+      for (int j = 0; j < Kind::kPlanes; ++j) in[j] = p.in[j].at(at.b, t) + at.d;
       scalar_t* out = p.out.at(at.b, t) + at.d;
       for (int c = 0; c < at.width; c += M::kLanes) {
         const int n = std::min(M::kLanes, at.width - c);
-        V x[Cell::kPlanes], a, b;
-        for (int j = 0; j < Cell::kPlanes; ++j) {
+        V x[Kind::kPlanes], a, b;
+        for (int j = 0; j < Kind::kPlanes; ++j) {
           x[j] = M::load(in[j] + c, n);
           __builtin_prefetch(in[j] + c + ahead * p.in[j].step_stride);
         }
         __builtin_prefetch(out + c + ahead * p.out.step_stride, 1);
-        Cell::gates(x, a, b);
+        cell.gates(coordinates(at, s, c), x, a, b);
         const V state = a * M::load(h + c) + b;
         M::store(h + c, state);
-        M::store(out + c, state, n);
+        if constexpr (Kind::kOutputPlanes == 0)
+          M::store(out + c, state, n);
+        else
+          M::store(out + c, cell.output(x, state), n);
       }
     }
   }
 
-  const Problem& p;
+  const ScanForward<scalar_t, Kind>& p;
+  const Cell<M, Kind> cell;
 };
 
-// The adjoint, from the last step to the first: K_s = dL/dh_s = grad_out_s + P_s, P_{s-1} = a_s K_s, and
-// dL/dx = K_s dh_s/dx. What flows past a reset is 0.
-template <class Cell, class scalar_t>
+// The adjoint, from the last step to the first: K_s = dL/dh_s = G_s + P_s, P_{s-1} = a_s K_s, and dL/dx = K_s dh_s/dx,
+// where G_s is what grad_out_s brings to the state. What flows past a reset is 0.
+template <class Kind, class scalar_t>
 class Backward {
-  using M = typename Cell::M;
+  using M = Math<acc_t<scalar_t>>;
   using V = typename M::V;
   using acc = typename M::Scalar;
-  using Problem = ScanBackward<scalar_t, Cell::kPlanes>;
+  static constexpr int kStatePlanes = Kind::kPlanes - Kind::kOutputPlanes;
 
  public:
   using Total = Aggregate<acc, kBackwardTile>;
   const Tiling tiling;
 
-  explicit Backward(const Problem& problem)
+  explicit Backward(const ScanBackward<scalar_t, Kind>& problem)
       : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kBackwardTile),
         p(problem),
-        past_caches(problem.batch * problem.steps * problem.channels * Cell::kPlanes * sizeof(scalar_t) > kCachedBytes) {}
+        cell(problem.options),
+        past_caches(problem.batch * problem.steps * problem.channels * Kind::kPlanes * sizeof(scalar_t) > kCachedBytes) {}
 
   void run(int64_t task, int64_t chunk, const Total* totals) const {
     const Tile at = tile_of(p, tiling, task);
@@ -174,15 +180,24 @@ class Backward {
     for (int c = 0; c < at.width; ++c)
       past[c] = p.grad_h_last == nullptr ? acc(0) : p.grad_h_last[at.b * p.channels + at.d + c];
     for (int64_t later = tiling.chunks - 1; later > chunk; --later) totals[later].apply(past, at.width);
-
-    const int64_t begin = tiling.boundary(chunk, at.length), end = tiling.boundary(chunk + 1, at.length);
-    for (int64_t s = begin + (end - begin - 1) / kCarry * kCarry; s >= begin && begin < end; s -= kCarry)
-      block(at, s, int(std::min<int64_t>(kCarry, end - s)), past);
+    Factors factors;
+    for (int64_t begin = last_block(at, chunk); begin >= tiling.boundary(chunk, at.length); begin -= kCarry) {
+      const int count = run_block(at, chunk, begin, factors, true);
+      for (int i = count - 1; i >= 0; --i) {
+        const int64_t t = p.position(begin + i, at.length);
+        for (int c = 0; c < at.width; c += M::kLanes) {
+          const int n = std::min(M::kLanes, at.width - c);
+          const V grad = direct(at, t, c, n, factors[i]) + M::load(past + c);
+          for (int j = 0; j < kStatePlanes; ++j) put(at, j, t, c, n, grad * M::load(factors[i].d[j] + c));
+          M::store(past + c, grad * M::load(factors[i].a + c));
+        }
+      }
+    }
 
     if (past_caches) M::finish_streams();
     if (chunk == 0) std::copy_n(past, at.width, p.grad_h0 + at.b * p.channels + at.d);
     if (chunk + 1 == tiling.chunks)
-      for (int j = 0; j < Cell::kPlanes; ++j)
+      for (int j = 0; j < Kind::kPlanes; ++j)
         for (int64_t t = at.length; t < p.steps; ++t) std::fill_n(p.grad_in[j].at(at.b, t) + at.d, at.width, scalar_t(0));
   }
 
@@ -190,26 +205,52 @@ class Backward {
     const Tile at = tile_of(p, tiling, task);
     std::fill_n(total.a, kBackwardTile, acc(1));
     std::fill_n(total.b, kBackwardTile, acc(0));
-    for (int64_t s = tiling.boundary(chunk + 1, at.length) - 1; s >= tiling.boundary(chunk, at.length); --s) {
-      const int64_t t = p.position(s, at.length);
-      const bool reset = p.resets(at.b, t);
-      for (int c = 0; c < at.width; c += M::kLanes) {
-        const int n = std::min(M::kLanes, at.width - c);
-        V x[Cell::kPlanes], a, b;
-        for (int j = 0; j < Cell::kPlanes; ++j) x[j] = M::load(p.in[j].at(at.b, t) + at.d + c, n);
-        Cell::gates(x, a, b);
-        if (reset) a = M::set(0);
-        M::store(total.a + c, a * M::load(total.a + c));
-        M::store(total.b + c, a * (M::load(total.b + c) + M::load(p.grad_out.at(at.b, t) + at.d + c, n)));
+    Factors factors;
+    for (int64_t begin = last_block(at, chunk); begin >= tiling.boundary(chunk, at.length); begin -= kCarry) {
+      const int count = run_block(at, chunk, begin, factors, false);
+      for (int i = count - 1; i >= 0; --i) {
+        const int64_t t = p.position(begin + i, at.length);
+        for (int c = 0; c < at.width; c += M::kLanes) {
+          const V a = M::load(factors[i].a + c);
+          M::store(total.a + c, a * M::load(total.a + c));
+          M::store(total.b + c,
+                   a * (M::load(total.b + c) + direct(at, t, c, std::min(M::kLanes, at.width - c), factors[i])));
+        }
       }
     }
   }
 
  private:
-  // Up to kCarry steps from a kept state: their factors forward, then the adjoint backward.
-  void block(const Tile& at, int64_t begin, int count, acc* past) const {
+  struct StepFactors {  // of one step: P_{s-1} = a K_s, dL/dx[j] = d[j] K_s, and G_s where it is not grad_out
+    alignas(64) acc a[kBackwardTile], d[kStatePlanes][kBackwardTile];
+    alignas(64) acc direct[Kind::kOutputPlanes == 0 ? 1 : kBackwardTile];
+  };
+  using Factors = StepFactors[kCarry];
+
+  // Of the blocks of up to kCarry steps from a kept state, the last of a chunk; before its first step if there is none.
+  int64_t last_block(const Tile& at, int64_t chunk) const {
+    const int64_t begin = tiling.boundary(chunk, at.length), end = tiling.boundary(chunk + 1, at.length);
+    return end == begin ? begin - 1 : begin + (end - begin - 1) / kCarry * kCarry;
+  }
+
+  V direct(const Tile& at, int64_t t, int c, int n, const StepFactors& factors) const {
+    if constexpr (Kind::kOutputPlanes == 0)
+      return M::load(p.grad_out.at(at.b, t) + at.d + c, n);
+    else
+      return M::load(factors.direct + c);
+  }
+
+  void put(const Tile& at, int plane, int64_t t, int c, int n, V gradient) const {
+    scalar_t* const to = p.grad_in[plane].at(at.b, t) + at.d + c;
+    past_caches ? M::stream(to, gradient, n) : M::store(to, gradient, n);
+  }
+
+  // The states of a block forward, with all that depends on them; returns how many steps it has. The gradients of output
+  // planes depend on nothing later, and are written here, if at all.
+  int run_block(const Tile& at, int64_t chunk, int64_t begin, Factors& factors, bool write) const {
+    const int count = int(std::min<int64_t>(kCarry, tiling.boundary(chunk + 1, at.length) - begin));
     const int64_t ahead = p.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next
-    alignas(64) acc h[kBackwardTile], factor[kCarry][1 + Cell::kPlanes][kBackwardTile];
+    alignas(64) acc h[kBackwardTile];
     std::copy_n(p.carries + p.carry_offset(at.b, begin) + at.d, at.width, h);
     for (int i = 0; i < count; ++i) {
       const int64_t t = p.position(begin + i, at.length);
@@ -217,38 +258,43 @@ class Backward {
       if (reset) std::fill_n(h, at.width, p.initial);
       for (int c = 0; c < at.width; c += M::kLanes) {
         const int n = std::min(M::kLanes, at.width - c);
-        V x[Cell::kPlanes], a, b, d[Cell::kPlanes];
-        for (int j = 0; j < Cell::kPlanes; ++j) {
+        V x[Kind::kPlanes], a, b, d[kStatePlanes];
+        for (int j = 0; j < Kind::kPlanes; ++j) {
           const scalar_t* const in = p.in[j].at(at.b, t) + at.d + c;
           x[j] = M::load(in, n);
           __builtin_prefetch(in - ahead * p.in[j].step_stride);
         }
-        __builtin_prefetch(p.grad_out.at(at.b, t) + at.d + c - ahead * p.grad_out.step_stride);
+        const scalar_t* const grad_out = p.grad_out.at(at.b, t) + at.d + c;
+        __builtin_prefetch(grad_out - ahead * p.grad_out.step_stride);
         const V before = M::load(h + c);
-        Cell::gradients(x, before, a, b, d);
-        M::store(h + c, a * before + b);
-        M::store(factor[i][0] + c, reset ? M::set(0) : a);
-        for (int j = 0; j < Cell::kPlanes; ++j) M::store(factor[i][1 + j] + c, d[j]);
-      }
-    }
-    for (int i = count - 1; i >= 0; --i) {
-      const int64_t t = p.position(begin + i, at.length);
-      const scalar_t* grad_out = p.grad_out.at(at.b, t) + at.d;
-      for (int c = 0; c < at.width; c += M::kLanes) {
-        const int n = std::min(M::kLanes, at.width - c);
-        const V grad = M::load(grad_out + c, n) + M::load(past + c);
-        for (int j = 0; j < Cell::kPlanes; ++j) {
-          const V result = grad * M::load(factor[i][1 + j] + c);
-          scalar_t* const to = p.grad_in[j].at(at.b, t) + at.d + c;
-          past_caches ? M::stream(to, result, n) : M::store(to, result, n);
+        cell.gradients(coordinates(at, begin + i, c), x, before, a, b, d);
+        const V state = a * before + b;
+        M::store(h + c, state);
+        M::store(factors[i].a + c, reset ? M::set(0) : a);
+        for (int j = 0; j < kStatePlanes; ++j) M::store(factors[i].d[j] + c, d[j]);
+        if constexpr (Kind::kOutputPlanes > 0) {
+          V d_output[Kind::kOutputPlanes];
+          M::store(factors[i].direct + c, cell.output_gradients(x, state, M::load(grad_out, n), d_output));
+          for (int j = 0; write && j < Kind::kOutputPlanes; ++j) put(at, kStatePlanes + j, t, c, n, d_output[j]);
         }
-        M::store(past + c, grad * M::load(factor[i][0] + c));
       }
     }
+    return count;
   }
 
-  const Problem& p;
+  const ScanBackward<scalar_t, Kind>& p;
+  const Cell<M, Kind> cell;
   const bool past_caches;  // the gradients will not be in a cache when they are read: do not fetch them to be written
 };
+
+template <class scalar_t, class Kind>
+void run_scan(const ScanForward<scalar_t, Kind>& p) {
+  run_passes(Forward<Kind, scalar_t>(p));
+}
+
+template <class scalar_t, class Kind>
+void run_scan(const ScanBackward<scalar_t, Kind>& p) {
+  run_passes(Backward<Kind, scalar_t>(p));
+}
 
 }  // namespace rnnkit::RNNKIT_TARGET

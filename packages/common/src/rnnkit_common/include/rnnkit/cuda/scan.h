@@ -7,7 +7,7 @@
 // along time is enough and nothing is exchanged; with few, more of the device works on each sequence.
 // The backward kernel does the same from the last step to the first, with the adjoint's map P -> a P + b.
 //
-// Cells: see cpu/scan.h, with M = cuda::Math<scalar_t>. The order of all sums is fixed: every run gives the same result.
+// Cells: see rnnkit/scan.h, with M = cuda::Math<scalar_t>. The order of all sums is fixed: every run gives the same result.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -15,6 +15,9 @@
 #include <rnnkit/scan.h>
 
 namespace rnnkit::cuda {
+
+template <class M, class Kind>
+struct Cell;  // the family's
 
 constexpr int kLanes = 32, kMaxChunks = 8, kMaxCluster = 8;
 // Work for at least 12 warps on a multiprocessor, and registers for 16 (2 blocks) where a thread can do with 128: each warp
@@ -140,11 +143,12 @@ __device__ __forceinline__ int64_t checked_length(const Problem& p, int64_t b) {
   return length;
 }
 
-template <class Cell, class scalar_t>
-__global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<acc_t<scalar_t>, 2>)
-    scan_forward_kernel(const ScanForward<scalar_t, Cell::kPlanes> p) {
+template <class Kind, class scalar_t>
+__global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<acc_t<scalar_t>, 2 + Kind::kOutputPlanes>)
+    scan_forward_kernel(const ScanForward<scalar_t, Kind> p) {
   using acc = acc_t<scalar_t>;
-  constexpr int planes = Cell::kPlanes;
+  constexpr int planes = Kind::kPlanes, state_planes = planes - Kind::kOutputPlanes;
+  const Cell<Math<scalar_t>, Kind> cell(p.options);
   const Place at(p.channels);
   const int64_t length = checked_length(p, at.b), tile = int64_t(at.count) * kCarry;
   const int64_t tiles = (length + tile - 1) / tile;
@@ -152,28 +156,29 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
   acc state = p.h0 != nullptr && at.active ? p.h0[at.b * p.channels + at.d] : p.initial;
 
   scalar_t raw[planes][kCarry];
-  const auto load = [&](int64_t s) {
+  const auto load = [&](int64_t s, int from, int to) {
     const int count = at.active ? steps_from(s, length) : 0;
     RNNKIT_UNROLL
-    for (int j = 0; j < planes; ++j) Steps<const scalar_t>(p.in[j], p, at, length, s).load(raw[j], count);
+    for (int j = from; j < to; ++j) Steps<const scalar_t>(p.in[j], p, at, length, s).load(raw[j], count);
   };
-  if (tiles > 0) load(at.index * kCarry);
+  if (tiles > 0) load(at.index * kCarry, 0, state_planes);
 
   for (int64_t n = 0; n < tiles; ++n) {
-    const int64_t s = n * tile + at.index * kCarry;
+    const int64_t block = n * at.count + at.index, s = block * kCarry;
     const int count = steps_from(s, length);
     const unsigned resets = resets_from(p, at.b, s, length, count);
+    load(s, state_planes, planes);  // needed last
     acc a[kCarry], b[kCarry];
     RNNKIT_UNROLL
     for (int i = 0; i < kCarry; ++i) {
       acc x[planes];
       RNNKIT_UNROLL
-      for (int j = 0; j < planes; ++j) x[j] = static_cast<acc>(raw[j][i]);
-      Cell::gates(x, a[i], b[i]);
+      for (int j = 0; j < state_planes; ++j) x[j] = static_cast<acc>(raw[j][i]);
+      cell.gates({at.b, at.d, block, i}, x, a[i], b[i]);
       if (resets >> i & 1) b[i] += a[i] * p.initial, a[i] = 0;
       if (i >= count) a[i] = 1, b[i] = 0;
     }
-    if (n + 1 < tiles) load(s + tile);  // in flight during all that follows
+    if (n + 1 < tiles) load(s + tile, 0, state_planes);  // in flight during all that follows
 
     acc h = state;
     if (at.count > 1) {
@@ -188,7 +193,14 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
       RNNKIT_UNROLL
       for (int i = 0; i < kCarry; ++i, out.first += out.stride) {
         h = a[i] * h + b[i];
-        if (i < count) *out.first = static_cast<scalar_t>(h);
+        acc y = h;
+        if constexpr (Kind::kOutputPlanes > 0) {
+          acc x[planes];
+          RNNKIT_UNROLL
+          for (int j = state_planes; j < planes; ++j) x[j] = static_cast<acc>(raw[j][i]);
+          y = cell.output(x, h);
+        }
+        if (i < count) *out.first = static_cast<scalar_t>(y);
       }
     }
     if (at.count == 1) state = h;
@@ -200,11 +212,12 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
     p.carries[p.carry_offset(at.b, s) + at.d] = 0;
 }
 
-template <class Cell, class scalar_t>
-__global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<acc_t<scalar_t>, 1 + Cell::kPlanes>)
-    scan_backward_kernel(const ScanBackward<scalar_t, Cell::kPlanes> p) {
+template <class Kind, class scalar_t>
+__global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<acc_t<scalar_t>, 1 + Kind::kPlanes>)
+    scan_backward_kernel(const ScanBackward<scalar_t, Kind> p) {
   using acc = acc_t<scalar_t>;
-  constexpr int planes = Cell::kPlanes;
+  constexpr int planes = Kind::kPlanes, state_planes = planes - Kind::kOutputPlanes;
+  const Cell<Math<scalar_t>, Kind> cell(p.options);
   const Place at(p.channels);
   const int64_t length = checked_length(p, at.b), tile = int64_t(at.count) * kCarry;
   const int64_t tiles = (length + tile - 1) / tile;
@@ -212,7 +225,7 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
   Exchange<acc> exchange;
   acc state = p.grad_h_last != nullptr && at.active ? p.grad_h_last[at.b * p.channels + at.d] : acc(0);
 
-  scalar_t raw[planes][kCarry], grad[kCarry];
+  scalar_t raw[planes][kCarry], raw_grad[kCarry];
   acc h = 0;
   const auto load = [&](int64_t s) {
     const int count = at.active ? steps_from(s, length) : 0;
@@ -223,11 +236,11 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
   if (tiles > 0) load((tiles - 1) * tile + from_end * kCarry);
 
   for (int64_t n = tiles - 1; n >= 0; --n) {
-    const int64_t s = n * tile + from_end * kCarry;
-    const int count = steps_from(s, length);
+    const int64_t block = n * at.count + from_end, s = block * kCarry;
+    const int count = at.active ? steps_from(s, length) : 0;
     const unsigned resets = resets_from(p, at.b, s, length, count);
-    Steps<const scalar_t>(p.grad_out, p, at, length, s).load(grad, at.active ? count : 0);
-    acc a[kCarry], factor[planes][kCarry];
+    Steps<const scalar_t>(p.grad_out, p, at, length, s).load(raw_grad, count);
+    acc a[kCarry], factor[state_planes][kCarry], grad[kCarry];
     RNNKIT_UNROLL
     for (int i = 0; i < kCarry; ++i) {
       const bool reset = resets >> i & 1;
@@ -235,12 +248,22 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
       RNNKIT_UNROLL
       for (int j = 0; j < planes; ++j) x[j] = static_cast<acc>(raw[j][i]);
       if (reset) h = p.initial;
-      Cell::gradients(x, h, a[i], b, d);
+      cell.gradients({at.b, at.d, block, i}, x, h, a[i], b, d);
       h = a[i] * h + b;
       if (reset) a[i] = 0;
       if (i >= count) a[i] = 1;
       RNNKIT_UNROLL
-      for (int j = 0; j < planes; ++j) factor[j][i] = d[j];
+      for (int j = 0; j < state_planes; ++j) factor[j][i] = d[j];
+      grad[i] = static_cast<acc>(raw_grad[i]);
+      if constexpr (Kind::kOutputPlanes > 0) {
+        acc d_output[Kind::kOutputPlanes];
+        grad[i] = cell.output_gradients(x, h, grad[i], d_output);
+        RNNKIT_UNROLL
+        for (int j = state_planes; j < planes; ++j) {
+          const Steps<scalar_t> to(p.grad_in[j], p, at, length, s);
+          if (i < count) to.first[i * to.stride] = static_cast<scalar_t>(d_output[j - state_planes]);
+        }
+      }
     }
     if (n > 0) load(s - tile);  // in flight during all that follows
 
@@ -248,24 +271,24 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
     if (at.count > 1) {
       Affine<acc> map{1, 0};
       RNNKIT_UNROLL
-      for (int i = kCarry - 1; i >= 0; --i) map = {a[i] * map.a, a[i] * (map.b + static_cast<acc>(grad[i]))};
+      for (int i = kCarry - 1; i >= 0; --i) map = {a[i] * map.a, a[i] * (map.b + grad[i])};
       past = exchange(map, state);
     }
-    if (at.active && count > 0) {
-      scalar_t* to[planes];
-      int64_t stride[planes];
+    if (count > 0) {
+      scalar_t* to[state_planes];
+      int64_t stride[state_planes];
       RNNKIT_UNROLL
-      for (int j = 0; j < planes; ++j) {
+      for (int j = 0; j < state_planes; ++j) {
         const Steps<scalar_t> steps(p.grad_in[j], p, at, length, s);
         stride[j] = steps.stride;
         to[j] = steps.first + (kCarry - 1) * stride[j];
       }
       RNNKIT_UNROLL
       for (int i = kCarry - 1; i >= 0; --i) {
-        const acc total = past + static_cast<acc>(grad[i]);
+        const acc total = past + grad[i];
         past = a[i] * total;
         RNNKIT_UNROLL
-        for (int j = 0; j < planes; ++j) {
+        for (int j = 0; j < state_planes; ++j) {
           if (i < count) *to[j] = static_cast<scalar_t>(total * factor[j][i]);
           to[j] -= stride[j];
         }
@@ -297,14 +320,16 @@ void launch_scan(Kernel* kernel, const Problem& p, Device device) {
          device, p);
 }
 
-template <class Cell, class scalar_t, class Device>
-void run_scan(const ScanForward<scalar_t, Cell::kPlanes>& p, Device device) {
-  launch_scan<scalar_t>(&scan_forward_kernel<Cell, scalar_t>, p, device);
-}
+struct Engine {
+  template <class scalar_t, class Kind, class Device>
+  static void run(const ScanForward<scalar_t, Kind>& p, Device device) {
+    launch_scan<scalar_t>(&scan_forward_kernel<Kind, scalar_t>, p, device);
+  }
 
-template <class Cell, class scalar_t, class Device>
-void run_scan(const ScanBackward<scalar_t, Cell::kPlanes>& p, Device device) {
-  launch_scan<scalar_t>(&scan_backward_kernel<Cell, scalar_t>, p, device);
-}
+  template <class scalar_t, class Kind, class Device>
+  static void run(const ScanBackward<scalar_t, Kind>& p, Device device) {
+    launch_scan<scalar_t>(&scan_backward_kernel<Kind, scalar_t>, p, device);
+  }
+};
 
 }  // namespace rnnkit::cuda

@@ -1,0 +1,20 @@
+// Runs scan problems on the CPU. Include it after foreach_target.h has read the kernels: cpu/scan.h and the cells.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <rnnkit/scan.h>
+#include <torch/csrc/stable/device.h>
+
+namespace rnnkit {
+
+struct CpuEngine {
+  template <class Problem>
+  static void run(const Problem& p, torch::stable::Device) {
+    for (int64_t b = 0; p.lengths != nullptr && b < p.batch; ++b)  // here: an error inside parallel_for loses its message
+      STD_TORCH_CHECK(0 <= p.lengths[b] && p.lengths[b] <= p.steps, "lengths[", b, "] = ", p.lengths[b],
+                      " is not within 0 and ", p.steps);
+    RNNKIT_CALL_TARGET((p), run_scan);
+  }
+};
+
+}  // namespace rnnkit

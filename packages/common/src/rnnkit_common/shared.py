@@ -1,0 +1,204 @@
+"""What the families share at run time, so that each can be installed alone: `_shared.py` in a family is a link to this
+file, and a copy of it in the family's wheel.
+
+TorchScript reads the checks, hence their plain style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STEPS_PER_CARRY = 16
+
+
+def state_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of states for inputs like x: float32, or float64 where x is."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def check_floating(name: str, x: Tensor) -> None:
+    """Raises TypeError unless x is float64, float32, float16 or bfloat16."""
+    known = x.dtype == torch.float32 or x.dtype == torch.float64 or x.dtype == torch.float16
+    if not (known or x.dtype == torch.bfloat16):
+        raise TypeError(f"{name}: expected float64, float32, float16 or bfloat16, got {x.dtype}")
+
+
+def check_alike(name: str, planes: list[Tensor]) -> None:
+    """Raises unless all have the shape, device and dtype of the first."""
+    x = planes[0]
+    for plane in planes:
+        if plane.shape != x.shape:
+            raise ValueError(f"{name}: expected equal shapes, got {list(x.shape)} and {list(plane.shape)}")
+        if plane.device != x.device:
+            raise ValueError(f"{name}: expected one device, got {x.device} and {plane.device}")
+        if plane.dtype != x.dtype:
+            raise TypeError(f"{name}: expected one dtype, got {x.dtype} and {plane.dtype}")
+
+
+def check_input(x: Tensor, weight: Tensor) -> None:
+    """Raises if a module with this weight cannot take x: another device or dtype, unless autocast will change that."""
+    if x.device != weight.device:
+        raise ValueError(f"x: expected device {weight.device}, got {x.device}")
+    if not x.is_floating_point():
+        raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
+    if not torch.jit.is_scripting():
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
+
+
+def check_state(h: Tensor, x: Tensor, shape: list[int], name: str = "h") -> Tensor:
+    """h in the dtype of states, expanded to `shape`."""
+    wanted = state_dtype(x)
+    if h.dtype == wanted and h.shape == torch.Size(shape) and h.device == x.device:
+        return h
+    if h.dtype != x.dtype and h.dtype != wanted:
+        raise TypeError(f"{name}: expected {x.dtype} or {wanted}, got {h.dtype}")
+    if h.device != x.device:
+        raise ValueError(f"{name}: expected device {x.device}, got {h.device}")
+    fits = h.dim() <= len(shape)
+    if fits:
+        for i in range(h.dim()):
+            size = h.shape[h.dim() - 1 - i]
+            fits = fits and (size == 1 or size == shape[len(shape) - 1 - i])
+    if not fits:
+        raise ValueError(f"{name}: expected a shape that expands to {shape}, got {list(h.shape)}")
+    return h.to(wanted).expand(shape)
+
+
+def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
+    """lengths as int64 on x's device. They may come from the CPU; values are checked where reading them is free."""
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
+    if list(lengths.shape) != [batch]:
+        raise ValueError(f"lengths: expected shape [{batch}], got {list(lengths.shape)}")
+    if lengths.device != x.device and lengths.device.type != "cpu":
+        raise ValueError(f"lengths: expected device cpu or {x.device}, got {lengths.device}")
+    if not torch.jit.is_scripting():
+        if not torch.compiler.is_compiling() and lengths.device.type == "cpu" and batch > 0:
+            low, high = int(lengths.min()), int(lengths.max())
+            if low < 0 or high > steps:
+                raise ValueError(f"lengths: expected values within 0..{steps} (T), got {low}..{high}")
+    return lengths.to(device=x.device, dtype=torch.int64).contiguous()
+
+
+def under_functorch() -> bool:
+    """Whether a transform of torch.func is active: those cannot see into an op, but into plain PyTorch they can."""
+    return not torch.compiler.is_compiling() and bool(torch._C._are_functorch_transforms_active())
+
+
+def run_reference(
+    reference: Callable[..., tuple[Tensor, Tensor]],
+    count: int,
+    initial: float,
+    planes: list[Tensor],
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    extra: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    """What the op `scan` would return (see `register_scan`), by the reference."""
+    split = list(planes[0].chunk(count, dim=-1)) if len(planes) == 1 else planes
+    x = split[0]
+    if h0 is None:
+        h0 = x.new_full((x.shape[0], x.shape[2]), initial, dtype=state_dtype(x))
+    out, h_last = reference(split, h0, lengths, extra, *options)
+    return out.to(x.dtype), h_last
+
+
+def register_scan(
+    namespace: str,
+    *,
+    planes: Callable[..., int],
+    initial: Callable[..., float],
+    reference: Callable[..., tuple[Tensor, Tensor]],
+) -> None:
+    """Teaches torch what C++ cannot say of the ops `scan` and `scan_backward` through the stable ABI: shapes and derivatives.
+
+    scan(Tensor[] planes, Tensor? h0, Tensor? lengths, Tensor? extra, <options>, bool save) -> (out, h_last, carries)
+    scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] planes, Tensor carries, Tensor? h0, Tensor? lengths,
+                  Tensor? extra, <options>) -> (grad_planes, grad_h0)
+
+    Args:
+        namespace: under which the library was compiled.
+        planes: number of planes, from the options. They come as one tensor (B, T, planes * D), or as tensors (B, T, D).
+        initial: state where h0 is None, from the options.
+        reference: (planes (B, T, D), h0, lengths, extra, *options) -> (out, h_last), in operations that torch can
+            differentiate: second and higher derivatives are exact but slow, because they compute the gradients with it.
+    """
+    ops = getattr(torch.ops, namespace)
+
+    def empty_rows(like: Tensor, width: int) -> Tensor:
+        batch, steps = like.shape[:2]
+        if like.stride(0) >= like.stride(1):
+            return like.new_empty(batch, steps, width)
+        return like.new_empty(steps, batch, width).transpose(0, 1)
+
+    def channels(x: list[Tensor], options: tuple[Any, ...]) -> int:
+        return x[0].shape[2] // planes(*options) if len(x) == 1 else x[0].shape[2]
+
+    def unpack(packed: Tensor, x: list[Tensor], options: tuple[Any, ...]) -> list[Tensor]:
+        return [packed] if len(x) == 1 else list(packed.chunk(planes(*options), dim=-1))
+
+    @torch.library.register_fake(f"{namespace}::scan")
+    def _(x, h0, lengths, extra, *options_and_save):  # type: ignore[no-untyped-def]
+        *options, save = options_and_save
+        width = channels(x, tuple(options))
+        batch, steps = x[0].shape[:2]
+        h_last = x[0].new_empty(batch, width, dtype=state_dtype(x[0]))
+        kept = (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY if save else 0
+        return empty_rows(x[0], width), h_last, h_last.new_empty(batch, kept * width)
+
+    @torch.library.register_fake(f"{namespace}::scan_backward")
+    def _(grad_out, grad_h_last, x, carries, h0, lengths, extra, *options):  # type: ignore[no-untyped-def]
+        width = channels(x, options)
+        return empty_rows(x[0], width * planes(*options)), x[0].new_empty(x[0].shape[0], width, dtype=state_dtype(x[0]))
+
+    def setup_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, h0, lengths, extra, *options = inputs
+        ctx.options = tuple(options[:-1])
+        ctx.save_for_backward(output[2], h0, lengths, extra, *x)
+        ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
+
+    def scan_backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, _: None) -> tuple[Any, ...]:
+        carries, h0, lengths, extra, *x = ctx.saved_tensors
+        if grad_out is None:
+            grad_out = torch.zeros_like(x[0][..., : channels(x, ctx.options)])
+        if grad_h_last is not None:
+            grad_h_last = grad_h_last.contiguous()
+        packed, grad_h0 = ops.scan_backward(grad_out, grad_h_last, x, carries, h0, lengths, extra, *ctx.options)
+        return unpack(packed, x, ctx.options), None if h0 is None else grad_h0, *[None] * (3 + len(ctx.options))
+
+    torch.library.register_autograd(f"{namespace}::scan", scan_backward, setup_context=setup_scan)
+
+    def setup_scan_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        grad_out, grad_h_last, x, _, h0, lengths, extra, *options = inputs
+        ctx.options = tuple(options)
+        ctx.save_for_backward(grad_out, grad_h_last, h0, lengths, extra, *x)
+
+    def scan_double_backward(ctx: Any, grad_packed: Tensor, grad_grad_h0: Tensor) -> tuple[Any, ...]:
+        grad_out, grad_h_last, h0, lengths, extra, *x = ctx.saved_tensors
+        differentiable = torch.is_grad_enabled()
+        given = (True, grad_h_last is not None, h0 is not None)
+        h0 = torch.full_like(grad_grad_h0, initial(*ctx.options)) if h0 is None else h0
+        grad_h_last = torch.zeros_like(grad_grad_h0) if grad_h_last is None else grad_h_last
+        with torch.enable_grad():
+            # views, so that each is an input of its own, and needs a gradient whatever the tensor itself needs
+            inputs = [
+                t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in (grad_out, grad_h_last, h0, *x)
+            ]
+            grad_out, grad_h_last, h0, *x = inputs
+            split = list(x[0].chunk(planes(*ctx.options), dim=-1)) if len(x) == 1 else x
+            out, h_last = reference(split, h0, lengths, extra, *ctx.options)
+            seeds = [grad_out.to(out.dtype), grad_h_last]
+            first = torch.autograd.grad([out, h_last], [*x, h0], seeds, create_graph=True)
+            against = [*unpack(grad_packed, x, ctx.options), grad_grad_h0]
+            second = torch.autograd.grad(first, inputs, against, create_graph=differentiable, allow_unused=True)
+        d_grad_out, d_grad_h_last, d_h0 = (d if exists else None for d, exists in zip(second, given, strict=False))
+        return d_grad_out, d_grad_h_last, list(second[3:]), None, d_h0, *[None] * (2 + len(ctx.options))
+
+    torch.library.register_autograd(f"{namespace}::scan_backward", scan_double_backward, setup_context=setup_scan_backward)
