@@ -37,6 +37,9 @@ struct Math {
   typedef T V __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
   typedef Bits I __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
 
+  typedef std::make_unsigned_t<Bits> Unsigned;
+  typedef Unsigned U __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
+
   static RNNKIT_INLINE V set(T x) { return V{} + x; }
   static RNNKIT_INLINE V select(I mask, V a, V b) { return mask ? a : b; }
   static RNNKIT_INLINE V abs(V x) { return V(I(x) & std::numeric_limits<Bits>::max()); }
@@ -139,6 +142,27 @@ struct Math {
     return select(x >= T(0), y, set(std::numeric_limits<T>::quiet_NaN()));
   }
 
+  // first, first + 1, ...
+  static RNNKIT_INLINE U count_from(uint32_t first) {
+    U lanes;
+    for (int i = 0; i < kLanes; ++i) lanes[i] = i;
+    return lanes + first;
+  }
+
+  // Both halves of the 64-bit product of 32-bit numbers (which doubles keep in lanes of 64 bits).
+  static RNNKIT_INLINE void multiply_wide(U x, uint32_t m, U& low, U& high) {
+    typedef uint64_t Wide __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
+    const Wide even = multiply_even(Wide(x), m);
+    if constexpr (sizeof(T) == 8) {
+      low = U(even & 0xffffffffu);
+      high = U(even >> 32);
+    } else {
+      const Wide odd = multiply_even(Wide(x) >> 32, m);
+      low = U((even & 0xffffffffu) | (odd << 32));
+      high = U((even >> 32) | (odd & ~Wide{} << 32));
+    }
+  }
+
   // The first n lanes from memory; the rest are 0. Storage type S is T itself, or a 16-bit type whose T is float.
   template <class S>
   static RNNKIT_INLINE V load(const S* from, int n = kLanes) {
@@ -177,6 +201,21 @@ struct Math {
  private:
   typedef uint16_t U16 __attribute__((vector_size(RNNKIT_VECTOR_BYTES / 2)));
   typedef uint32_t U32 __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
+
+  // The low 32 bits of each 64, times m. (Compilers do not see that a full 64-bit product is not needed.)
+  template <class Wide>
+  static RNNKIT_INLINE Wide multiply_even(Wide x, uint32_t m) {
+    const Wide factor = Wide{} + m;
+#if RNNKIT_X86 && RNNKIT_VECTOR_BYTES == 64
+    return Wide(_mm512_mul_epu32(__m512i(x), __m512i(factor)));
+#elif RNNKIT_X86 && RNNKIT_VECTOR_BYTES == 32
+    return Wide(_mm256_mul_epu32(__m256i(x), __m256i(factor)));
+#elif RNNKIT_X86
+    return Wide(_mm_mul_epu32(__m128i(x), __m128i(factor)));
+#else
+    return (x & 0xffffffffu) * factor;
+#endif
+  }
 
   static RNNKIT_INLINE V load_all(const T* from) {
     V x;

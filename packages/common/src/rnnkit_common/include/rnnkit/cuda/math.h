@@ -34,6 +34,8 @@ template <class scalar_t>
 struct Math {
   using Scalar = acc_t<scalar_t>;
   using V = Scalar;
+  using I = int32_t;
+  using U = uint32_t;
 
   static RNNKIT_INLINE V set(V x) { return x; }
   static RNNKIT_INLINE V select(bool condition, V a, V b) { return condition ? a : b; }
@@ -50,6 +52,10 @@ struct Math {
   }
 
   static RNNKIT_INLINE V tanh(V x) {
+    if constexpr (sizeof(scalar_t) == 2) {
+      const V e = exp_nonpositive(V(-2) * fabsf(x));
+      return copysignf((V(1) - e) * reciprocal(V(1) + e), x);
+    }
     if constexpr (sizeof(V) == 4) return tanhf(x);
     return ::tanh(x);
   }
@@ -57,6 +63,14 @@ struct Math {
   static RNNKIT_INLINE V reciprocal(V x) {  // of 1 <= x <= 4
     if constexpr (sizeof(V) == 4) return approximate_reciprocal(x);
     return V(1) / x;
+  }
+
+  static RNNKIT_INLINE U count_from(uint32_t first) { return first; }
+
+  static RNNKIT_INLINE void multiply_wide(U x, uint32_t m, U& low, U& high) {
+    const uint64_t product = uint64_t(x) * m;
+    low = U(product);
+    high = U(product >> 32);
   }
 };
 

@@ -1,0 +1,13 @@
+// Op schemas. Shapes and meanings: src/qrnn/_ops.py.
+// SPDX-License-Identifier: Apache-2.0
+#include <rnnkit/library.h>
+
+RNNKIT_LIBRARY(m) {
+  m.def(
+      "scan(Tensor[] planes, Tensor? h0, Tensor? lengths, Tensor? seed, int pooling, float zoneout, float scale, "
+      "bool reverse, bool save) -> (Tensor out, Tensor h_last, Tensor carries)");
+  m.def(
+      "scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] planes, Tensor carries, Tensor? h0, "
+      "Tensor? lengths, Tensor? seed, int pooling, float zoneout, float scale, bool reverse) "
+      "-> (Tensor grad_planes, Tensor grad_h0)");
+}

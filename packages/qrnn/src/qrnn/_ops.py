@@ -1,0 +1,51 @@
+"""The ops `scan` and `scan_backward` of `torch.ops.rnnkit_qrnn`, as torch sees them.
+
+Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments:
+
+    planes    one tensor (B, T, P * D), packed along its last dimension, or P tensors (B, T, D), as POOLINGS has them
+    h0        (B, D), or None: 0
+    lengths   (B,) int64, or None: every sequence has T steps
+    seed      (1,) int64, or None: nothing is drawn
+    pooling   index into POOLINGS
+    zoneout   with a seed, the probability of an element to keep its state
+    scale     factor of the gates that let something in, where nothing is kept
+    save      keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16) * D)
+
+States (h0, h_last, carries) are float32, or float64 where the planes are.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
+from . import reference
+from ._shared import register_scan
+
+NAMESPACE = "rnnkit_qrnn"
+# Pooling, and its planes. "mult" is ForgetMult: its planes are values, all others pre-activations.
+POOLINGS = {"mult": ("f", "x"), "f": ("Z", "F"), "fo": ("Z", "F", "O"), "ifo": ("Z", "F", "I", "O")}
+
+
+def composite(
+    planes: list[Tensor],
+    h0: Tensor,
+    lengths: Tensor | None,
+    seed: Tensor | None,
+    pooling: int,
+    zoneout: float,
+    scale: float,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """`scan` by the reference."""
+    kind = list(POOLINGS)[pooling]
+    return reference.scan(planes, h0, lengths, seed, pooling=kind, zoneout=zoneout, scale=scale, reverse=reverse)
+
+
+def register(namespace: str) -> None:
+    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
+    counts = [len(planes) for planes in POOLINGS.values()]
+    register_scan(namespace, planes=lambda pooling, *_: counts[pooling], initial=lambda *_: 0.0, reference=composite)
+
+
+register(NAMESPACE)

@@ -1,0 +1,185 @@
+"""ForgetMult and QRNN's pooling as functions, for those who build their own layer on them.
+
+forget_mult   h_t = f_t x_t + (1 - f_t) h_{t-1}
+pool          c_t = f_t z_t + (1 - f_t) c_{t-1},  out_t = o_t c_t,  with z = tanh(Z), f = sigmoid(F), o = sigmoid(O)
+
+(Bradbury et al., "Quasi-Recurrent Neural Networks", arXiv:1611.01576, with torchqrnn's sense of f: it lets in.) One fused
+kernel each way. States are float32, and float64 for float64 inputs. Second derivatives, and everything under torch.func,
+are exact too, but computed step by step by `qrnn.reference`. Arguments are positional or by keyword, so that
+torch.jit.script can compile calls.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from . import _ops
+from ._shared import check_alike, check_floating, check_lengths, check_state, run_reference, under_functorch
+
+__all__ = ["forget_mult", "pool"]
+
+
+def forget_mult(
+    f: Tensor,
+    x: Tensor,
+    hidden: Optional[Tensor] = None,
+    lengths: Optional[Tensor] = None,
+    batch_first: bool = False,
+    reverse: bool = False,
+) -> Tuple[Tensor, Tensor]:
+    """h_t = f_t x_t + (1 - f_t) h_{t-1}, over a batch of sequences.
+
+    Args:
+        f: (T, B, H) gates, or (B, T, H) if `batch_first`: any real values, though [0, 1] makes h an average. float64,
+            float32, float16 or bfloat16, any strides; trailing dimensions (T, B, C, H, W, ...) are allowed.
+        x: like f: what is averaged.
+        hidden: h before the first step, anything that expands to (B, H). Default: 0.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
+        batch_first: f, x and the output are (B, T, H).
+        reverse: runs each sequence from its last valid step to its first; the output stays aligned with the input.
+
+    Returns:
+        h like x: h_t for every t; and (B, H): h after the last valid step, in float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: a shape, device or length that does not fit; the message names it.
+        TypeError: dtypes that are not floating or differ.
+    """
+    _check_rank("f", f)
+    check_alike("f and x", [f, x])
+    check_floating("f", f)
+    features = f.shape[2:]
+    if f.dim() > 3:
+        f, x = f.flatten(2), x.flatten(2)
+        if hidden is not None:
+            hidden = check_state(hidden, f, [f.shape[0 if batch_first else 1]] + list(features), "hidden").flatten(1)
+    out, last = _scan([f, x], 0, 2, hidden, lengths, batch_first, reverse, 0.0, 1.0, None)
+    return out.reshape(out.shape[:2] + features), last.reshape(last.shape[:1] + features)
+
+
+def pool(
+    gates: Tensor,
+    hidden: Optional[Tensor] = None,
+    pooling: str = "fo",
+    lengths: Optional[Tensor] = None,
+    batch_first: bool = False,
+    reverse: bool = False,
+    zoneout: float = 0.0,
+    zoneout_mode: str = "salesforce",
+    training: bool = False,
+) -> Tuple[Tensor, Tensor]:
+    """QRNN's pooling, with its activations, zoneout and output gate, from packed pre-activations.
+
+    Args:
+        gates: (T, B, P * H), or (B, T, P * H) if `batch_first`: [Z | F] for pooling "f", [Z | F | O] for "fo",
+            [Z | F | I | O] for "ifo", as one nn.Linear produces them.
+        hidden: c before the first step, anything that expands to (B, H). Default: 0.
+        pooling: "f"    c_t = f_t z_t + (1 - f_t) c_{t-1},  out = c
+                 "fo"   the same,                           out = sigmoid(O) c
+                 "ifo"  c_t = i_t z_t + (1 - f_t) c_{t-1},  i = sigmoid(I),  out = sigmoid(O) c
+        lengths, batch_first, reverse: as in `forget_mult`.
+        zoneout: probability in [0, 1] of an element of c to keep its value over a step. Which do is drawn anew for every
+            step, from a seed that comes from torch's generator of the device.
+        zoneout_mode: "salesforce" keeps at random in training, and multiplies f (and i) by 1 - zoneout otherwise; "fastai"
+            multiplies those that are not kept by 1 / (1 - zoneout) in training; "paper" does neither.
+        training: whether to draw.
+
+    Returns:
+        out (T, B, H), or (B, T, H), in the dtype of `gates`; and c (B, H) after the last valid step, in float32 (float64
+        for float64 inputs).
+
+    Raises:
+        ValueError: a shape, device, length or option that does not fit; the message names it.
+        TypeError: a dtype that is not floating.
+    """
+    _check_rank("gates", gates)
+    check_floating("gates", gates)
+    kind, count = pooling_index(pooling)
+    if gates.shape[2] % count != 0:
+        raise ValueError(f"gates: expected {count} * H features for pooling '{pooling}', got {gates.shape[2]}")
+    check_zoneout(zoneout, zoneout_mode)
+    scale = 1.0
+    seed: Optional[Tensor] = None
+    if zoneout > 0.0:
+        if training:
+            seed = torch.randint(0x7FFFFFFFFFFFFFFF, [1], dtype=torch.int64, device=gates.device)
+            if zoneout_mode == "fastai" and zoneout < 1.0:
+                scale = 1.0 / (1.0 - zoneout)
+        elif zoneout_mode == "salesforce":
+            scale = 1.0 - zoneout
+    return _scan([gates], kind, count, hidden, lengths, batch_first, reverse, zoneout, scale, seed)
+
+
+def _scan(
+    planes: List[Tensor],
+    kind: int,
+    count: int,
+    hidden: Optional[Tensor],
+    lengths: Optional[Tensor],
+    batch_first: bool,
+    reverse: bool,
+    zoneout: float,
+    scale: float,
+    seed: Optional[Tensor],
+) -> Tuple[Tensor, Tensor]:
+    if not batch_first:
+        planes = [plane.transpose(0, 1) for plane in planes]
+    x = planes[0]
+    if hidden is not None:
+        width = x.shape[2] if len(planes) > 1 else x.shape[2] // count
+        hidden = check_state(hidden, x, [x.shape[0], width], "hidden").contiguous()
+    if lengths is not None:
+        lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
+    if not torch.jit.is_scripting():
+        if under_functorch():
+            out, last = _composite(planes, hidden, lengths, seed, kind, count, zoneout, scale, reverse)
+            return out if batch_first else out.transpose(0, 1), last
+    save = False
+    if torch.is_grad_enabled():
+        save = hidden is not None and hidden.requires_grad
+        for plane in planes:
+            save = save or plane.requires_grad
+    out, last, _ = torch.ops.rnnkit_qrnn.scan(planes, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
+    return out if batch_first else out.transpose(0, 1), last
+
+
+@torch.jit.unused
+def _composite(
+    planes: list[Tensor],
+    hidden: Tensor | None,
+    lengths: Tensor | None,
+    seed: Tensor | None,
+    kind: int,
+    count: int,
+    zoneout: float,
+    scale: float,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    return run_reference(_ops.composite, count, 0.0, planes, hidden, lengths, seed, kind, zoneout, scale, reverse)
+
+
+def pooling_index(pooling: str) -> Tuple[int, int]:
+    """The index of a pooling, and the number of its planes."""
+    if pooling == "f":
+        return 1, 2
+    if pooling == "fo":
+        return 2, 3
+    if pooling == "ifo":
+        return 3, 4
+    raise ValueError(f"pooling: expected 'f', 'fo' or 'ifo', got '{pooling}'")
+
+
+def check_zoneout(zoneout: float, mode: str) -> None:
+    """Raises unless the probability and the mode of zoneout can be."""
+    if not (zoneout >= 0.0 and zoneout <= 1.0):
+        raise ValueError(f"zoneout: expected a probability in [0, 1], got {zoneout}")
+    if mode != "salesforce" and mode != "fastai" and mode != "paper":
+        raise ValueError(f"zoneout_mode: expected 'salesforce', 'fastai' or 'paper', got '{mode}'")
+
+
+def _check_rank(name: str, x: Tensor) -> None:
+    if x.dim() < 3:
+        raise ValueError(f"{name}: expected at least 3 dimensions (T, B, H), got shape {list(x.shape)}")

@@ -1,0 +1,413 @@
+"""QRNN layers and stacks, and ForgetMult.
+
+No `from __future__ import annotations`: TorchScript needs the type of an attribute as a type.
+"""
+
+import re
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from . import functional as qF
+from ._shared import check_input, check_lengths, check_state
+
+
+class ForgetMult(nn.Module):
+    """h_t = f_t x_t + (1 - f_t) h_{t-1}: dynamic weighted averaging, the recurrence of QRNN.
+
+    Args:
+        batch_first: f, x and h are (B, T, H) instead of (T, B, H).
+        backward: each sequence is walked from its last step to its first; h stays aligned with x.
+    """
+
+    def __init__(self, batch_first: bool = False, backward: bool = False) -> None:
+        super().__init__()
+        self.batch_first, self.backward = batch_first, backward
+
+    def forward(
+        self,
+        f: Tensor,
+        x: Tensor,
+        hidden_init: Optional[Tensor] = None,
+        use_cuda: bool = True,
+        lengths: Optional[Tensor] = None,
+    ) -> Tensor:
+        """f, x (T, B, H), hidden_init (B, H) or None -> h (T, B, H). More, and the errors: `functional.forget_mult`.
+
+        `use_cuda` is accepted for old code and means nothing: the kernel is that of the tensors' device.
+        """
+        return qF.forget_mult(f, x, hidden_init, lengths, self.batch_first, self.backward)[0]
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments, for print()."""
+        return f"batch_first={self.batch_first}, backward={self.backward}"
+
+
+class QRNNLayer(nn.Module):
+    r"""One layer of a quasi-recurrent neural network (Bradbury et al., arXiv:1611.01576).
+
+        Z, F, O = split(W [x_t, x_{t-1}, ..., x_{t-window+1}] + b),   z = tanh(Z),   f = sigmoid(F),   o = sigmoid(O)
+        c_t = f_t z_t + (1 - f_t) c_{t-1},   h_t = o_t c_t
+
+    Args:
+        input_size: features of the input.
+        hidden_size: features of the state; default: `input_size`.
+        save_prev_x: keeps the last window - 1 inputs of a call, and begins the next one with them (detached) instead of
+            zeros, until `reset()`: for sequences that are fed in pieces.
+        zoneout: probability in [0, 1] of an element of c to keep its value over a step.
+        window: how many inputs, the current and those before it, make a step's gates: any number >= 1.
+        output_gate: pooling "fo" if True, "f" if False.
+        use_cuda: accepted for old code; the kernel is that of the tensors' device.
+        pooling: "f", "fo" or "ifo" (with an input gate of its own: c_t = i_t z_t + (1 - f_t) c_{t-1}; rows [Z|F|I|O] of
+            the weight); overrides `output_gate`.
+        zoneout_mode: "salesforce", "fastai" or "paper", see `functional.pool`.
+        bias: whether the projection has a bias.
+        batch_first: input and output are (B, T, features) instead of (T, B, features).
+        backward: walks each sequence from its last step to its first, with a window of the inputs that follow.
+        device, dtype: of the parameters.
+
+    Attributes:
+        linear: nn.Linear(window * input_size, gates * hidden_size), columns [x_t | x_{t-1} | ...], rows [Z | F | O].
+        prevX: the inputs that `save_prev_x` kept, (window - 1, B, input_size), or None.
+
+    Raises:
+        ValueError: arguments out of range, or an input, state or length that does not fit.
+        TypeError: dtypes that are not floating or differ.
+    """
+
+    prevX: Optional[Tensor]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: Optional[int] = None,
+        save_prev_x: bool = False,
+        zoneout: float = 0.0,
+        window: int = 1,
+        output_gate: bool = True,
+        use_cuda: bool = True,
+        *,
+        pooling: Optional[str] = None,
+        zoneout_mode: str = "salesforce",
+        bias: bool = True,
+        batch_first: bool = False,
+        backward: bool = False,
+        device: Union[torch.device, str, None] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        super().__init__()
+        hidden_size = input_size if hidden_size is None else hidden_size
+        if input_size < 1 or hidden_size < 1:
+            raise ValueError(f"input_size and hidden_size: expected positive sizes, got {input_size} and {hidden_size}")
+        if not isinstance(window, int) or window < 1:
+            raise ValueError(f"window: expected an integer >= 1, got {window}")
+        if save_prev_x and backward:
+            raise ValueError("save_prev_x: a layer that runs backward has no previous inputs to save")
+        qF.check_zoneout(zoneout, zoneout_mode)
+        self.pooling = pooling if pooling is not None else ("fo" if output_gate else "f")
+        _, gates = qF.pooling_index(self.pooling)
+        self.input_size, self.hidden_size, self.window = input_size, hidden_size, window
+        self.save_prev_x, self.zoneout, self.zoneout_mode = save_prev_x, float(zoneout), zoneout_mode
+        self.batch_first, self.backward = batch_first, backward
+        self.linear = nn.Linear(window * input_size, gates * hidden_size, bias=bias, device=device, dtype=dtype)
+        self.prevX = None
+
+    def reset(self) -> None:
+        """Forgets the inputs that `save_prev_x` kept."""
+        self.prevX = None
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments, for print()."""
+        names = ("window", "pooling", "zoneout", "zoneout_mode", "save_prev_x", "batch_first", "backward")
+        return f"{self.input_size}, {self.hidden_size}, " + ", ".join(f"{n}={getattr(self, n)}" for n in names)
+
+    def forward(
+        self, X: Tensor, hidden: Optional[Tensor] = None, lengths: Optional[Tensor] = None
+    ) -> Tuple[Tensor, Tensor]:
+        """Runs over a batch of sequences.
+
+        Args:
+            X: (T, B, input_size), or (B, T, input_size) if `batch_first`.
+            hidden: c before the first step, (B, H) or (1, B, H). Default: 0.
+            lengths: (B,) integers in 0..T: what lies beyond is padding, never read, and its outputs are 0.
+
+        Returns:
+            h (T, B, H), or (B, T, H); and c after each sequence's last step, (1, B, H), in float32 also for 16-bit types.
+        """
+        _check_sequence(X, self.input_size, self.batch_first)
+        check_input(X, self.linear.weight if self._plain() else X)
+        batch_dim = 0 if self.batch_first else 1
+        if hidden is not None:
+            hidden = check_state(hidden, X, [1, X.shape[batch_dim], self.hidden_size], "hidden").squeeze(0)
+        if lengths is not None:
+            lengths = check_lengths(lengths, X, X.shape[batch_dim], X.shape[1 - batch_dim])
+            padding = torch.arange(X.shape[1 - batch_dim], device=X.device) >= lengths.unsqueeze(1)
+            padding = padding if self.batch_first else padding.transpose(0, 1)
+            X = X.masked_fill(padding.unsqueeze(2), 0.0)  # NaN there must not reach the weights' gradients
+        if self.window == 1:
+            # in the order that X has in memory, so that nothing is copied
+            turn = X.stride(0) < X.stride(1)
+            gates = self.linear(X.transpose(0, 1)).transpose(0, 1) if turn else self.linear(X)
+        else:
+            gates = self._convolve(X.transpose(0, 1) if self.batch_first else X, lengths)
+            gates = gates.transpose(0, 1) if self.batch_first else gates
+        out, last = qF.pool(
+            gates,
+            hidden,
+            self.pooling,
+            lengths,
+            self.batch_first,
+            self.backward,
+            self.zoneout,
+            self.zoneout_mode,
+            self.training,
+        )
+        return out, last.unsqueeze(0)
+
+    def _convolve(self, x: Tensor, lengths: Optional[Tensor]) -> Tensor:
+        """x (T, B, input_size) -> gates (T, B, gates * H): a product per input of the window, summed where they are made."""
+        steps, batch, past = x.shape[0], x.shape[1], self.window - 1
+        prev = self.prevX
+        if prev is None:
+            prev = x.new_zeros([past, batch, self.input_size])
+        elif prev.shape[1] != batch:
+            raise ValueError(f"X: expected the batch of {prev.shape[1]} that went before, got {batch}; is a reset() missing?")
+        rows = torch.cat([x, prev]) if self.backward else torch.cat([prev.to(x), x])
+        if self.save_prev_x:
+            kept = rows[steps:]
+            if lengths is not None:  # the last inputs of each sequence, wherever it ends
+                index = lengths + torch.arange(past, device=x.device).unsqueeze(1)
+                kept = rows.gather(0, index.unsqueeze(2).expand(-1, -1, self.input_size))
+            self.prevX = kept.detach()
+        rows = rows.flatten(0, 1)
+        window: List[Tensor] = []  # x_t, x_{t-1}, ... of all t: views of the rows
+        for j in range(self.window):
+            window.append(rows.narrow(0, (j if self.backward else past - j) * batch, steps * batch))
+        if not self._plain():
+            return self.linear(torch.cat(window, 1)).unflatten(0, [steps, batch])
+        weights = self.linear.weight.chunk(self.window, 1)
+        gates = nn.functional.linear(window[0], weights[0], self.linear.bias)
+        for j in range(1, self.window):
+            gates = gates.addmm_(window[j].to(gates.dtype), weights[j].to(gates.dtype).t())
+        return gates.unflatten(0, [steps, batch])
+
+    def _plain(self) -> bool:
+        """Whether `linear` does what nn.Linear does, and can be taken apart; not if it was wrapped (AWD's WeightDrop) or hooked."""
+        if torch.jit.is_scripting():
+            return True
+        return type(self.linear) is nn.Linear and not self.linear._forward_pre_hooks and not self.linear._forward_hooks
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        if type(self.linear) is nn.Linear:
+            _unwrap_weight_drop(state_dict, prefix + "linear.")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class QRNN(nn.Module):
+    r"""Stacked QRNN layers: a drop-in for nn.LSTM in many uses. Equations: `QRNNLayer`.
+
+    Args:
+        input_size: features of the input.
+        hidden_size: features of each layer's state, and of the output.
+        num_layers: number of layers.
+        bias: whether the projections have biases.
+        batch_first: input and output are (B, T, features) instead of (T, B, features).
+        dropout: probability, in [0, 1], of zeroing an output of a layer but the last; while training only.
+        bidirectional: every layer has a partner with weights of its own that runs backward.
+        layers: QRNNLayer instances to stack, instead of new ones.
+        n_layers: fastai's name of `num_layers`.
+        join: where the directions of a bidirectional QRNN meet. "layer": each layer sees both directions of the one below, as
+            in nn.LSTM. "top": two stacks, concatenated at the end, as in fastai.
+        window: of all layers, or one for each; None is fastai's choice: 2 for the first layer, 1 for the others.
+        layer_options: further arguments of every QRNNLayer: save_prev_x, zoneout, zoneout_mode, output_gate, pooling,
+            device, dtype.
+
+    Shape:
+        X: (T, B, input_size), (B, T, input_size) if `batch_first`, (T, input_size) for one sequence alone, or a
+            PackedSequence.
+        hidden: (num_layers * directions, B, H), ordered as in nn.LSTM: first layer forward, first layer backward, second
+            layer forward, ...; (..., H) for one sequence alone. H is the largest hidden_size of the layers; smaller ones use
+            the first columns.
+        returns: output (T, B, directions * H) like X; and the next hidden: c (not h) after each sequence's last step, in
+            float32 also for 16-bit types. Fed back, it continues the sequence; with a window > 1 so does `save_prev_x`.
+
+    Raises:
+        ValueError: arguments out of range, layers that do not chain, or an input, state or length that does not fit.
+        TypeError: dtypes that are not floating or differ.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: Optional[int] = None,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        layers: Optional[Sequence[QRNNLayer]] = None,
+        *,
+        n_layers: Optional[int] = None,
+        join: str = "layer",
+        window: Union[int, Sequence[int], None] = 1,
+        **layer_options: Any,
+    ) -> None:
+        super().__init__()
+        if n_layers is not None:
+            if num_layers not in (1, n_layers):
+                raise ValueError(f"n_layers: expected one number of layers, got {n_layers} and num_layers={num_layers}")
+            num_layers = n_layers
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout}")
+        if join not in ("layer", "top"):
+            raise ValueError(f"join: expected 'layer' or 'top', got {join!r}")
+        self.directions = 2 if bidirectional else 1
+        backward: List[QRNNLayer] = []
+        if layers is None:
+            if num_layers < 1:
+                raise ValueError(f"num_layers: expected at least 1, got {num_layers}")
+            size = input_size if hidden_size is None else hidden_size
+            above = size * (self.directions if join == "layer" else 1)
+            windows = _windows(window, num_layers)
+            options = {"bias": bias, "batch_first": batch_first, **layer_options}
+            sizes = [input_size] + [above] * (num_layers - 1)
+            layers = [QRNNLayer(n, size, window=w, **options) for n, w in zip(sizes, windows)]
+            if bidirectional:
+                backward = [QRNNLayer(n, size, window=w, backward=True, **options) for n, w in zip(sizes, windows)]
+        else:
+            if layer_options or bidirectional or window != 1:
+                raise ValueError("layers: given, so window, bidirectional and the options of layers cannot be")
+            _check_chain(layers, input_size, hidden_size, num_layers, batch_first)
+        self.layers, self.layers_bwd = nn.ModuleList(layers), nn.ModuleList(backward)
+        self.input_size, self.num_layers = input_size, len(layers)
+        self.hidden_size = max(layer.hidden_size for layer in layers)
+        self.batch_first, self.dropout, self.bidirectional, self.join = batch_first, float(dropout), bidirectional, join
+
+    def reset(self) -> None:
+        """Forgets the inputs that layers with `save_prev_x` kept."""
+        for layer in self.layers:
+            layer.reset()
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments, for print()."""
+        names = ("num_layers", "batch_first", "dropout", "bidirectional", "join")
+        return f"{self.input_size}, {self.hidden_size}, " + ", ".join(f"{n}={getattr(self, n)}" for n in names)
+
+    def forward(
+        self, X: Tensor, hidden: Optional[Tensor] = None, lengths: Optional[Tensor] = None
+    ) -> Tuple[Tensor, Tensor]:
+        """Runs all layers over a batch of sequences. Shapes and errors: see the class.
+
+        Args:
+            X: input, or a PackedSequence (then `lengths` must be None, and the output is packed alike).
+            hidden: initial states.
+            lengths: (B,) integers in 0..T, on the CPU or X's device. Padding is never read, and its outputs are 0.
+        """
+        if not torch.jit.is_scripting():
+            if isinstance(X, PackedSequence):
+                return self._forward_packed(X, hidden, lengths)
+        if X.dim() == 2:
+            dim = 0 if self.batch_first else 1
+            if lengths is not None:
+                raise ValueError("lengths: expected None with one sequence alone, (T, features)")
+            out, last = self._run(X.unsqueeze(dim), None if hidden is None else hidden.unsqueeze(1), None)
+            return out.squeeze(dim), last.squeeze(1)
+        return self._run(X, hidden, lengths)
+
+    def _run(self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        _check_sequence(X, self.input_size, self.batch_first)
+        count = self.num_layers * self.directions
+        if hidden is not None:
+            hidden = check_state(hidden, X, [count, X.shape[0 if self.batch_first else 1], self.hidden_size], "hidden")
+        states: List[Optional[Tensor]] = []
+        for i in range(count):
+            states.append(None if hidden is None else hidden[i])
+        last: List[Tensor] = []
+        if self.bidirectional:
+            Y = X
+            for i, (layer, partner) in enumerate(zip(self.layers, self.layers_bwd)):
+                X, c = layer(X, states[2 * i], lengths)
+                Y, d = partner(Y, states[2 * i + 1], lengths)
+                last += [c, d]
+                top = i + 1 == self.num_layers
+                if self.join == "layer" or top:
+                    X = torch.cat([X, Y], 2)
+                    X = X if top else self._drop(X)
+                    Y = X
+                else:
+                    X, Y = self._drop(X), self._drop(Y)
+        else:
+            for i, layer in enumerate(self.layers):
+                start = states[i]
+                if start is not None:
+                    start = start[:, : layer.hidden_size]
+                X, c = layer(X, start, lengths)
+                last.append(nn.functional.pad(c, [0, self.hidden_size - layer.hidden_size]))
+                if i + 1 < self.num_layers:
+                    X = self._drop(X)
+        return X, last[0] if len(last) == 1 else torch.cat(last)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, self.dropout, self.training) if self.dropout > 0.0 else x
+
+    @torch.jit.unused
+    def _forward_packed(
+        self, X: PackedSequence, hidden: Optional[Tensor], lengths: Optional[Tensor]
+    ) -> Tuple[PackedSequence, Tensor]:
+        if lengths is not None:
+            raise ValueError("lengths: expected None with a PackedSequence, which has its own")
+        padded, sizes = pad_packed_sequence(X, batch_first=self.batch_first)
+        out, last = self.forward(padded, hidden, sizes)
+        packed = pack_padded_sequence(out, sizes, batch_first=self.batch_first, enforce_sorted=X.sorted_indices is None)
+        return packed, last
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        # AWD-LSTM's language models keep a list of QRNNs of one layer each
+        for key in [key for key in state_dict if key.startswith(prefix + "rnns.")]:
+            name = re.sub(r"^rnns\.(\d+)\.(layers\.0\.)?", r"layers.\1.", key[len(prefix) :])
+            state_dict[prefix + name] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _check_sequence(x: Tensor, features: int, batch_first: bool) -> None:
+    if x.dim() != 3 or x.shape[2] != features:
+        order = "(B, T, " if batch_first else "(T, B, "
+        raise ValueError(f"X: expected shape {order}{features}), got {list(x.shape)}")
+
+
+def _windows(window: Union[int, Sequence[int], None], layers: int) -> List[int]:
+    if window is None:
+        return [2] + [1] * (layers - 1)
+    if isinstance(window, int):
+        return [window] * layers
+    if len(window) != layers:
+        raise ValueError(f"window: expected {layers} of them, one per layer, got {list(window)}")
+    return list(window)
+
+
+def _check_chain(
+    layers: Sequence[QRNNLayer], input_size: int, hidden_size: Optional[int], num_layers: int, batch_first: bool
+) -> None:
+    if not layers or num_layers not in (1, len(layers)):
+        raise ValueError(f"layers: expected num_layers={num_layers} of them, got {len(layers)}")
+    width = input_size
+    for i, layer in enumerate(layers):
+        if layer.input_size != width:
+            raise ValueError(f"layers[{i}]: expected input_size={width} to fit what comes before, got {layer.input_size}")
+        if layer.batch_first != batch_first or layer.backward:
+            raise ValueError(f"layers[{i}]: expected batch_first={batch_first} and backward=False, got {layer}")
+        width = layer.hidden_size
+    if hidden_size is not None and hidden_size != width:
+        raise ValueError(f"hidden_size: expected {width}, that of the last layer, got {hidden_size}")
+
+
+def _unwrap_weight_drop(state_dict: Dict[str, Any], prefix: str) -> None:
+    """Renames, in place, the weights of a Linear inside the WeightDrop of AWD-LSTM (salesforce's or fastai's)."""
+    for raw in ("module.weight_raw", "weight_raw"):
+        if prefix + raw in state_dict:
+            state_dict.pop(prefix + "module.weight", None)  # fastai: what dropout last left of weight_raw
+            state_dict[prefix + "weight"] = state_dict.pop(prefix + raw)
+    if prefix + "module.bias" in state_dict:
+        state_dict[prefix + "bias"] = state_dict.pop(prefix + "module.bias")

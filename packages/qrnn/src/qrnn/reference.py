@@ -1,0 +1,79 @@
+"""The executable specification: QRNN's pooling step by step in plain PyTorch, in any floating dtype.
+
+Slow, differentiable any number of times, and the oracle of the tests. Equations: arXiv:1611.01576, section 2.1, with the
+sense of f that torchqrnn gave it: the gate that lets in, where the paper's keeps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LOW_32_BITS = 0xFFFFFFFF
+
+
+def philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
+    """Philox4x32-10 (Salmon et al., SC 2011): four words of 32 random bits, in int64 tensors, as are its arguments."""
+
+    def multiply(x: Tensor, m: int) -> tuple[Tensor, Tensor]:
+        low, high = x & 0xFFFF, x >> 16
+        return (x * m) & LOW_32_BITS, (high * m + (low * m >> 16)) >> 16
+
+    for _ in range(10):
+        (low0, high0), (low1, high1) = multiply(counter[0], 0xD2511F53), multiply(counter[2], 0xCD9E8D57)
+        counter = [high1 ^ counter[1] ^ key[0], low1, high0 ^ counter[3] ^ key[1], low0]
+        key = [(key[0] + 0x9E3779B9) & LOW_32_BITS, (key[1] + 0xBB67AE85) & LOW_32_BITS]
+    return counter
+
+
+def draws(seed: Tensor, batch: int, steps: int, channels: int) -> Tensor:
+    """Integers within 0..2^24 - 1, (B, T, D), from a seed (1,); their steps are counted in the order of processing."""
+    d = seed.device
+    b, fours, c = (torch.arange(n, device=d) for n in (batch, (steps + 3) // 4, channels))
+    counter = [t.expand(batch, len(fours), channels) for t in (fours[:, None], c, b[:, None, None], torch.zeros_like(seed))]
+    words = philox(counter, [seed & LOW_32_BITS, (seed >> 32) & LOW_32_BITS])  # each serves four steps
+    return torch.stack(words, dim=2).flatten(1, 2)[:, :steps] >> 8
+
+
+def scan(
+    planes: list[Tensor],
+    h0: Tensor,
+    lengths: Tensor | None = None,
+    seed: Tensor | None = None,
+    *,
+    pooling: str = "fo",
+    zoneout: float = 0.0,
+    scale: float = 1.0,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """out (B, T, D) and the last state (B, D), from planes (B, T, D), h0 (B, D) and lengths (B,).
+
+    Planes: (f, x) for pooling "mult"; pre-activations (Z, F), (Z, F, O) and (Z, F, I, O) for "f", "fo" and "ifo".
+    With a seed, an element keeps its state with probability `zoneout`; else what lets in is multiplied by `scale`.
+    """
+    batch, steps, channels = planes[0].shape
+    t = torch.arange(steps, device=h0.device).expand(batch, steps)
+    last = t.new_full((batch, 1), steps) if lengths is None else lengths[:, None]
+    valid = t < last
+    planes = [plane.where(valid[..., None], plane.new_zeros(())).to(h0.dtype) for plane in planes]
+
+    open_ = torch.full_like(planes[0], scale)
+    if seed is not None:
+        order = torch.where(valid, last - 1 - t, t) if reverse else t
+        drawn = draws(seed, batch, steps, channels).gather(1, order[..., None].expand(-1, -1, channels))
+        open_ = open_.masked_fill(drawn < round(zoneout * 2**24), 0.0)
+    if pooling == "mult":
+        f, x = planes
+        a, b = 1 - f, f * x
+    else:
+        f, keep, z = torch.sigmoid(planes[1]), torch.sigmoid(-planes[1]), torch.tanh(planes[0])
+        a = keep * open_ + (1 - open_)
+        b = open_ * (torch.sigmoid(planes[2]) if pooling == "ifo" else f) * z
+
+    h, states = h0, [h0.new_zeros(batch, channels)] * steps
+    for i in reversed(range(steps)) if reverse else range(steps):
+        after = a[:, i] * h + b[:, i]
+        h = torch.where(valid[:, i, None], after, h)
+        states[i] = torch.where(valid[:, i, None], after, torch.zeros_like(after))
+    out = torch.stack(states, dim=1) if steps else b
+    return (torch.sigmoid(planes[-1]) * out if pooling in ("fo", "ifo") else out), h
