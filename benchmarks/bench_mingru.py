@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
 from mingru import MinGRU, MinGRUCell, functional
-from rnnkit_common.testing import alternate, hardware, keep_freed_memory
-from torch import Tensor, nn
+from plots import bars
+from rnnkit_common.testing import alternate, copy_bandwidth, hardware, inference, keep_freed_memory, training_step
+from torch import nn
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -37,22 +37,6 @@ GPU_SHAPES = [
     (1, 65536, 1024),
 ]
 Times = dict[str, dict[str, float]]
-
-
-def training_step(layer: Callable[..., Any], x: Tensor, grad: Tensor) -> Callable[[], None]:
-    def run() -> None:
-        out = layer(x)
-        (out[0] if isinstance(out, tuple) else out).backward(grad)
-
-    return run
-
-
-def inference(layer: Callable[..., Any], *inputs: Tensor) -> Callable[[], None]:
-    def run() -> None:
-        with torch.no_grad():
-            layer(*inputs)
-
-    return run
 
 
 def layers(shape: tuple[int, int, int], device: str, dtype: torch.dtype, peer: bool, seconds: float) -> dict[str, Times]:
@@ -123,14 +107,6 @@ def cpu(seconds: float) -> dict[str, Any]:
     return result
 
 
-def copy_bandwidth(seconds: float) -> float:
-    """Bytes per second read and written by a device-to-device copy of 2 GB."""
-    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    times = alternate({"copy": lambda: target.copy_(source)}, seconds=seconds, cuda=True)
-    return 2 * source.numel() / times["copy"]["median"]
-
-
 def gpu(seconds: float) -> dict[str, Any]:
     bandwidth = copy_bandwidth(seconds)
     one = torch.zeros(1, device="cuda")
@@ -167,19 +143,6 @@ def report(result: dict[str, Any]) -> None:
         print(f"  {name:16}{1e6 * t['median']:9.1f} us")
 
 
-def plot_cpu(result: dict[str, Any], name: str) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), layout="constrained", sharey=True)
-    for axis, (kind, times) in zip(axes, result["layer"].items(), strict=True):
-        names = list(times)[::-1]
-        values = [1e3 * times[n]["median"] for n in names]
-        bars = axis.barh(names, values, color=["#c8553d" if n == "minGRU" else "#9db4c8" for n in names])
-        axis.bar_label(bars, [f"{v:.1f}" for v in values], padding=3)
-        axis.set(title=kind, xlabel="ms", xlim=(0, 1.15 * max(values)))
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"One layer, (B, T, D) = {tuple(result['shape'])}, float32, {name}", fontsize=10)
-    figure.savefig(RESULTS / "mingru-cpu.png", dpi=150)
-
-
 def plot_gpu(result: dict[str, Any], name: str) -> None:
     figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
     rows = [row for row in result["shapes"] if row["dtype"] == "bfloat16"]
@@ -204,7 +167,8 @@ def main() -> None:
     if options.device == "cpu":
         result = cpu(options.seconds)
         report(result)
-        plot_cpu(result, machine["cpu"])
+        title = f"One layer, (B, T, D) = {tuple(result['shape'])}, float32, {machine['cpu']}"
+        bars(result["layer"], "minGRU", title, RESULTS / "mingru-cpu.png")
     else:
         result = gpu(options.seconds)
         plot_gpu(result, machine["gpu"])

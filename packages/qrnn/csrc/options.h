@@ -8,9 +8,7 @@ namespace rnnkit {
 
 enum class Pooling { mult, f, fo, ifo };
 
-constexpr int64_t planes_of(Pooling pooling) {
-  return pooling == Pooling::ifo ? 4 : pooling == Pooling::fo ? 3 : 2;
-}
+constexpr int64_t planes_of(Pooling pooling) { return pooling == Pooling::ifo ? 4 : pooling == Pooling::fo ? 3 : 2; }
 
 struct Zoneout {
   const int64_t* seed;  // null: nothing is drawn

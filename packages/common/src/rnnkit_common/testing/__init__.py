@@ -7,7 +7,7 @@ from .accuracy import assert_no_worse, relative_error
 from .backends import Backend, backend_parameters
 from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided
 from .interop import check_compile, check_export, check_op, check_script
-from .timing import alternate, hardware, keep_freed_memory
+from .timing import alternate, copy_bandwidth, hardware, inference, keep_freed_memory, training_step
 
 __all__ = [
     "CHANNELS",
@@ -20,10 +20,13 @@ __all__ = [
     "check_export",
     "check_op",
     "check_script",
+    "copy_bandwidth",
     "hardware",
+    "inference",
     "keep_freed_memory",
     "poisoned_outputs",
     "relative_error",
     "saturated",
     "strided",
+    "training_step",
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def alternate(
@@ -30,6 +31,34 @@ def alternate(
         for name, run in candidates.items():
             samples[name].append(_cuda_seconds(run) if cuda else _seconds(run))
     return {name: _summary(times) for name, times in samples.items()}
+
+
+def training_step(layer: Callable[..., Any], x: Tensor, grad: Tensor) -> Callable[[], None]:
+    """Forward and backward of a layer, whose (first) output gets the gradient `grad`."""
+
+    def run() -> None:
+        out = layer(x)
+        (out[0] if isinstance(out, tuple) else out).backward(grad)
+
+    return run
+
+
+def inference(layer: Callable[..., Any], *inputs: Any) -> Callable[[], None]:
+    """A call that keeps nothing for a backward pass."""
+
+    def run() -> None:
+        with torch.no_grad():
+            layer(*inputs)
+
+    return run
+
+
+def copy_bandwidth(seconds: float) -> float:
+    """Bytes per second read and written by a device-to-device copy of 2 GB."""
+    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+    times = alternate({"copy": lambda: target.copy_(source)}, seconds=seconds, cuda=True)
+    return 2 * source.numel() / times["copy"]["median"]
 
 
 def keep_freed_memory() -> None:

@@ -9,49 +9,72 @@ namespace rnnkit::RNNKIT_TARGET {
 template <class M, class Kind>
 struct Cell;  // the family's
 
-constexpr int kForwardTile = 512;          // channels: long rows for the prefetchers
-constexpr int kBackwardTile = 256;         // channels: the factors of a block stay in the L2 cache
+// The channels that one task walks through time together: of one sequence, or forward also of several that lie side by
+// side in memory, because the longer the rows, the better the hardware foresees them. The factors of a block stay in the
+// L2 cache.
+template <class acc>
+constexpr int kForwardTile = 32768 / sizeof(acc);
+template <class acc>
+constexpr int kBackwardTile = 4096 / sizeof(acc);
 constexpr int64_t kMinChunk = 256;         // steps that are worth a task of their own
 constexpr int64_t kCachedBytes = 8 << 20;  // more than that, written by one pass, is out of the caches before the next
-constexpr int64_t kStepsAhead = 4;         // of the prefetch: rows of a tile are too far apart for the hardware to foresee
+constexpr int64_t kStepsAhead = 4;         // of the prefetch: where rows end, the hardware loses track
 
-// How a problem is cut: tasks are sequences x tiles of `width` channels x chunks of time.
+struct Tile {  // some channels of one sequence
+  int64_t b, d, length;
+  int width;
+};
+
+struct Group {  // the same channels of some sequences
+  int64_t b, d;
+  int sequences, width, stride;  // the states of a sequence are `stride` after those of the one before
+
+  template <class Problem>
+  Tile tile(const Problem& p, int sequence) const {
+    return {b + sequence, d, p.length(b + sequence), width};
+  }
+};
+
+// How a problem is cut: tasks are groups of sequences x tiles of channels, and chunks of time of these.
 struct Tiling {
-  int64_t channels, width, tiles, tasks, chunks;
+  int64_t batch, channels, groups, tiles, tasks, chunks;
+  int lanes;
 
-  Tiling(int64_t batch, int64_t channels, int64_t steps, int64_t lanes, int64_t max_width) : channels(channels) {
+  // side_by_side: whether a step of all sequences lies together in memory, so that several are best walked together.
+  Tiling(int64_t batch, int64_t channels, int64_t steps, int lanes, int64_t widest, bool side_by_side)
+      : batch(batch), channels(channels), groups(batch), tiles((channels + widest - 1) / widest), lanes(lanes) {
     const int64_t threads = torch::stable::get_num_threads();
-    width = max_width;
-    while (width > lanes && batch * ((channels + width - 1) / width) < threads) width /= 2;
-    tiles = (channels + width - 1) / width;
-    tasks = batch * tiles;
+    while (batch * tiles < threads && tiles * lanes < channels) tiles *= 2;
+    if (side_by_side && tiles == 1 && channels > 0) {
+      const int64_t together = widest / padded(channels);
+      groups = std::min(batch, ((batch + together - 1) / together + threads - 1) / threads * threads);
+    }
+    tasks = groups * tiles;
     // the extra pass of a chunked scan costs as much as the scan: two threads a task gain nothing
     chunks = tasks > 0 && threads >= 3 * tasks ? std::min(threads / tasks, steps / kMinChunk) : 1;
     chunks = std::max<int64_t>(chunks, 1);
+  }
+
+  Group group(int64_t task) const {
+    const int64_t i = task / tiles, b = batch * i / groups, end = batch * (i + 1) / groups;
+    const int64_t width = padded((channels + tiles - 1) / tiles), d = std::min(channels, task % tiles * width);
+    return {b, d, int(end - b), int(std::min(width, channels - d)), int(width)};
   }
 
   // Chunk boundaries lie on kept states.
   int64_t boundary(int64_t chunk, int64_t length) const {
     return chunk == chunks ? length : length * chunk / chunks / kCarry * kCarry;
   }
-};
 
-struct Tile {
-  int64_t b, d, length;
-  int width;
+ private:
+  int64_t padded(int64_t width) const { return (width + lanes - 1) / lanes * lanes; }
 };
-
-template <class Problem>
-Tile tile_of(const Problem& p, const Tiling& tiling, int64_t task) {
-  const int64_t b = task / tiling.tiles, d = task % tiling.tiles * tiling.width;
-  return {b, d, p.length(b), int(std::min(tiling.width, tiling.channels - d))};
-}
 
 inline Coordinates coordinates(const Tile& at, int64_t s, int c) { return {at.b, at.d + c, s / kCarry, int(s % kCarry)}; }
 
-template <class acc, int width>
+template <class acc>
 struct Aggregate {  // of a chunk, whose state changes from h to a h + b
-  alignas(64) acc a[width], b[width];
+  acc *a, *b;
 
   void apply(acc* h, int count) const {
     for (int c = 0; c < count; ++c) h[c] = a[c] * h[c] + b[c];
@@ -59,14 +82,23 @@ struct Aggregate {  // of a chunk, whose state changes from h to a h + b
 };
 
 // Runs a pass over every task: at once, or first the chunks' aggregates and then the chunks.
-template <class Pass>
+template <class acc, class Pass>
 void run_passes(const Pass& pass) {
   const int64_t chunks = pass.tiling.chunks, count = pass.tiling.tasks * chunks;
-  std::vector<typename Pass::Total> totals(chunks == 1 ? 0 : count);
-  if (chunks > 1)
-    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) pass.aggregate(i / chunks, i % chunks, totals[i]);
+  if (chunks == 1)
+    return torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) pass.run(i, 0, nullptr);
     });
+  const int64_t width = pass.tiling.group(0).stride;
+  std::vector<acc> storage(2 * width * count);
+  std::vector<Aggregate<acc>> totals(count);
+  for (int64_t i = 0; i < count; ++i) totals[i] = {&storage[2 * width * i], &storage[2 * width * i + width]};
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::fill_n(totals[i].a, width, acc(1));
+      pass.aggregate(i / chunks, i % chunks, totals[i]);
+    }
+  });
   torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pass.run(i / chunks, i % chunks, totals.data() + i / chunks * chunks);
   });
@@ -79,25 +111,36 @@ class Forward {
   using acc = typename M::Scalar;
 
  public:
-  using Total = Aggregate<acc, kForwardTile>;
   const Tiling tiling;
 
   explicit Forward(const ScanForward<scalar_t, Kind>& problem)
-      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kForwardTile), p(problem), cell(problem.options) {}
+      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kForwardTile<acc>,
+               problem.out.batch_stride < problem.out.step_stride),
+        p(problem),
+        cell(problem.options) {}
 
-  void run(int64_t task, int64_t chunk, const Total* totals) const {
-    const Tile at = tile_of(p, tiling, task);
-    alignas(64) acc h[kForwardTile];
-    for (int c = 0; c < at.width; ++c) h[c] = p.h0 == nullptr ? p.initial : p.h0[at.b * p.channels + at.d + c];
-    for (int64_t earlier = 0; earlier < chunk; ++earlier) totals[earlier].apply(h, at.width);
-    steps(at, tiling.boundary(chunk, at.length), tiling.boundary(chunk + 1, at.length), h);
-    if (chunk + 1 == tiling.chunks) finish(at, h);
+  void run(int64_t task, int64_t chunk, const Aggregate<acc>* totals) const {
+    const Group group = tiling.group(task);
+    alignas(64) acc state[kForwardTile<acc>];
+    for (int q = 0; q < group.sequences; ++q) {
+      const Tile at = group.tile(p, q);
+      acc* const h = state + q * group.stride;
+      for (int c = 0; c < at.width; ++c) h[c] = p.h0 == nullptr ? p.initial : p.h0[at.b * p.channels + at.d + c];
+      for (int64_t earlier = 0; earlier < chunk; ++earlier) totals[earlier].apply(h, at.width);
+    }
+    const int64_t begin = tiling.boundary(chunk, p.length(group.b));  // 0 where there are several sequences
+    const int64_t end = tiling.chunks == 1 ? p.steps : tiling.boundary(chunk + 1, p.length(group.b));
+    for (int64_t s = begin; s < end; ++s)
+      for (int q = 0; q < group.sequences; ++q) {
+        const Tile at = group.tile(p, q);
+        if (s < at.length) step(at, s, state + q * group.stride);
+      }
+    for (int q = 0; q < group.sequences && chunk + 1 == tiling.chunks; ++q)
+      finish(group.tile(p, q), state + q * group.stride);
   }
 
-  void aggregate(int64_t task, int64_t chunk, Total& total) const {
-    const Tile at = tile_of(p, tiling, task);
-    std::fill_n(total.a, kForwardTile, acc(1));
-    std::fill_n(total.b, kForwardTile, acc(0));
+  void aggregate(int64_t task, int64_t chunk, const Aggregate<acc>& total) const {
+    const Tile at = tiling.group(task).tile(p, 0);
     for (int64_t s = tiling.boundary(chunk, at.length); s < tiling.boundary(chunk + 1, at.length); ++s) {
       const int64_t t = p.position(s, at.length);
       if (p.resets(at.b, t)) {
@@ -123,31 +166,28 @@ class Forward {
       std::fill_n(p.carries + p.carry_offset(at.b, s) + at.d, at.width, acc(0));
   }
 
-  void steps(const Tile& at, int64_t begin, int64_t end, acc* h) const {
-    const int64_t ahead = p.reverse ? -kStepsAhead : kStepsAhead;
-    for (int64_t s = begin; s < end; ++s) {
-      const int64_t t = p.position(s, at.length);
-      if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, at.width, p.carries + p.carry_offset(at.b, s) + at.d);
-      if (p.resets(at.b, t)) std::fill_n(h, at.width, p.initial);
-      const scalar_t* in[Kind::kPlanes];
-      for (int j = 0; j < Kind::kPlanes; ++j) in[j] = p.in[j].at(at.b, t) + at.d;
-      scalar_t* out = p.out.at(at.b, t) + at.d;
-      for (int c = 0; c < at.width; c += M::kLanes) {
-        const int n = std::min(M::kLanes, at.width - c);
-        V x[Kind::kPlanes], a, b;
-        for (int j = 0; j < Kind::kPlanes; ++j) {
-          x[j] = M::load(in[j] + c, n);
-          __builtin_prefetch(in[j] + c + ahead * p.in[j].step_stride);
-        }
-        __builtin_prefetch(out + c + ahead * p.out.step_stride, 1);
-        cell.gates(coordinates(at, s, c), x, a, b);
-        const V state = a * M::load(h + c) + b;
-        M::store(h + c, state);
-        if constexpr (Kind::kOutputPlanes == 0)
-          M::store(out + c, state, n);
-        else
-          M::store(out + c, cell.output(x, state), n);
+  void step(const Tile& at, int64_t s, acc* h) const {
+    const int64_t ahead = p.reverse ? -kStepsAhead : kStepsAhead, t = p.position(s, at.length);
+    if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, at.width, p.carries + p.carry_offset(at.b, s) + at.d);
+    if (p.resets(at.b, t)) std::fill_n(h, at.width, p.initial);
+    const scalar_t* in[Kind::kPlanes];
+    for (int j = 0; j < Kind::kPlanes; ++j) in[j] = p.in[j].at(at.b, t) + at.d;
+    scalar_t* out = p.out.at(at.b, t) + at.d;
+    for (int c = 0; c < at.width; c += M::kLanes) {
+      const int n = std::min(M::kLanes, at.width - c);
+      V x[Kind::kPlanes], a, b;
+      for (int j = 0; j < Kind::kPlanes; ++j) {
+        x[j] = M::load(in[j] + c, n);
+        __builtin_prefetch(in[j] + c + ahead * p.in[j].step_stride);
       }
+      __builtin_prefetch(out + c + ahead * p.out.step_stride, 1);
+      cell.gates(coordinates(at, s, c), x, a, b);
+      const V state = a * M::load(h + c) + b;
+      M::store(h + c, state);
+      if constexpr (Kind::kOutputPlanes == 0)
+        M::store(out + c, state, n);
+      else
+        M::store(out + c, cell.output(x, state), n);
     }
   }
 
@@ -165,18 +205,17 @@ class Backward {
   static constexpr int kStatePlanes = Kind::kPlanes - Kind::kOutputPlanes;
 
  public:
-  using Total = Aggregate<acc, kBackwardTile>;
   const Tiling tiling;
 
   explicit Backward(const ScanBackward<scalar_t, Kind>& problem)
-      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kBackwardTile),
+      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kBackwardTile<acc>, false),
         p(problem),
         cell(problem.options),
         past_caches(problem.batch * problem.steps * problem.channels * Kind::kPlanes * sizeof(scalar_t) > kCachedBytes) {}
 
-  void run(int64_t task, int64_t chunk, const Total* totals) const {
-    const Tile at = tile_of(p, tiling, task);
-    alignas(64) acc past[kBackwardTile];
+  void run(int64_t task, int64_t chunk, const Aggregate<acc>* totals) const {
+    const Tile at = tiling.group(task).tile(p, 0);
+    alignas(64) acc past[kBackwardTile<acc>];
     for (int c = 0; c < at.width; ++c)
       past[c] = p.grad_h_last == nullptr ? acc(0) : p.grad_h_last[at.b * p.channels + at.d + c];
     for (int64_t later = tiling.chunks - 1; later > chunk; --later) totals[later].apply(past, at.width);
@@ -201,10 +240,8 @@ class Backward {
         for (int64_t t = at.length; t < p.steps; ++t) std::fill_n(p.grad_in[j].at(at.b, t) + at.d, at.width, scalar_t(0));
   }
 
-  void aggregate(int64_t task, int64_t chunk, Total& total) const {
-    const Tile at = tile_of(p, tiling, task);
-    std::fill_n(total.a, kBackwardTile, acc(1));
-    std::fill_n(total.b, kBackwardTile, acc(0));
+  void aggregate(int64_t task, int64_t chunk, const Aggregate<acc>& total) const {
+    const Tile at = tiling.group(task).tile(p, 0);
     Factors factors;
     for (int64_t begin = last_block(at, chunk); begin >= tiling.boundary(chunk, at.length); begin -= kCarry) {
       const int count = run_block(at, chunk, begin, factors, false);
@@ -222,8 +259,8 @@ class Backward {
 
  private:
   struct StepFactors {  // of one step: P_{s-1} = a K_s, dL/dx[j] = d[j] K_s, and G_s where it is not grad_out
-    alignas(64) acc a[kBackwardTile], d[kStatePlanes][kBackwardTile];
-    alignas(64) acc direct[Kind::kOutputPlanes == 0 ? 1 : kBackwardTile];
+    alignas(64) acc a[kBackwardTile<acc>], d[kStatePlanes][kBackwardTile<acc>];
+    alignas(64) acc direct[Kind::kOutputPlanes == 0 ? 1 : kBackwardTile<acc>];
   };
   using Factors = StepFactors[kCarry];
 
@@ -249,8 +286,9 @@ class Backward {
   // planes depend on nothing later, and are written here, if at all.
   int run_block(const Tile& at, int64_t chunk, int64_t begin, Factors& factors, bool write) const {
     const int count = int(std::min<int64_t>(kCarry, tiling.boundary(chunk + 1, at.length) - begin));
-    const int64_t ahead = p.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next
-    alignas(64) acc h[kBackwardTile];
+    const int64_t ahead = p.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next, for the L2 cache
+    constexpr int kL2 = 2;
+    alignas(64) acc h[kBackwardTile<acc>];
     std::copy_n(p.carries + p.carry_offset(at.b, begin) + at.d, at.width, h);
     for (int i = 0; i < count; ++i) {
       const int64_t t = p.position(begin + i, at.length);
@@ -262,10 +300,10 @@ class Backward {
         for (int j = 0; j < Kind::kPlanes; ++j) {
           const scalar_t* const in = p.in[j].at(at.b, t) + at.d + c;
           x[j] = M::load(in, n);
-          __builtin_prefetch(in - ahead * p.in[j].step_stride);
+          __builtin_prefetch(in - ahead * p.in[j].step_stride, 0, kL2);
         }
         const scalar_t* const grad_out = p.grad_out.at(at.b, t) + at.d + c;
-        __builtin_prefetch(grad_out - ahead * p.grad_out.step_stride);
+        __builtin_prefetch(grad_out - ahead * p.grad_out.step_stride, 0, kL2);
         const V before = M::load(h + c);
         cell.gradients(coordinates(at, begin + i, c), x, before, a, b, d);
         const V state = a * before + b;
@@ -289,12 +327,12 @@ class Backward {
 
 template <class scalar_t, class Kind>
 void run_scan(const ScanForward<scalar_t, Kind>& p) {
-  run_passes(Forward<Kind, scalar_t>(p));
+  run_passes<acc_t<scalar_t>>(Forward<Kind, scalar_t>(p));
 }
 
 template <class scalar_t, class Kind>
 void run_scan(const ScanBackward<scalar_t, Kind>& p) {
-  run_passes(Backward<Kind, scalar_t>(p));
+  run_passes<acc_t<scalar_t>>(Backward<Kind, scalar_t>(p));
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET
