@@ -83,10 +83,10 @@ def op(shape: tuple[int, int, int], device: str, dtype: torch.dtype, seconds: fl
 def forget_mult_loop(f: Tensor, x: Tensor) -> Tensor:
     """The loop that torchqrnn has for the CPU."""
     states, h = [], None
-    for gate, value in zip(f.split(1), (f * x).split(1), strict=True):
-        h = value if h is None else value + (1 - gate) * h
+    for gate, value in zip(f, (f * x).split(1), strict=True):
+        h = (value if h is None else value + (1 - gate) * h).view(value.shape[1:])
         states.append(h)
-    return torch.cat(states)
+    return torch.stack(states)
 
 
 def forget_mult(shape: tuple[int, int, int], seconds: float) -> Times:

@@ -4,7 +4,10 @@ import sys
 
 import torch
 
-EXAMPLES = {"mingru": lambda m: m.MinGRU(3, 4, num_layers=2)(torch.randn(2, 50, 3))[0]}
+EXAMPLES = {
+    "mingru": lambda m: m.MinGRU(3, 4, num_layers=2)(torch.randn(2, 50, 3))[0],
+    "qrnn": lambda m: m.QRNN(3, 4, num_layers=2, window=2)(torch.randn(50, 2, 3))[0],
+}
 
 if __name__ == "__main__":
     name = sys.argv[1]

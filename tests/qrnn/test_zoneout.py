@@ -86,7 +86,9 @@ def test_training(mode: str, scale: float) -> None:
     share = float((out == 0).double().mean())
     assert abs(share - 0.3) < 0.01
     moved = out[out != 0]
-    torch.testing.assert_close(moved, torch.full_like(moved, torch.tensor(-2.0).sigmoid() * scale * torch.tensor(1.0).tanh()))
+    torch.testing.assert_close(
+        moved, torch.full_like(moved, torch.tensor(-2.0).sigmoid() * scale * torch.tensor(1.0).tanh())
+    )
 
 
 @pytest.mark.parametrize("mode", ["salesforce", "fastai", "paper"])

@@ -1,6 +1,6 @@
 """QRNN with the argument order and the defaults that it had in fastai (`fastai.text.models.qrnn`)."""
 
-from typing import Any, Optional
+from typing import Any
 
 from . import modules
 
@@ -11,7 +11,7 @@ class QRNNLayer(modules.QRNNLayer):
     def __init__(
         self,
         input_size: int,
-        hidden_size: Optional[int] = None,
+        hidden_size: int | None = None,
         save_prev_x: bool = False,
         zoneout: float = 0.0,
         window: int = 1,
@@ -41,7 +41,7 @@ class QRNN(modules.QRNN):
         bidirectional: bool = False,
         save_prev_x: bool = False,
         zoneout: float = 0.0,
-        window: Optional[int] = None,
+        window: int | None = None,
         output_gate: bool = True,
         **options: Any,
     ) -> None:

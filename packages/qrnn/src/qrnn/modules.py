@@ -123,9 +123,7 @@ class QRNNLayer(nn.Module):
         names = ("window", "pooling", "zoneout", "zoneout_mode", "save_prev_x", "batch_first", "backward")
         return f"{self.input_size}, {self.hidden_size}, " + ", ".join(f"{n}={getattr(self, n)}" for n in names)
 
-    def forward(
-        self, X: Tensor, hidden: Optional[Tensor] = None, lengths: Optional[Tensor] = None
-    ) -> Tuple[Tensor, Tensor]:
+    def forward(self, X: Tensor, hidden: Optional[Tensor] = None, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """Runs over a batch of sequences.
 
         Args:
@@ -173,7 +171,9 @@ class QRNNLayer(nn.Module):
         if prev is None:
             prev = x.new_zeros([past, batch, self.input_size])
         elif prev.shape[1] != batch:
-            raise ValueError(f"X: expected the batch of {prev.shape[1]} that went before, got {batch}; is a reset() missing?")
+            raise ValueError(
+                f"X: expected the batch of {prev.shape[1]} that went before, got {batch}; is a reset() missing?"
+            )
         rows = torch.cat([x, prev]) if self.backward else torch.cat([prev.to(x), x])
         if self.save_prev_x:
             kept = rows[steps:]
@@ -288,16 +288,14 @@ class QRNN(nn.Module):
     def reset(self) -> None:
         """Forgets the inputs that layers with `save_prev_x` kept."""
         for layer in self.layers:
-            layer.reset()
+            layer.reset()  # type: ignore[operator]
 
     def extra_repr(self) -> str:
         """The constructor's arguments, for print()."""
         names = ("num_layers", "batch_first", "dropout", "bidirectional", "join")
         return f"{self.input_size}, {self.hidden_size}, " + ", ".join(f"{n}={getattr(self, n)}" for n in names)
 
-    def forward(
-        self, X: Tensor, hidden: Optional[Tensor] = None, lengths: Optional[Tensor] = None
-    ) -> Tuple[Tensor, Tensor]:
+    def forward(self, X: Tensor, hidden: Optional[Tensor] = None, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """Runs all layers over a batch of sequences. Shapes and errors: see the class.
 
         Args:
@@ -344,7 +342,7 @@ class QRNN(nn.Module):
                 if start is not None:
                     start = start[:, : layer.hidden_size]
                 X, c = layer(X, start, lengths)
-                last.append(nn.functional.pad(c, [0, self.hidden_size - layer.hidden_size]))
+                last.append(nn.functional.pad(c, [0, self.hidden_size - c.shape[2]]))
                 if i + 1 < self.num_layers:
                     X = self._drop(X)
         return X, last[0] if len(last) == 1 else torch.cat(last)
