@@ -30,7 +30,7 @@ def bars(groups: Mapping[str, Mapping[str, Mapping[str, float]]], ours: str, tit
 def grid(values: list[list[float]], rows: list[str], columns: list[str], title: str, path: Path) -> None:
     """A table of factors, coloured: above 1 is faster."""
     figure, axis = plt.subplots(figsize=(1.1 + 0.9 * len(columns), 1.2 + 0.42 * len(rows)), layout="constrained")
-    axis.imshow(values, cmap="Oranges", aspect="auto", vmin=0, vmax=1.3 * max(map(max, values)))
+    axis.imshow(values, cmap="Oranges", aspect="auto", vmin=0, vmax=2.5 * max(map(max, values)))
     axis.set_xticks(range(len(columns)), columns)
     axis.set_yticks(range(len(rows)), rows)
     axis.tick_params(length=0)
