@@ -78,7 +78,8 @@ def tests(session: nox.Session, package: str) -> None:
     install(session, "common", *families, extras=group("test"))
     if package == "packaging":
         session.install("nox")
-    session.run("python", "-m", "pytest", f"tests/{package}", *session.posargs)
+    parallel = [] if package == "packaging" else ["-n", "auto"]  # its tests share what they build
+    session.run("python", "-m", "pytest", f"tests/{package}", *parallel, *session.posargs)
 
 
 @nox.session

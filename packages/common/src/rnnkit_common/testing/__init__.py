@@ -3,6 +3,7 @@
 Needs the extra `rnnkit-common[testing]`.
 """
 
+from . import scans
 from .accuracy import assert_no_worse, relative_error
 from .backends import Backend, backend_parameters
 from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided
@@ -27,6 +28,7 @@ __all__ = [
     "poisoned_outputs",
     "relative_error",
     "saturated",
+    "scans",
     "strided",
     "training_step",
 ]

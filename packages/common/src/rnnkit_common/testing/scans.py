@@ -1,0 +1,205 @@
+"""What every scan op has to pass: a family describes its problems as a `ScanCase`, and calls the checks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from .accuracy import assert_no_worse
+from .backends import ORDERS, Backend
+from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided
+
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+LAYOUTS = ("packed", "planes", "time-major", "offset", "channels")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScanCase:
+    """One problem. The default is a middling one; a case changes what it is about. A family adds its options and methods."""
+
+    batch: int = 2
+    steps: int = 40
+    channels: int = 33
+    dtype: torch.dtype = torch.float32
+    h0: bool = True
+    lengths: tuple[int, ...] | None = None
+    reverse: bool = False
+    layout: str = "packed"
+    saturated: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the planes."""
+        raise NotImplementedError
+
+    def extra(self, device: torch.device) -> Tensor | None:
+        """The op's further tensor, such as `reset`."""
+        return None
+
+    def prepare(self, planes: list[Tensor]) -> list[Tensor]:
+        """Changes the standard normal planes where a plane must be something else."""
+        return planes
+
+    def op(
+        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, extra: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(out, h_last) of the family's op."""
+        raise NotImplementedError
+
+    def reference(
+        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, extra: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(out, h_last) of the family's reference."""
+        raise NotImplementedError
+
+    @property
+    def initial_state(self) -> float:
+        """The state where h0 is None."""
+        return 0.0
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """Of h0 and h_last."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def __str__(self) -> str:
+        parts = [f"{f.name}={value}" for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default]
+        return ",".join(parts).replace("torch.", "").replace(" ", "") or "default"
+
+
+Case = TypeVar("Case", bound=ScanCase)
+
+
+def shapes_and_layouts(case: Case) -> list[Case]:
+    """The case in all sizes that break things, in every layout, and with lengths in both directions."""
+
+    def vary(**changes: Any) -> Case:
+        return dataclasses.replace(case, **changes)
+
+    return [
+        case,
+        *(vary(steps=steps, channels=3) for steps in STEPS),
+        *(vary(steps=19, channels=channels) for channels in CHANNELS),
+        vary(batch=0),
+        vary(steps=1, h0=False),
+        *(vary(layout=layout, dtype=dtype) for layout in LAYOUTS[1:] for dtype in (torch.float32, torch.bfloat16)),
+        *(vary(steps=70, dtype=dtype) for dtype in TOLERANCE),
+        *(vary(saturated=True, dtype=dtype) for dtype in (torch.float32, torch.float64)),
+        vary(lengths=(40, 17)),
+        vary(lengths=(0, 1), reverse=True, h0=False),
+        vary(lengths=(33, 16), reverse=True, layout="time-major"),
+    ]
+
+
+@dataclasses.dataclass
+class Problem:
+    """The tensors of a case: planes (B, T, D), each its own, with NaN in the padding; and gradients of out and h_last."""
+
+    planes: list[Tensor]
+    h0: Tensor | None
+    lengths: Tensor | None
+    extra: Tensor | None
+    grads: list[Tensor]
+
+    @staticmethod
+    def of(case: ScanCase, device: torch.device) -> Problem:
+        """Draws them, always the same."""
+        torch.manual_seed(0)
+        shape = (case.batch, case.steps, case.channels)
+        draw = saturated if case.saturated else torch.randn
+        planes = [draw(*shape, dtype=torch.float64) for _ in case.names]
+        planes = [plane.to(device, case.dtype) for plane in case.prepare(planes)]
+        h0 = torch.randn(shape[::2], dtype=case.state_dtype).to(device) if case.h0 else None
+        lengths = torch.tensor(case.lengths, device=device) if case.lengths else None
+        if lengths is not None:
+            padding = torch.arange(case.steps, device=device) >= lengths[:, None]
+            planes = [plane.masked_fill(padding[..., None], torch.nan) for plane in planes]
+        grads = [torch.randn(shape).to(device, case.dtype), torch.randn(shape[::2]).to(device, case.state_dtype)]
+        return Problem(planes, h0, lengths, case.extra(device), grads)
+
+    def sequence(self, b: int) -> Problem:
+        """Of one sequence alone."""
+        one = slice(b, b + 1)
+        h0 = None if self.h0 is None else self.h0[one]
+        lengths = None if self.lengths is None else self.lengths[one]
+        return Problem([plane[one] for plane in self.planes], h0, lengths, self.extra, [grad[one] for grad in self.grads])
+
+
+def run_op(case: ScanCase, problem: Problem) -> list[Tensor]:
+    """out, h_last, the planes' gradients and, if there is an h0, its gradient."""
+    planes = [plane.detach().requires_grad_() for plane in problem.planes]
+    h0 = problem.h0.detach().requires_grad_() if problem.h0 is not None else None
+    arranged = [torch.cat(planes, dim=-1)] if case.layout == "packed" else planes
+    if case.layout not in ("packed", "planes"):
+        planes = arranged = [strided(plane.detach(), case.layout).requires_grad_() for plane in planes]
+    out, h_last = case.op(arranged, h0, problem.lengths, problem.extra)
+    inputs = [*planes, *([h0] if h0 is not None else [])]
+    return [out, h_last, *torch.autograd.grad([out, h_last], inputs, problem.grads)]
+
+
+def run_reference(case: ScanCase, problem: Problem, dtype: torch.dtype) -> list[Tensor]:
+    """The same from the reference, with planes and states in `dtype`."""
+    planes = [plane.detach().to(dtype).requires_grad_() for plane in problem.planes]
+    h0 = problem.h0
+    if h0 is None:
+        h0 = torch.full((case.batch, case.channels), case.initial_state, device=planes[0].device)
+    h0 = h0.detach().to(dtype).requires_grad_()
+    out, h_last = case.reference(planes, h0, problem.lengths, problem.extra)
+    inputs = [*planes, *([h0] if problem.h0 is not None else [])]
+    grads = torch.autograd.grad([out, h_last], inputs, [g.to(dtype) for g in problem.grads], allow_unused=True)
+    return [out, h_last, *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, inputs, strict=True))]
+
+
+def check_against_reference(case: ScanCase, device: torch.device) -> None:
+    """Values and gradients are no further from the fp64 reference than the reference in the state's dtype is."""
+    problem = Problem.of(case, device)
+    with poisoned_outputs():
+        actual = run_op(case, problem)
+    oracle = run_reference(case, problem, torch.float64)
+    baseline = run_reference(case, problem, case.state_dtype)
+    names = ["out", "h_last", *(f"grad of {name}" for name in case.names), "grad of h0"]
+    for name, a, o, b in zip(names, actual, oracle, baseline, strict=False):
+        assert_no_worse(name, a, o, b.to(a.dtype), TOLERANCE[a.dtype])
+
+
+def check_orders_agree(
+    case: ScanCase, family: str, csrc: Path, multiprocessors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emulated threads in any order give the same bits."""
+    problem = Problem.of(case, torch.device("cpu"))
+    results = []
+    for order in ORDERS:
+        Backend(order, order=order, multiprocessors=multiprocessors).activate(family, csrc, monkeypatch)
+        results.append(run_op(case, problem))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def check_shared_time(case: ScanCase, threads: int, device: torch.device) -> None:
+    """More threads than sequences: the CPU engine cuts time into chunks. Nothing may show of that; the case is float64."""
+    problem = Problem.of(case, device)
+    expected = run_reference(case, problem, torch.float64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        actual = run_op(case, problem)
+    finally:
+        torch.set_num_threads(before)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)
+
+
+def check_large_gradients(case: ScanCase) -> None:
+    """Beyond 8 MB the CPU engine stores gradients another way; one sequence at a time is small enough for the usual one."""
+    problem = Problem.of(case, torch.device("cpu"))
+    whole = run_op(case, problem)
+    assert whole[2].nbytes * len(case.names) > 8 << 20
+    for b in range(case.batch):
+        alone = run_op(dataclasses.replace(case, batch=1), problem.sequence(b))
+        assert alone[2].nbytes * len(case.names) < 8 << 20
+        assert all(torch.equal(a[b : b + 1], e) for a, e in zip(whole, alone, strict=True))
