@@ -22,7 +22,6 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "typecheck", "tests"]
 
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
@@ -40,6 +39,22 @@ CUDA = {
     "cu130": "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]==13.0.2",
     "cu132": "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]==13.2.0",
 }
+
+# What the promise "any Python >= 3.10, any torch >= 2.11" is tried on. PyPI's torch is the CUDA build; another index or
+# folder (PIP_FIND_LINKS) may give the CPU-only one: the same wheel has to work with both.
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+TORCHES = {"2.11": "torch==2.11.0", "2.13": "torch==2.13.0", "newest": "torch"}
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+nox.options.sessions = [
+    "lint",
+    "typecheck",
+    "tests",
+    *(f"build({family}, cu130)" for family in FAMILIES),
+    "audit",
+    "install_alone",
+    *([f"matrix-{HERE}(2.13)"] if HERE in PYTHONS else []),  # a slice: the rest downloads gigabytes
+]
 
 
 def per_package(names: list[str]) -> Callable[..., object]:
@@ -137,10 +152,10 @@ def _require_toolkit(session: nox.Session, cuda: str) -> None:
 
 @nox.session(tags=["wheels"])
 def audit(session: nox.Session) -> None:
-    """Check the wheels in dist/: the ABI they ask for, their tags, their metadata."""
+    """Check the wheels in dist/: the ABI they ask for, their tags, metadata, contents and size."""
     wheels = sorted((ROOT / "dist").glob("*.whl"))
     if not wheels:
-        session.skip("dist/ has no wheels: run `nox -t wheels` first")
+        session.skip("dist/ has no wheels: run `nox -s build` first")
     session.install(TORCH, *group("audit"))
     for wheel in wheels:
         unpacked = Path(session.create_tmp()) / wheel.stem
@@ -148,6 +163,30 @@ def audit(session: nox.Session) -> None:
         session.run("torch-abi-audit", "--check", "both", *map(str, unpacked.glob("*/*.so")))
     session.run("abi3audit", "--strict", *map(str, wheels))
     session.run("twine", "check", *map(str, wheels))
+    session.run("python", "tests/packaging/contents.py", *map(str, wheels))
+
+
+@nox.session(python=PYTHONS, reuse_venv=False)
+@nox.parametrize("torch", [nox.param(name, id=name) for name in TORCHES])
+def matrix(session: nox.Session, torch: str) -> None:
+    """Install the wheels in dist/, the same files everywhere, under one Python and one torch, and test them."""
+    wheels = [next(iter(_newest_wheels(family)), None) for family in FAMILIES]
+    if None in wheels:
+        session.skip("dist/ has not a wheel of each package: run `nox -s build` first")
+    session.install(TORCHES[torch], *group("test"))
+    session.install("--no-deps", "./packages/common", *map(str, wheels))
+    code = "import torch; print('torch', torch.__version__, 'CUDA build' if torch.version.cuda else 'CPU only')"
+    session.run("python", "-c", code)
+    folders = [f"tests/{family}" for family in FAMILIES]
+    # the emulated kernels are compiled by the tests: they say nothing of the wheel
+    session.run("python", "-m", "pytest", *folders, "-n", "auto", "-q", "-k", "not emulated", *session.posargs)
+    shutil.rmtree(session.virtualenv.location)  # several gigabytes
+
+
+def _newest_wheels(family: str) -> list[Path]:
+    """Wheels of a package in dist/, those with CUDA kernels and newer ones first."""
+    found = (ROOT / "dist").glob(f"rnnkit_{family}-*.whl")
+    return sorted(found, key=lambda wheel: ("+cu" in wheel.name, wheel.stat().st_mtime), reverse=True)
 
 
 @nox.session
@@ -214,17 +253,26 @@ def bench(session: nox.Session, package: str) -> None:
 def release(session: nox.Session, package: str) -> None:
     """Check that a package can be released and build its source distribution; prints the tag to set."""
     project = nox.project.load_toml(f"packages/{package}/pyproject.toml")["project"]
-    version = project["version"]
-    changelog = (ROOT / "packages" / package / "CHANGELOG.md").read_text()
-    if f"## {version}" not in changelog:
+    version, tag = project["version"], f"{package}-v{project['version']}"
+    folder = ROOT / "packages" / package
+    if f"## {version}" not in (folder / "CHANGELOG.md").read_text():
         session.error(f"packages/{package}/CHANGELOG.md has no entry for {version}")
-    if subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True).stdout:
+    (init,) = folder.glob("src/*/__init__.py")
+    if f'__version__ = "{version}"' not in init.read_text():
+        session.error(f"{init.relative_to(ROOT)} has another version than pyproject.toml, {version}")
+    if _git("status", "--porcelain"):
         session.error("the working tree has changes")
+    if _git("tag", "--list", tag) and _git("rev-parse", f"{tag}^{{commit}}") != _git("rev-parse", "HEAD"):
+        session.error(f"{tag} is the tag of another commit: this version is released, choose the next one")
     session.install("build", "twine", TORCH, "setuptools>=77", "ninja")
     session.run("python", "-m", "build", "--sdist", "--no-isolation", "--outdir", "dist", f"packages/{package}")
     (sdist,) = (ROOT / "dist").glob(f"{project['name'].replace('-', '_')}-{version}.tar.gz")
     session.run("twine", "check", str(sdist))
-    session.log(f"git tag -a {package}-v{version} -m '{project['name']} {version}'")
+    session.log(f"git tag -a {tag} -m '{project['name']} {version}'")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @nox.session(venv_backend="none", default=False)

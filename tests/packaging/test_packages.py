@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from rnnkit_common import build
 
+from . import contents
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 FAMILIES = [path for path in PACKAGES if (path / "setup.py").exists()]
@@ -61,14 +63,27 @@ def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_wheel_needs_torch_alone(wheel: Path) -> None:
     assert re.fullmatch(r"rnnkit_\w+-[\d.]+\+test-cp310-abi3-linux_\w+\.whl", wheel.name)
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        (metadata,) = (name for name in names if name.endswith("METADATA"))
+        (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
         headers = email.parser.Parser().parsestr(archive.read(metadata).decode())
     assert headers.get_all("Requires-Dist") == ["torch>=2.11"]
     assert headers["Requires-Python"] == ">=3.10"
-    tops = {name.split("/")[0] for name in names}
-    assert len([top for top in tops if not top.endswith(".dist-info")]) == 1
-    assert not [name for name in names if "rnnkit_common" in name or name.endswith((".cu", ".cpp", ".h"))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="no readelf")
+def test_audit_of_contents(wheel: Path, tmp_path: Path) -> None:
+    """The table that `nox -s audit` prints; and a wheel with a stray file, or one that claims too old a glibc, is refused."""
+    size, tag = contents.check(wheel)
+    assert size > 100_000
+    assert re.fullmatch(r"manylinux_2_\d+", tag)
+    stray = shutil.copy(wheel, tmp_path / wheel.name)
+    with zipfile.ZipFile(stray, "a") as archive:
+        archive.writestr("rnnkit_common/build.py", "")
+    with pytest.raises(AssertionError, match="belong to no package of this name"):
+        contents.check(stray)
+    too_old = shutil.copy(wheel, tmp_path / wheel.name.replace("-linux_", "-manylinux_2_5_"))
+    with pytest.raises(AssertionError, match="needs glibc"):
+        contents.check(too_old)
 
 
 @pytest.mark.slow
@@ -99,6 +114,14 @@ def test_installed_package_works_without_a_compiler(wheel: Path, tmp_path: Path)
     result = subprocess.run([sys.executable, script, family], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert str(tmp_path / "site") in result.stdout
+
+    # upstream's distribution of the same import name, in the same folder
+    (tmp_path / "site" / f"{family}-1.2.3.dist-info").mkdir()
+    (tmp_path / "site" / f"{family}-1.2.3.dist-info" / "METADATA").write_text(f"Name: {family}\nVersion: 1.2.3\n")
+    result = subprocess.run([sys.executable, script, family], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert f"ImportError: {family} 1.2.3 and rnnkit-{family} are both installed" in result.stderr
+    assert f"pip uninstall -y {family} rnnkit-{family}" in result.stderr
 
 
 def test_without_nvcc_the_build_says_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ TorchScript reads the checks, hence their plain style.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,18 @@ import torch
 from torch import Tensor
 
 STEPS_PER_CARRY = 16
+
+
+def refuse_namesake(name: str) -> None:
+    """Raises ImportError if upstream's distribution, of the same import name, is installed: the two would share a folder."""
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise ImportError(
+        f"{name} {version} and rnnkit-{name} are both installed, in the same folder: run "
+        f"`pip uninstall -y {name} rnnkit-{name}`, then install rnnkit-{name} again"
+    )
 
 
 def state_dtype(x: Tensor) -> torch.dtype:

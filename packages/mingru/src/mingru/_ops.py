@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import register_scan, state_dtype
+from ._shared import refuse_namesake, register_scan, state_dtype
 
 NAMESPACE = "rnnkit_mingru"
 ACTIVATIONS = ("g", "identity", "tanh")
@@ -59,4 +59,5 @@ def register(namespace: str) -> None:
         return out, torch.empty_like(out, dtype=state_dtype(planes))
 
 
+refuse_namesake("mingru")
 register(NAMESPACE)

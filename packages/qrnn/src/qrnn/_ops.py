@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import register_scan
+from ._shared import refuse_namesake, register_scan
 
 NAMESPACE = "rnnkit_qrnn"
 # Pooling, and its planes. "mult" is ForgetMult: its planes are values, all others pre-activations.
@@ -48,4 +48,5 @@ def register(namespace: str) -> None:
     register_scan(namespace, planes=lambda pooling, *_: counts[pooling], initial=lambda *_: 0.0, reference=composite)
 
 
+refuse_namesake("qrnn")
 register(NAMESPACE)
