@@ -180,7 +180,7 @@ class QRNNLayer(nn.Module):
             if lengths is not None:  # the last inputs of each sequence, wherever it ends
                 index = lengths + torch.arange(past, device=x.device).unsqueeze(1)
                 kept = rows.gather(0, index.unsqueeze(2).expand(-1, -1, self.input_size))
-            self.prevX = kept.detach()
+            self.prevX = kept.detach().clone()  # not a view that would keep all rows
         rows = rows.flatten(0, 1)
         window: List[Tensor] = []  # x_t, x_{t-1}, ... of all t: views of the rows
         for j in range(self.window):
