@@ -31,13 +31,18 @@ GROUPS = nox.project.load_toml("pyproject.toml")
 TORCH = os.environ.get("RNNKIT_TORCH", "torch==2.13.0")
 
 # CUDA version -> the toolkit on PyPI that builds for it; None: PyPI has no nvcc, the toolkit is taken from CUDA_HOME.
+_TOOLKIT = "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]=={}"
 CUDA = {
     "cpu": None,
     "cu126": None,
     "cu128": None,
     "cu129": None,
-    "cu130": "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]==13.0.2",
-    "cu132": "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]==13.2.0",
+    "cu130": _TOOLKIT.format("13.0.2"),
+    "cu131": _TOOLKIT.format("13.1.1"),
+    "cu132": _TOOLKIT.format("13.2.2"),
+    "cu133": _TOOLKIT.format("13.3.1"),
+    "cu134": _TOOLKIT.format("13.4.3"),
+    "cu135": _TOOLKIT.format("13.5.0"),
 }
 
 # What the promise "any Python >= 3.10, any torch >= 2.11" is tried on. PyPI's torch is the CUDA build; another index or
