@@ -175,7 +175,7 @@ def audit(session: nox.Session) -> None:
 @nox.parametrize("torch", [nox.param(name, id=name) for name in TORCHES])
 def matrix(session: nox.Session, torch: str) -> None:
     """Install the wheels in dist/, the same files everywhere, under one Python and one torch, and test them."""
-    wheels = [next(iter(_newest_wheels(family)), None) for family in FAMILIES]
+    wheels = [_newest_wheel(family) for family in FAMILIES]
     if None in wheels:
         session.skip("dist/ has not a wheel of each package: run `nox -s build` first")
     session.install(TORCHES[torch], *group("test"))
@@ -188,10 +188,10 @@ def matrix(session: nox.Session, torch: str) -> None:
     shutil.rmtree(session.virtualenv.location)  # several gigabytes
 
 
-def _newest_wheels(family: str) -> list[Path]:
-    """Wheels of a package in dist/, those with CUDA kernels and newer ones first."""
+def _newest_wheel(family: str) -> Path | None:
+    """The newest wheel of a package in dist/ that has CUDA kernels; without any, the newest."""
     found = (ROOT / "dist").glob(f"rnnkit_{family}-*.whl")
-    return sorted(found, key=lambda wheel: ("+cu" in wheel.name, wheel.stat().st_mtime), reverse=True)
+    return max(found, key=lambda wheel: ("+cu" in wheel.name, wheel.stat().st_mtime), default=None)
 
 
 @nox.session

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -96,6 +96,16 @@ def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
             if low < 0 or high > steps:
                 raise ValueError(f"lengths: expected values within 0..{steps} (T), got {low}..{high}")
     return lengths.to(device=x.device, dtype=torch.int64).contiguous()
+
+
+def wants_gradients(planes: list[Tensor], h0: Optional[Tensor]) -> bool:
+    """Whether a backward pass may follow, so that forward has to keep what it needs."""
+    wants = False
+    if torch.is_grad_enabled():
+        wants = h0 is not None and h0.requires_grad
+        for plane in planes:
+            wants = wants or plane.requires_grad
+    return wants
 
 
 def under_functorch() -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import _ops, reference
-from ._shared import check_alike, check_floating, check_lengths, check_state, run_reference, under_functorch
+from ._shared import check_alike, check_floating, check_lengths, check_state, run_reference, under_functorch, wants_gradients
 
 __all__ = ["g", "log_g", "mingru", "mingru_gate_hidden", "mingru_scan", "minlstm_scan", "scan", "scan_packed", "step"]
 
@@ -157,11 +157,7 @@ def scan(
             out, h_last = _composite(planes, h0, lengths, reset, gates, kind, start, reverse)
             return out.reshape(x.shape[:2] + tuple(feature_shape)), h_last.reshape(state_shape)
 
-    save = False
-    if torch.is_grad_enabled():
-        save = h0 is not None and h0.requires_grad
-        for plane in planes:
-            save = save or plane.requires_grad
+    save = wants_gradients(planes, h0)
     out, h_last, _ = torch.ops.rnnkit_mingru.scan(planes, h0, lengths, reset, gates, kind, start, reverse, save)
     if x.dim() > 3:
         out, h_last = out.unflatten(2, feature_shape), h_last.unflatten(1, feature_shape)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import check_alike, check_floating, check_lengths, check_state, run_reference, under_functorch
+from ._shared import check_alike, check_floating, check_lengths, check_state, run_reference, under_functorch, wants_gradients
 
 __all__ = ["forget_mult", "pool"]
 
@@ -137,11 +137,7 @@ def _scan(
         if under_functorch():
             out, last = _composite(planes, hidden, lengths, seed, kind, count, zoneout, scale, reverse)
             return out if batch_first else out.transpose(0, 1), last
-    save = False
-    if torch.is_grad_enabled():
-        save = hidden is not None and hidden.requires_grad
-        for plane in planes:
-            save = save or plane.requires_grad
+    save = wants_gradients(planes, hidden)
     out, last, _ = torch.ops.rnnkit_qrnn.scan(planes, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
     return out if batch_first else out.transpose(0, 1), last
 
