@@ -14,23 +14,30 @@ template <class M, int gate_planes, Activation activation>
 struct Cell<M, Kind<gate_planes, activation>> {
   using V = typename M::V;
   using T = typename M::Scalar;
+  using Own = NoOwn;
   static constexpr int kPlanes = gate_planes + 1;
 
   RNNKIT_INLINE explicit Cell(NoOptions) {}
 
-  static RNNKIT_INLINE void gates(const Coordinates& at, const V (&x)[kPlanes], V& a, V& b) {
+  static RNNKIT_INLINE Own own(const Coordinates&) { return {}; }
+
+  static RNNKIT_INLINE void gates(const Coordinates&, Own, const V (&x)[kPlanes], V& a, V& b) {
     V h_prev{}, d[kPlanes];
-    gradients(at, x, h_prev, a, b, d);
+    derive(x, h_prev, a, b, d);
   }
 
-  static RNNKIT_INLINE void gradients(const Coordinates&, const V (&x)[kPlanes], V h_prev, V& a, V& b, V (&d)[kPlanes]) {
+  static RNNKIT_INLINE void gradients(const Coordinates&, Own, const V (&x)[kPlanes], V h_prev, V& h, V& a, V (&d)[kPlanes]) {
+    V b;
+    derive(x, h_prev, a, b, d);
+    h = a * h_prev + b;
+  }
+
+ private:
+  static RNNKIT_INLINE void derive(const V (&x)[kPlanes], V h_prev, V& a, V& b, V (&d)[kPlanes]) {
     V z, c, dc;  // h = a h_prev + z c, with a + z = 1
     candidate(x[gate_planes], c, dc);
     if constexpr (gate_planes == 1) {
-      const V e = M::exp_nonpositive(M::negative_abs(x[0]));
-      const V larger = M::reciprocal(T(1) + e), smaller = e * larger;
-      z = M::select(x[0] >= T(0), larger, smaller);
-      a = M::select(x[0] >= T(0), smaller, larger);
+      sigmoids<M>(x[0], z, a);
       d[0] = (c - h_prev) * (a * z);
     } else {
       // sigmoid(k) = n / (1 + e), n = 1 or e; where both n would be small only their ratio matters, and is kept
@@ -50,7 +57,6 @@ struct Cell<M, Kind<gate_planes, activation>> {
     d[gate_planes] = z * dc;
   }
 
- private:
   static RNNKIT_INLINE V one() { return M::set(1); }
 
   static RNNKIT_INLINE void candidate(V v, V& c, V& dc) {

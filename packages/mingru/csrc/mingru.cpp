@@ -9,6 +9,6 @@ RNNKIT_LIBRARY(m) {
   m.def(
       "scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] planes, Tensor carries, Tensor? h0, "
       "Tensor? lengths, Tensor? reset, int gates, int activation, float initial, bool reverse) "
-      "-> (Tensor grad_planes, Tensor grad_h0)");
+      "-> Tensor[]");
   m.def("step(Tensor planes, Tensor? h, int gates, int activation, float initial) -> (Tensor out, Tensor h_next)");
 }

@@ -8,13 +8,20 @@
 
 namespace rnnkit {
 
+template <class Problem>
+void fill(Problem& p, const ScanTensors& t, const std::optional<Tensor>& reset, double initial, bool reverse) {
+  t.fill(p, initial, reverse, NoOptions{});
+  if (reset) t.check(*reset, ScalarType::Bool, {t.batch, t.steps}, "reset");
+  p.reset = reset ? reset->const_data_ptr<bool>() : nullptr;
+}
+
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optional<Tensor> h0, std::optional<Tensor> lengths,
                                         std::optional<Tensor> reset, int64_t gates, int64_t activation, double initial,
                                         bool reverse, bool save) {
   const auto dispatch = dispatch_to(gates, activation);
-  const ScanTensors t(planes, gates + 1, lengths, reset);
-  return scan_forward_op<Engine>(t, h0, initial, reverse, save, NoOptions{}, dispatch);
+  const ScanTensors t(planes, gates + 1, lengths);
+  return scan_forward_op<Engine>(t, h0, save, dispatch, [&](auto& p) { fill(p, t, reset, initial, reverse); });
 }
 
 // One step of a stream, for inference: planes [B, P * D], h [B, D].
@@ -37,7 +44,7 @@ std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t 
     ScanForward<scalar_t, decltype(kind)> p{};
     p.batch = batch;
     p.steps = 1;
-    p.channels = channels;
+    p.channels = p.reverse_from = channels;
     p.initial = static_cast<acc>(initial);
     for (int j = 0; j < kind.kPlanes; ++j)
       p.in[j] = {static_cast<const scalar_t*>(planes.data_ptr()) + j * channels, planes.stride(0), 0};
@@ -51,13 +58,15 @@ std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t 
 
 // h0 only serves the derivative of this op: carries start with it.
 template <class Engine>
-std::tuple<Tensor, Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, std::vector<Tensor> planes,
-                                         Tensor carries, std::optional<Tensor> /*h0*/, std::optional<Tensor> lengths,
-                                         std::optional<Tensor> reset, int64_t gates, int64_t activation, double initial,
-                                         bool reverse) {
+std::vector<Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, std::vector<Tensor> planes,
+                                  Tensor carries, std::optional<Tensor> /*h0*/, std::optional<Tensor> lengths,
+                                  std::optional<Tensor> reset, int64_t gates, int64_t activation, double initial,
+                                  bool reverse) {
   const auto dispatch = dispatch_to(gates, activation);
-  const ScanTensors t(planes, gates + 1, lengths, reset);
-  return scan_backward_op<Engine>(t, grad_out, grad_h_last, carries, initial, reverse, NoOptions{}, dispatch);
+  const ScanTensors t(planes, gates + 1, lengths);
+  return scan_backward_op<Engine>(t, grad_out, grad_h_last, carries, dispatch,
+                                  [&](auto& p) { fill(p, t, reset, initial, reverse); })
+      .in_one_list();
 }
 
 }  // namespace rnnkit

@@ -9,9 +9,8 @@ namespace rnnkit {
 enum class Activation { g, identity, tanh };
 
 template <int gate_planes, Activation activation>
-struct Kind {
-  static constexpr int kPlanes = gate_planes + 1, kOutputPlanes = 0;
-  using Options = NoOptions;
+struct Kind : KindDefaults {
+  static constexpr int kPlanes = gate_planes + 1;
 };
 
 inline void check_gates(int64_t gates) {

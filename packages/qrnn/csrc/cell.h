@@ -15,19 +15,43 @@ template <class M, Pooling pooling, bool zoneout>
 struct Cell<M, Kind<pooling, zoneout>> {
   using V = typename M::V;
   using T = typename M::Scalar;
+  using Own = NoOwn;
   static constexpr int kPlanes = Kind<pooling, zoneout>::kPlanes;
   static constexpr int kStatePlanes = kPlanes - Kind<pooling, zoneout>::kOutputPlanes;
 
   RNNKIT_INLINE explicit Cell(const Zoneout& options)
       : scale(T(options.scale)), threshold(options.threshold), seed(zoneout ? uint64_t(*options.seed) : 0) {}
 
-  RNNKIT_INLINE void gates(const Coordinates& at, const V (&x)[kPlanes], V& a, V& b) const {
+  RNNKIT_INLINE Own own(const Coordinates&) const { return {}; }
+
+  RNNKIT_INLINE void gates(const Coordinates& at, Own, const V (&x)[kPlanes], V& a, V& b) const {
     V h_prev{}, d[kStatePlanes];
-    gradients(at, x, h_prev, a, b, d);
+    derive(at, x, h_prev, a, b, d);
   }
 
+  RNNKIT_INLINE void gradients(const Coordinates& at, Own, const V (&x)[kPlanes], V h_prev, V& h, V& a,
+                               V (&d)[kStatePlanes]) const {
+    V b;
+    derive(at, x, h_prev, a, b, d);
+    h = a * h_prev + b;
+  }
+
+  RNNKIT_INLINE V output(Own, const V (&x)[kPlanes], V, V c) const {
+    V o, rest;
+    sigmoids<M>(x[kStatePlanes], o, rest);
+    return o * c;
+  }
+
+  RNNKIT_INLINE V output_gradients(Own, const V (&x)[kPlanes], V, V c, V grad_out, V (&d)[1], V&) const {
+    V o, rest;
+    sigmoids<M>(x[kStatePlanes], o, rest);
+    d[0] = grad_out * c * (o * rest);
+    return grad_out * o;
+  }
+
+ private:
   template <int n>
-  RNNKIT_INLINE void gradients(const Coordinates& at, const V (&x)[kPlanes], V h_prev, V& a, V& b, V (&d)[n]) const {
+  RNNKIT_INLINE void derive(const Coordinates& at, const V (&x)[kPlanes], V h_prev, V& a, V& b, V (&d)[n]) const {
     if constexpr (pooling == Pooling::mult) {
       a = T(1) - x[0];
       b = x[0] * x[1];
@@ -37,11 +61,11 @@ struct Cell<M, Kind<pooling, zoneout>> {
     }
     const V z = M::tanh(x[0]), s = let_in(at);
     V f, keep;
-    sigmoid(x[1], f, keep);
+    sigmoids<M>(x[1], f, keep);
     a = keep * s + (T(1) - s);
     if constexpr (pooling == Pooling::ifo) {
       V i, rest;
-      sigmoid(x[2], i, rest);
+      sigmoids<M>(x[2], i, rest);
       b = s * i * z;
       d[0] = s * i * (T(1) - z * z);
       d[1] = -s * f * keep * h_prev;
@@ -51,28 +75,6 @@ struct Cell<M, Kind<pooling, zoneout>> {
       d[0] = s * f * (T(1) - z * z);
       d[1] = s * f * keep * (z - h_prev);
     }
-  }
-
-  RNNKIT_INLINE V output(const V (&x)[kPlanes], V c) const {
-    V o, rest;
-    sigmoid(x[kStatePlanes], o, rest);
-    return o * c;
-  }
-
-  RNNKIT_INLINE V output_gradients(const V (&x)[kPlanes], V c, V grad_out, V (&d)[1]) const {
-    V o, rest;
-    sigmoid(x[kStatePlanes], o, rest);
-    d[0] = grad_out * c * (o * rest);
-    return grad_out * o;
-  }
-
- private:
-  // sigmoid(x) and sigmoid(-x), both to their relative accuracy
-  static RNNKIT_INLINE void sigmoid(V x, V& of_x, V& of_minus_x) {
-    const V e = M::exp_nonpositive(M::negative_abs(x));
-    const V larger = M::reciprocal(T(1) + e), smaller = e * larger;
-    of_x = M::select(x >= T(0), larger, smaller);
-    of_minus_x = M::select(x >= T(0), smaller, larger);
   }
 
   RNNKIT_INLINE V let_in(const Coordinates& at) const {

@@ -25,22 +25,23 @@ std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optiona
                                         std::optional<Tensor> seed, int64_t pooling, double zoneout, double scale,
                                         bool reverse, bool save) {
   const Pooling kind = checked_pooling(pooling, seed.has_value());
-  const ScanTensors t(planes, planes_of(kind), lengths, std::nullopt);
+  const ScanTensors t(planes, planes_of(kind), lengths);
   const Zoneout options = zoneout_options(t, seed, zoneout, scale);
-  return scan_forward_op<Engine>(t, h0, 0, reverse, save, options, dispatch_to(kind, seed.has_value()));
+  return scan_forward_op<Engine>(t, h0, save, dispatch_to(kind, seed.has_value()),
+                                 [&](auto& p) { t.fill(p, 0, reverse, options); });
 }
 
 // h0 only serves the derivative of this op: carries start with it.
 template <class Engine>
-std::tuple<Tensor, Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, std::vector<Tensor> planes,
-                                         Tensor carries, std::optional<Tensor> /*h0*/, std::optional<Tensor> lengths,
-                                         std::optional<Tensor> seed, int64_t pooling, double zoneout, double scale,
-                                         bool reverse) {
+std::vector<Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, std::vector<Tensor> planes,
+                                  Tensor carries, std::optional<Tensor> /*h0*/, std::optional<Tensor> lengths,
+                                  std::optional<Tensor> seed, int64_t pooling, double zoneout, double scale, bool reverse) {
   const Pooling kind = checked_pooling(pooling, seed.has_value());
-  const ScanTensors t(planes, planes_of(kind), lengths, std::nullopt);
+  const ScanTensors t(planes, planes_of(kind), lengths);
   const Zoneout options = zoneout_options(t, seed, zoneout, scale);
-  return scan_backward_op<Engine>(t, grad_out, grad_h_last, carries, 0, reverse, options,
-                                  dispatch_to(kind, seed.has_value()));
+  return scan_backward_op<Engine>(t, grad_out, grad_h_last, carries, dispatch_to(kind, seed.has_value()),
+                                  [&](auto& p) { t.fill(p, 0, reverse, options); })
+      .in_one_list();
 }
 
 }  // namespace rnnkit

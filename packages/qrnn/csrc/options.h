@@ -17,7 +17,7 @@ struct Zoneout {
 };
 
 template <Pooling pooling, bool zoneout>
-struct Kind {
+struct Kind : KindDefaults {
   static constexpr int kPlanes = int(planes_of(pooling));
   static constexpr int kOutputPlanes = pooling == Pooling::fo || pooling == Pooling::ifo ? 1 : 0;
   using Options = Zoneout;

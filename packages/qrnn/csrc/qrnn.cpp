@@ -9,5 +9,5 @@ RNNKIT_LIBRARY(m) {
   m.def(
       "scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] planes, Tensor carries, Tensor? h0, "
       "Tensor? lengths, Tensor? seed, int pooling, float zoneout, float scale, bool reverse) "
-      "-> (Tensor grad_planes, Tensor grad_h0)");
+      "-> Tensor[]");
 }

@@ -115,113 +115,119 @@ def under_functorch() -> bool:
 
 def run_reference(
     reference: Callable[..., tuple[Tensor, Tensor]],
-    count: int,
+    channels: int,
     initial: float,
-    planes: list[Tensor],
+    inputs: list[Tensor],
     h0: Tensor | None,
-    lengths: Tensor | None,
-    extra: Tensor | None,
-    *options: Any,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor]:
     """What the op `scan` would return (see `register_scan`), by the reference."""
-    split = list(planes[0].chunk(count, dim=-1)) if len(planes) == 1 else planes
-    x = split[0]
+    x = inputs[0]
     if h0 is None:
-        h0 = x.new_full((x.shape[0], x.shape[2]), initial, dtype=state_dtype(x))
-    out, h_last = reference(split, h0, lengths, extra, *options)
+        h0 = x.new_full((x.shape[0], channels), initial, dtype=state_dtype(x))
+    out, h_last = reference(inputs, h0, *rest)
     return out.to(x.dtype), h_last
+
+
+def channels_of(planes: list[Tensor], count: int) -> int:
+    """D of `count` planes, whether they come packed in one tensor (B, T, count * D) or not."""
+    return planes[0].shape[2] // count if len(planes) == 1 else planes[0].shape[2]
+
+
+def split_planes(planes: list[Tensor], count: int) -> list[Tensor]:
+    """`count` planes (B, T, D), whether they come packed or not."""
+    return list(planes[0].chunk(count, dim=-1)) if len(planes) == 1 else planes
+
+
+def empty_rows(like: Tensor, width: int) -> Tensor:
+    """Uninitialised (B, T, width), laid out in memory like `like` (B, T, ...)."""
+    batch, steps = like.shape[:2]
+    if like.stride(0) >= like.stride(1):
+        return like.new_empty(batch, steps, width)
+    return like.new_empty(steps, batch, width).transpose(0, 1)
 
 
 def register_scan(
     namespace: str,
     *,
-    planes: Callable[..., int],
+    channels: Callable[..., int],
     initial: Callable[..., float],
     reference: Callable[..., tuple[Tensor, Tensor]],
+    extras: int = 2,
 ) -> None:
     """Teaches torch what C++ cannot say of the ops `scan` and `scan_backward` through the stable ABI: shapes and derivatives.
 
-    scan(Tensor[] planes, Tensor? h0, Tensor? lengths, Tensor? extra, <options>, bool save) -> (out, h_last, carries)
-    scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] planes, Tensor carries, Tensor? h0, Tensor? lengths,
-                  Tensor? extra, <options>) -> (grad_planes, grad_h0)
+    scan(Tensor[] inputs, Tensor? h0, <extras>, <options>, bool save) -> (out, h_last, carries)
+    scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] inputs, Tensor carries, Tensor? h0, <extras>, <options>)
+        -> Tensor[] the gradients of the inputs and, at the end, of h0
 
     Args:
         namespace: under which the library was compiled.
-        planes: number of planes, from the options. They come as one tensor (B, T, planes * D), or as tensors (B, T, D).
+        channels: D, from the inputs and the options. Of the inputs, those with planes are (B, T, ...).
         initial: state where h0 is None, from the options.
-        reference: (planes (B, T, D), h0, lengths, extra, *options) -> (out, h_last), in operations that torch can
-            differentiate: second and higher derivatives are exact but slow, because they compute the gradients with it.
+        reference: (inputs, h0, *extras, *options) -> (out, h_last), in operations that torch can differentiate: second and
+            higher derivatives are exact but slow, because they compute the gradients with it.
+        extras: number of optional tensors that have no gradient, such as lengths.
     """
     ops = getattr(torch.ops, namespace)
 
-    def empty_rows(like: Tensor, width: int) -> Tensor:
-        batch, steps = like.shape[:2]
-        if like.stride(0) >= like.stride(1):
-            return like.new_empty(batch, steps, width)
-        return like.new_empty(steps, batch, width).transpose(0, 1)
-
-    def channels(x: list[Tensor], options: tuple[Any, ...]) -> int:
-        return x[0].shape[2] // planes(*options) if len(x) == 1 else x[0].shape[2]
-
-    def unpack(packed: Tensor, x: list[Tensor], options: tuple[Any, ...]) -> list[Tensor]:
-        return [packed] if len(x) == 1 else list(packed.chunk(planes(*options), dim=-1))
-
     @torch.library.register_fake(f"{namespace}::scan")
-    def _(x, h0, lengths, extra, *options_and_save):  # type: ignore[no-untyped-def]
-        *options, save = options_and_save
-        width = channels(x, tuple(options))
+    def _(x, h0, *rest):  # type: ignore[no-untyped-def]
+        *options, save = rest[extras:]
+        width = channels(x, *options)
         batch, steps = x[0].shape[:2]
         h_last = x[0].new_empty(batch, width, dtype=state_dtype(x[0]))
         kept = (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY if save else 0
         return empty_rows(x[0], width), h_last, h_last.new_empty(batch, kept * width)
 
     @torch.library.register_fake(f"{namespace}::scan_backward")
-    def _(grad_out, grad_h_last, x, carries, h0, lengths, extra, *options):  # type: ignore[no-untyped-def]
-        width = channels(x, options)
-        return empty_rows(x[0], width * planes(*options)), x[0].new_empty(x[0].shape[0], width, dtype=state_dtype(x[0]))
+    def _(grad_out, grad_h_last, x, carries, h0, *rest):  # type: ignore[no-untyped-def]
+        width = channels(x, *rest[extras:])
+        grads = [empty_rows(x[0], t.shape[2]).to(t.dtype) if t.dim() == 3 else t.new_empty(t.shape) for t in x]
+        return [*grads, x[0].new_empty(x[0].shape[0], width, dtype=state_dtype(x[0]))]
 
     def setup_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, h0, lengths, extra, *options = inputs
-        ctx.options = tuple(options[:-1])
-        ctx.save_for_backward(output[2], h0, lengths, extra, *x)
+        x, h0, *rest = inputs
+        ctx.options = tuple(rest[extras:-1])
+        ctx.save_for_backward(output[2], h0, *rest[:extras], *x)
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)
 
     def scan_backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, _: None) -> tuple[Any, ...]:
-        carries, h0, lengths, extra, *x = ctx.saved_tensors
+        carries, h0, *rest = ctx.saved_tensors
+        x = rest[extras:]
         if grad_out is None:
-            grad_out = torch.zeros_like(x[0][..., : channels(x, ctx.options)])
+            grad_out = torch.zeros_like(x[0][..., : channels(x, *ctx.options)])
         if grad_h_last is not None:
             grad_h_last = grad_h_last.contiguous()
-        packed, grad_h0 = ops.scan_backward(grad_out, grad_h_last, x, carries, h0, lengths, extra, *ctx.options)
-        return unpack(packed, x, ctx.options), None if h0 is None else grad_h0, *[None] * (3 + len(ctx.options))
+        *grads, grad_h0 = ops.scan_backward(grad_out, grad_h_last, x, carries, h0, *rest[:extras], *ctx.options)
+        return grads, None if h0 is None else grad_h0, *[None] * (extras + 1 + len(ctx.options))
 
     torch.library.register_autograd(f"{namespace}::scan", scan_backward, setup_context=setup_scan)
 
-    def setup_scan_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        grad_out, grad_h_last, x, _, h0, lengths, extra, *options = inputs
-        ctx.options = tuple(options)
-        ctx.save_for_backward(grad_out, grad_h_last, h0, lengths, extra, *x)
+    def setup_scan_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        grad_out, grad_h_last, x, _, h0, *rest = inputs
+        ctx.options = tuple(rest[extras:])
+        ctx.save_for_backward(grad_out, grad_h_last, h0, *rest[:extras], *x)
 
-    def scan_double_backward(ctx: Any, grad_packed: Tensor, grad_grad_h0: Tensor) -> tuple[Any, ...]:
-        grad_out, grad_h_last, h0, lengths, extra, *x = ctx.saved_tensors
+    def scan_double_backward(ctx: Any, against: list[Tensor]) -> tuple[Any, ...]:
+        grad_out, grad_h_last, h0, *rest = ctx.saved_tensors
         differentiable = torch.is_grad_enabled()
         given = (True, grad_h_last is not None, h0 is not None)
-        h0 = torch.full_like(grad_grad_h0, initial(*ctx.options)) if h0 is None else h0
-        grad_h_last = torch.zeros_like(grad_grad_h0) if grad_h_last is None else grad_h_last
+        h0 = torch.full_like(against[-1], initial(*ctx.options)) if h0 is None else h0
+        grad_h_last = torch.zeros_like(against[-1]) if grad_h_last is None else grad_h_last
         with torch.enable_grad():
             # views, so that each is an input of its own, and needs a gradient whatever the tensor itself needs
             inputs = [
-                t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in (grad_out, grad_h_last, h0, *x)
+                t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+                for t in (grad_out, grad_h_last, h0, *rest[extras:])
             ]
             grad_out, grad_h_last, h0, *x = inputs
-            split = list(x[0].chunk(planes(*ctx.options), dim=-1)) if len(x) == 1 else x
-            out, h_last = reference(split, h0, lengths, extra, *ctx.options)
+            out, h_last = reference(x, h0, *rest[:extras], *ctx.options)
             seeds = [grad_out.to(out.dtype), grad_h_last]
             first = torch.autograd.grad([out, h_last], [*x, h0], seeds, create_graph=True)
-            against = [*unpack(grad_packed, x, ctx.options), grad_grad_h0]
             second = torch.autograd.grad(first, inputs, against, create_graph=differentiable, allow_unused=True)
         d_grad_out, d_grad_h_last, d_h0 = (d if exists else None for d, exists in zip(second, given, strict=False))
-        return d_grad_out, d_grad_h_last, list(second[3:]), None, d_h0, *[None] * (2 + len(ctx.options))
+        return d_grad_out, d_grad_h_last, list(second[3:]), None, d_h0, *[None] * (extras + len(ctx.options))
 
     torch.library.register_autograd(f"{namespace}::scan_backward", scan_double_backward, setup_context=setup_scan_backward)

@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <rnnkit/cuda/scan.h>
 #include <rnnkit/library.h>
+// after scan.h, which it builds on
+#include <rnnkit/sigmoids.h>
 
 #include "ops.h"
-// after the two that it builds on
+// after all of these
 #include "cell.h"
 
 RNNKIT_LIBRARY_IMPL(RNNKIT_CUDA_KEY, m) {

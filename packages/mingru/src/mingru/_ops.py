@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import refuse_namesake, register_scan, state_dtype
+from ._shared import channels_of, refuse_namesake, register_scan, split_planes, state_dtype
 
 NAMESPACE = "rnnkit_mingru"
 ACTIVATIONS = ("g", "identity", "tanh")
@@ -41,14 +41,15 @@ def composite(
 ) -> tuple[Tensor, Tensor]:
     """`scan` by the reference."""
     kind = ACTIVATIONS[activation]
-    return reference.scan(planes, h0, lengths, reset, activation=kind, initial=initial, reverse=reverse)
+    split = split_planes(planes, gates + 1)
+    return reference.scan(split, h0, lengths, reset, activation=kind, initial=initial, reverse=reverse)
 
 
 def register(namespace: str) -> None:
     """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
     register_scan(
         namespace,
-        planes=lambda gates, *_: gates + 1,
+        channels=lambda planes, gates, *_: channels_of(planes, gates + 1),
         initial=lambda gates, activation, initial, reverse: initial,
         reference=composite,
     )

@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 
 from . import _ops, reference
-from ._shared import check_alike, check_floating, check_lengths, check_state, run_reference, under_functorch, wants_gradients
+from ._shared import (
+    channels_of,
+    check_alike,
+    check_floating,
+    check_lengths,
+    check_state,
+    run_reference,
+    under_functorch,
+    wants_gradients,
+)
 
 __all__ = ["g", "log_g", "mingru", "mingru_gate_hidden", "mingru_scan", "minlstm_scan", "scan", "scan_packed", "step"]
 
@@ -175,7 +184,8 @@ def _composite(
     start: float,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    return run_reference(_ops.composite, gates + 1, start, planes, h0, lengths, reset, gates, activation, start, reverse)
+    width = channels_of(planes, gates + 1)
+    return run_reference(_ops.composite, width, start, planes, h0, lengths, reset, gates, activation, start, reverse)
 
 
 def step(

@@ -2,5 +2,6 @@
 #include <rnnkit/cpu/math.h>
 #include <rnnkit/cpu/scan.h>
 #include <rnnkit/philox.h>
+#include <rnnkit/sigmoids.h>
 
 #include "cell.h"

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <rnnkit/cuda/scan.h>
 #include <rnnkit/library.h>
-// after scan.h, which it builds on
+// after scan.h, which they build on
 #include <rnnkit/philox.h>
+#include <rnnkit/sigmoids.h>
 
 #include "ops.h"
 // after all of these

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import refuse_namesake, register_scan
+from ._shared import channels_of, refuse_namesake, register_scan, split_planes
 
 NAMESPACE = "rnnkit_qrnn"
 # Pooling, and its planes. "mult" is ForgetMult: its planes are values, all others pre-activations.
@@ -39,13 +39,19 @@ def composite(
 ) -> tuple[Tensor, Tensor]:
     """`scan` by the reference."""
     kind = list(POOLINGS)[pooling]
-    return reference.scan(planes, h0, lengths, seed, pooling=kind, zoneout=zoneout, scale=scale, reverse=reverse)
+    split = split_planes(planes, len(POOLINGS[kind]))
+    return reference.scan(split, h0, lengths, seed, pooling=kind, zoneout=zoneout, scale=scale, reverse=reverse)
 
 
 def register(namespace: str) -> None:
     """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
     counts = [len(planes) for planes in POOLINGS.values()]
-    register_scan(namespace, planes=lambda pooling, *_: counts[pooling], initial=lambda *_: 0.0, reference=composite)
+    register_scan(
+        namespace,
+        channels=lambda planes, pooling, *_: channels_of(planes, counts[pooling]),
+        initial=lambda *_: 0.0,
+        reference=composite,
+    )
 
 
 refuse_namesake("qrnn")

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import check_alike, check_floating, check_lengths, check_state, run_reference, under_functorch, wants_gradients
+from ._shared import (
+    channels_of,
+    check_alike,
+    check_floating,
+    check_lengths,
+    check_state,
+    run_reference,
+    under_functorch,
+    wants_gradients,
+)
 
 __all__ = ["forget_mult", "pool"]
 
@@ -154,7 +163,8 @@ def _composite(
     scale: float,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    return run_reference(_ops.composite, count, 0.0, planes, hidden, lengths, seed, kind, zoneout, scale, reverse)
+    width = channels_of(planes, count)
+    return run_reference(_ops.composite, width, 0.0, planes, hidden, lengths, seed, kind, zoneout, scale, reverse)
 
 
 def pooling_index(pooling: str) -> Tuple[int, int]:

@@ -37,8 +37,13 @@ class ScanCase:
         """Of the planes."""
         raise NotImplementedError
 
-    def extra(self, device: torch.device) -> Tensor | None:
-        """The op's further tensor, such as `reset`."""
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Of the inputs (D,) that belong to a channel all the time."""
+        return ()
+
+    def extra(self, device: torch.device) -> Any:
+        """The op's further tensors, such as `reset`."""
         return None
 
     def prepare(self, planes: list[Tensor]) -> list[Tensor]:
@@ -46,13 +51,13 @@ class ScanCase:
         return planes
 
     def op(
-        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, extra: Tensor | None
+        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, extra: Any, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(out, h_last) of the family's op."""
         raise NotImplementedError
 
     def reference(
-        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, extra: Tensor | None
+        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, extra: Any, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(out, h_last) of the family's reference."""
         raise NotImplementedError
@@ -103,7 +108,8 @@ class Problem:
     planes: list[Tensor]
     h0: Tensor | None
     lengths: Tensor | None
-    extra: Tensor | None
+    extra: Any
+    parameters: list[Tensor]
     grads: list[Tensor]
 
     @staticmethod
@@ -120,37 +126,41 @@ class Problem:
             padding = torch.arange(case.steps, device=device) >= lengths[:, None]
             planes = [plane.masked_fill(padding[..., None], torch.nan) for plane in planes]
         grads = [torch.randn(shape).to(device, case.dtype), torch.randn(shape[::2]).to(device, case.state_dtype)]
-        return Problem(planes, h0, lengths, case.extra(device), grads)
+        parameters = [torch.randn(case.channels, dtype=case.state_dtype).to(device) / 2 for _ in case.parameter_names]
+        return Problem(planes, h0, lengths, case.extra(device), parameters, grads)
 
     def sequence(self, b: int) -> Problem:
         """Of one sequence alone."""
         one = slice(b, b + 1)
         h0 = None if self.h0 is None else self.h0[one]
         lengths = None if self.lengths is None else self.lengths[one]
-        return Problem([plane[one] for plane in self.planes], h0, lengths, self.extra, [grad[one] for grad in self.grads])
+        planes, grads = ([t[one] for t in tensors] for tensors in (self.planes, self.grads))
+        return Problem(planes, h0, lengths, self.extra, self.parameters, grads)
 
 
 def run_op(case: ScanCase, problem: Problem) -> list[Tensor]:
-    """out, h_last, the planes' gradients and, if there is an h0, its gradient."""
+    """out, h_last, the gradients of the planes, of the parameters and, if there is an h0, its own."""
     planes = [plane.detach().requires_grad_() for plane in problem.planes]
+    parameters = [t.detach().requires_grad_() for t in problem.parameters]
     h0 = problem.h0.detach().requires_grad_() if problem.h0 is not None else None
     arranged = [torch.cat(planes, dim=-1)] if case.layout == "packed" else planes
     if case.layout not in ("packed", "planes"):
         planes = arranged = [strided(plane.detach(), case.layout).requires_grad_() for plane in planes]
-    out, h_last = case.op(arranged, h0, problem.lengths, problem.extra)
-    inputs = [*planes, *([h0] if h0 is not None else [])]
+    out, h_last = case.op(arranged, h0, problem.lengths, problem.extra, *parameters)
+    inputs = [*planes, *parameters, *([h0] if h0 is not None else [])]
     return [out, h_last, *torch.autograd.grad([out, h_last], inputs, problem.grads)]
 
 
 def run_reference(case: ScanCase, problem: Problem, dtype: torch.dtype) -> list[Tensor]:
     """The same from the reference, with planes and states in `dtype`."""
     planes = [plane.detach().to(dtype).requires_grad_() for plane in problem.planes]
+    parameters = [t.detach().to(dtype).requires_grad_() for t in problem.parameters]
     h0 = problem.h0
     if h0 is None:
         h0 = torch.full((case.batch, case.channels), case.initial_state, device=planes[0].device)
     h0 = h0.detach().to(dtype).requires_grad_()
-    out, h_last = case.reference(planes, h0, problem.lengths, problem.extra)
-    inputs = [*planes, *([h0] if problem.h0 is not None else [])]
+    out, h_last = case.reference(planes, h0, problem.lengths, problem.extra, *parameters)
+    inputs = [*planes, *parameters, *([h0] if problem.h0 is not None else [])]
     grads = torch.autograd.grad([out, h_last], inputs, [g.to(dtype) for g in problem.grads], allow_unused=True)
     return [out, h_last, *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, inputs, strict=True))]
 
@@ -162,7 +172,7 @@ def check_against_reference(case: ScanCase, device: torch.device) -> None:
         actual = run_op(case, problem)
     oracle = run_reference(case, problem, torch.float64)
     baseline = run_reference(case, problem, case.state_dtype)
-    names = ["out", "h_last", *(f"grad of {name}" for name in case.names), "grad of h0"]
+    names = ["out", "h_last", *(f"grad of {name}" for name in (*case.names, *case.parameter_names)), "grad of h0"]
     for name, a, o, b in zip(names, actual, oracle, baseline, strict=False):
         assert_no_worse(name, a, o, b.to(a.dtype), TOLERANCE[a.dtype])
 

@@ -1,23 +1,26 @@
 // The problem that the scan engines solve, free of tensors and of any one backend.
 //
-//   h_s = a_s h_{s-1} + b_s,   s = 0 .. length-1,   for every sequence and channel,
+//   h_s = step(x_s, h_{s-1}),   s = 0 .. length-1,   for every sequence and channel; where it is linear, a_s h_{s-1} + b_s,
 //
-// where a cell computes a_s and b_s from its planes (one pre-activation per channel and step each), and out_s is h_s or
-// what the cell makes of it. Shapes: planes, out [B, T, D] with unit stride along D; h0, h_last [B, D]; carries
-// [B, ceil(T / kCarry), D]; lengths [B]; reset [B, T].
-// Forward keeps the state before every kCarry-th step; backward recomputes the states between.
+// with x one value per plane of the input, and out_s is h_s or what the cell makes of it. Shapes: planes, out [B, T, D];
+// h0, h_last [B, D]; carries [B, ceil(T / kCarry), D]; lengths [B]; reset, pad [B, T].
+// Forward keeps the state before every kCarry-th step; backward recomputes the states between. Backward is linear in the
+// gradient that it carries, whatever the step is, so that it can always be cut in time; forward can where the step is linear.
 //
-// A family describes each of its recurrences by a type, its Kind, which it can name without knowing the backend,
-//   kPlanes        pre-activations per channel and step
-//   kOutputPlanes  the last so many of them do not act on the state, only on the output; without any, the output is h
-//   Options        what a caller chooses at run time
-// and gives the mathematics in Cell<M, Kind>, over the values of M (vectors on the CPU, single ones on the GPU), made
-// from the Options:
-//   gates(at, x, a, b)                    h = a h_prev + b
-//   gradients(at, x, h_prev, a, b, d)     the same, and d[j] = dh/dx[j] at fixed h_prev
-// and, if kOutputPlanes > 0,
-//   output(x, h)                          out
-//   output_gradients(x, h, grad_out, d)   returns what reaches h; d[j] = that of the j-th output plane
+// A family describes each of its recurrences by a type, its Kind, which it can name without knowing the backend. It
+// derives from KindDefaults, which tells what there is to say, and has kPlanes, the number of planes. The mathematics is in
+// Cell<M, Kind>, over the values of M (vectors on the CPU, single ones on the GPU), made from the Kind's Options:
+//   Own, own(at)                                        what belongs to a channel all the time, such as a bias
+//   gates(at, own, x, a, b)                             if kLinear: h = a h_prev + b
+//   step(at, own, x, h_prev)                            if not: h
+//   gradients(at, own, x, h_prev, h, a, d)              h, a = dh/dh_prev, and d[j] = dh/dx[j]
+// if kOutputPlanes > 0,
+//   output(own, x, h_prev, h)                           out
+//   output_gradients(own, x, h_prev, h, grad_out, d, to_h_prev)   returns what reaches h; d[j] is the j-th output plane's
+//                                                       gradient, and to_h_prev what reaches h_prev, if kOutputSeesPrevious
+// and, where parameters have gradients, which are sums over time,
+//   add_state(grad, h_prev, sums)                       adds to kStateSums of them, from the gradients of the state planes
+//   add_output(grad, h_prev, sums)                      and to kOutputSums, from those of the output planes
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -38,6 +41,11 @@ constexpr int kCarry = 16;
 // The first step from s on before which the state is kept.
 RNNKIT_HOST_DEVICE int64_t next_carry(int64_t s) { return (s + kCarry - 1) / kCarry * kCarry; }
 
+// Where step s of the processing order lies in memory; padding keeps its place.
+RNNKIT_HOST_DEVICE int64_t position(int64_t s, int64_t length, bool reverse) {
+  return reverse && s < length ? length - 1 - s : s;
+}
+
 template <class T>
 struct Rows {  // [B, T, D]
   T* data;
@@ -49,10 +57,28 @@ struct Rows {  // [B, T, D]
 // A step as cells see it: the i-th of a block of kCarry, in processing order, of sequence b, from channel d on.
 struct Coordinates {
   int64_t b, d, block;
-  int i;
+  int i, lanes;  // lanes: how many channels
 };
 
 struct NoOptions {};
+
+struct KindDefaults {
+  static constexpr int kOutputPlanes = 0;  // the last so many planes do not act on the state, only on the output
+  static constexpr bool kLinear = true;
+  static constexpr bool kOutputSeesPrevious = false;
+  static constexpr int kStateSums = 0, kOutputSums = 0;
+  // These planes lie interleaved in memory: the values of a channel one after the other.
+  static constexpr int kFirstInterleaved = 0, kInterleaved = 0;
+  using Options = NoOptions;
+};
+
+template <class Kind>
+constexpr int channel_stride(int plane) {
+  const bool interleaved = Kind::kFirstInterleaved <= plane && plane < Kind::kFirstInterleaved + Kind::kInterleaved;
+  return interleaved ? Kind::kInterleaved : 1;
+}
+
+struct NoOwn {};
 
 template <class scalar_t, class Kind>
 struct ScanProblem {
@@ -62,15 +88,15 @@ struct ScanProblem {
   int64_t batch, steps, channels;
   const int64_t* lengths;  // null: all are `steps`
   const bool* reset;       // null: none
+  const bool* pad;         // null: none; such a step is not read, leaves the state as it is, and its output is 0
   acc initial;             // the state after a reset, and at the start where h0 is null
-  bool reverse;            // processes each sequence from its last valid step to its first
+  int64_t reverse_from;    // channels from here on are processed from a sequence's last valid step to its first
 
   RNNKIT_HOST_DEVICE int64_t length(int64_t b) const { return lengths == nullptr ? steps : lengths[b]; }
 
-  // Where step s of the processing order lies in memory; padding keeps its place.
-  RNNKIT_HOST_DEVICE int64_t position(int64_t s, int64_t length) const { return reverse && s < length ? length - 1 - s : s; }
-
   RNNKIT_HOST_DEVICE bool resets(int64_t b, int64_t t) const { return reset != nullptr && reset[b * steps + t]; }
+
+  RNNKIT_HOST_DEVICE bool pads(int64_t b, int64_t t) const { return pad != nullptr && pad[b * steps + t]; }
 
   RNNKIT_HOST_DEVICE int64_t carry_offset(int64_t b, int64_t s) const {
     return (b * (next_carry(steps) / kCarry) + s / kCarry) * channels;
@@ -94,6 +120,7 @@ struct ScanBackward : ScanProblem<scalar_t, Kind> {
   const acc* grad_h_last;  // null: 0
   Rows<scalar_t> grad_in[Kind::kPlanes];
   acc* grad_h0;
+  acc* sums;  // [kStateSums + kOutputSums, B, D]
 };
 
 }  // namespace rnnkit

@@ -1,8 +1,9 @@
-// From the tensors of a scan op to the ScanForward and ScanBackward that the engines run, and back. Every scan op of the
-// project takes its planes either as one packed tensor [B, T, planes * D], as a single nn.Linear produces them, or as
-// `planes` tensors [B, T, D]; gradients always come back packed. Outputs are laid out in memory like the first plane: [B, T,
-// D], or [T, B, D] transposed. What is checked here keeps memory safe; the Python layer checks first, and in the user's
-// words. SPDX-License-Identifier: Apache-2.0
+// From the tensors of a scan op to the ScanForward and ScanBackward that the engines run, and back. A plane is a part of a
+// tensor [B, T, planes * D]: by default either one tensor has them all side by side, as a single nn.Linear produces them, or
+// each has its own. Gradients come back as one tensor for each that holds planes. Outputs are laid out in memory like the
+// first of these: [B, T, D], or [T, B, D] transposed. What is checked here keeps memory safe; the Python layer checks first,
+// and in the user's words.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/scan.h>
@@ -19,24 +20,36 @@ namespace rnnkit {
 
 using torch::stable::Tensor;
 
+struct PlaceOfPlane {
+  size_t tensor;
+  int64_t offset;  // of its first channel, in elements
+};
+
 class ScanTensors {
  public:
-  const int64_t planes, batch, steps, channels;
+  const int64_t batch, steps, channels;
   const ScalarType dtype;
 
-  ScanTensors(const std::vector<Tensor>& in, int64_t count, const std::optional<Tensor>& lengths,
-              const std::optional<Tensor>& reset)
-      : planes(count),
-        batch(checked(in, count).size(0)),
+  // `count` planes in one tensor or in as many.
+  ScanTensors(const std::vector<Tensor>& in, int64_t count, const std::optional<Tensor>& lengths)
+      : ScanTensors(in, in.size() == 1 ? checked(in, count).size(2) / count : checked(in, count).size(2),
+                    default_places(in, count), lengths) {}
+
+  ScanTensors(const std::vector<Tensor>& in, int64_t channels, std::vector<PlaceOfPlane> places,
+              const std::optional<Tensor>& lengths)
+      : batch(in[0].size(0)),
         steps(in[0].size(1)),
-        channels(in.size() == 1 ? in[0].size(2) / count : in[0].size(2)),
+        channels(channels),
         dtype(in[0].scalar_type()),
         time_major_(in[0].stride(0) < in[0].stride(1)),
         lengths_(lengths),
-        reset_(reset) {
-    for (const Tensor& plane : in) planes_.push_back(rows(plane, in[0].size(2), "planes"));
+        places_(std::move(places)) {
+    for (size_t i = 0; i < in.size(); ++i) {
+      int64_t width = 0;  // the planes in this tensor tell how wide it must be
+      for (const PlaceOfPlane& place : places_) width += place.tensor == i ? channels : 0;
+      tensors_.push_back(rows(in[i], width, "planes"));
+    }
     if (lengths) check(*lengths, ScalarType::Long, {batch}, "lengths");
-    if (reset) check(*reset, ScalarType::Bool, {batch, steps}, "reset");
   }
 
   // A [B, T, width] tensor of the planes' dtype with unit stride along its last dimension.
@@ -55,17 +68,24 @@ class ScanTensors {
   }
 
   Tensor empty_rows(int64_t width) const {  // uninitialised [B, T, width]
-    if (!time_major_) return torch::stable::new_empty(planes_[0], {batch, steps, width});
-    return torch::stable::transpose(torch::stable::new_empty(planes_[0], {steps, batch, width}), 0, 1);
+    if (!time_major_) return torch::stable::new_empty(tensors_[0], {batch, steps, width});
+    return torch::stable::transpose(torch::stable::new_empty(tensors_[0], {steps, batch, width}), 0, 1);
   }
 
   Tensor empty_state() const {  // uninitialised [B, D]
-    return torch::stable::new_empty(planes_[0], {batch, channels}, accumulate_type(dtype));
+    return torch::stable::new_empty(tensors_[0], {batch, channels}, accumulate_type(dtype));
+  }
+
+  std::vector<Tensor> empty_gradients() const {  // of the tensors that hold the planes, uninitialised
+    std::vector<Tensor> gradients;
+    for (const Tensor& t : tensors_) gradients.push_back(empty_rows(t.size(2)));
+    return gradients;
   }
 
   // [B, ceil(T / kCarry) * D]: flat, because a dimension of 1 for short sequences would make tracers treat them apart.
   int64_t carries_size() const { return next_carry(steps) / kCarry * channels; }
 
+  // A problem without resets and padding, in one direction.
   template <class scalar_t, class Kind>
   void fill(ScanProblem<scalar_t, Kind>& p, double initial, bool reverse, const typename Kind::Options& options) const {
     p.options = options;
@@ -73,13 +93,16 @@ class ScanTensors {
     p.steps = steps;
     p.channels = channels;
     p.lengths = lengths_ ? lengths_->const_data_ptr<int64_t>() : nullptr;
-    p.reset = reset_ ? reset_->const_data_ptr<bool>() : nullptr;
+    p.reset = p.pad = nullptr;
     p.initial = static_cast<acc_t<scalar_t>>(initial);
-    p.reverse = reverse;
-    for (int j = 0; j < Kind::kPlanes; ++j) {
-      const Tensor& t = planes_.size() == 1 ? planes_[0] : planes_[j];
-      p.in[j] = strided<const scalar_t>(t, planes_.size() == 1 ? j * channels : 0);
-    }
+    p.reverse_from = reverse ? 0 : channels;
+    fill_planes(p.in, tensors_);
+  }
+
+  // Where each plane lies in `tensors`, which are laid out like those of the planes.
+  template <class T, int planes>
+  void fill_planes(Rows<T> (&rows)[planes], const std::vector<Tensor>& tensors) const {
+    for (int j = 0; j < planes; ++j) rows[j] = strided<T>(tensors[places_[j].tensor], places_[j].offset);
   }
 
   template <class T>
@@ -87,7 +110,7 @@ class ScanTensors {
     return {static_cast<T*>(t.data_ptr()) + offset, t.stride(0), t.stride(1)};
   }
 
-  torch::stable::Device device() const { return planes_[0].device(); }
+  torch::stable::Device device() const { return tensors_[0].device(); }
 
  private:
   static const Tensor& checked(const std::vector<Tensor>& in, int64_t count) {
@@ -97,21 +120,34 @@ class ScanTensors {
     return in[0];
   }
 
+  static std::vector<PlaceOfPlane> default_places(const std::vector<Tensor>& in, int64_t count) {
+    const int64_t width = checked(in, count).size(2);
+    std::vector<PlaceOfPlane> places;
+    for (int64_t j = 0; j < count; ++j) {
+      if (in.size() == 1)
+        places.push_back({0, j * width / count});
+      else
+        places.push_back({size_t(j), 0});
+    }
+    return places;
+  }
+
   bool same_device(const Tensor& t) const {
-    const auto mine = planes_.empty() ? t.device() : planes_[0].device();
+    const auto mine = tensors_.empty() ? t.device() : tensors_[0].device();
     return t.device().type() == mine.type() && t.device().index() == mine.index();
   }
 
   const bool time_major_;
-  const std::optional<Tensor> lengths_, reset_;
-  std::vector<Tensor> planes_;
+  const std::optional<Tensor> lengths_;
+  const std::vector<PlaceOfPlane> places_;
+  std::vector<Tensor> tensors_;
 };
 
-// The two ops that a family makes of these: dispatch(dtype, f) calls f(TypeTag<scalar_t>, Kind); Engine::run(problem,
-// device) is the backend's.
-template <class Engine, class Dispatch, class Options>
-std::tuple<Tensor, Tensor, Tensor> scan_forward_op(const ScanTensors& t, const std::optional<Tensor>& h0, double initial,
-                                                   bool reverse, bool save, const Options& options, Dispatch dispatch) {
+// The two ops that a family makes of these: dispatch(dtype, f) calls f(TypeTag<scalar_t>, Kind); fill(p) fills the
+// problem; Engine::run(problem, device) is the backend's.
+template <class Engine, class Dispatch, class Fill>
+std::tuple<Tensor, Tensor, Tensor> scan_forward_op(const ScanTensors& t, const std::optional<Tensor>& h0, bool save,
+                                                   Dispatch dispatch, Fill fill) {
   if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
   Tensor out = t.empty_rows(t.channels), h_last = t.empty_state();
   Tensor carries = torch::stable::new_empty(h_last, {t.batch, save ? t.carries_size() : 0});
@@ -119,7 +155,7 @@ std::tuple<Tensor, Tensor, Tensor> scan_forward_op(const ScanTensors& t, const s
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
     ScanForward<scalar_t, decltype(kind)> p;
-    t.fill(p, initial, reverse, options);
+    fill(p);
     p.h0 = h0 ? h0->template const_data_ptr<acc>() : nullptr;
     p.out = ScanTensors::strided<scalar_t>(out);
     p.h_last = h_last.template mutable_data_ptr<acc>();
@@ -129,28 +165,40 @@ std::tuple<Tensor, Tensor, Tensor> scan_forward_op(const ScanTensors& t, const s
   return {out, h_last, carries};
 }
 
-template <class Engine, class Dispatch, class Options>
-std::tuple<Tensor, Tensor> scan_backward_op(const ScanTensors& t, const Tensor& grad_out,
-                                            const std::optional<Tensor>& grad_h_last, const Tensor& carries, double initial,
-                                            bool reverse, const Options& options, Dispatch dispatch) {
+struct ScanGradients {
+  std::vector<Tensor> planes;  // of the tensors that hold them
+  Tensor h0, sums;             // [B, D]; [kStateSums + kOutputSums, B, D]
+
+  // What the ops return: a list in a tuple is more than torch's inductor can take.
+  std::vector<Tensor> in_one_list() && {
+    planes.push_back(h0);
+    return std::move(planes);
+  }
+};
+
+template <class Engine, class Dispatch, class Fill>
+ScanGradients scan_backward_op(const ScanTensors& t, const Tensor& grad_out, const std::optional<Tensor>& grad_h_last,
+                               const Tensor& carries, Dispatch dispatch, Fill fill) {
   const ScalarType acc_dtype = accumulate_type(t.dtype);
   const Tensor grad_rows = t.rows(grad_out, t.channels, "grad_out");
   if (grad_h_last) t.check(*grad_h_last, acc_dtype, {t.batch, t.channels}, "grad_h_last");
   t.check(carries, acc_dtype, {t.batch, t.carries_size()}, "carries");
-  Tensor grad_planes = t.empty_rows(t.planes * t.channels), grad_h0 = t.empty_state();
+  ScanGradients grads{t.empty_gradients(), t.empty_state(), {}};
   dispatch(t.dtype, [&](auto tag, auto kind) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
     ScanBackward<scalar_t, decltype(kind)> p;
-    t.fill(p, initial, reverse, options);
+    fill(p);
+    grads.sums = torch::stable::new_empty(grads.h0, {kind.kStateSums + kind.kOutputSums, t.batch, t.channels});
     p.carries = carries.template const_data_ptr<acc>();
     p.grad_out = ScanTensors::strided<const scalar_t>(grad_rows);
     p.grad_h_last = grad_h_last ? grad_h_last->template const_data_ptr<acc>() : nullptr;
-    for (int64_t j = 0; j < t.planes; ++j) p.grad_in[j] = ScanTensors::strided<scalar_t>(grad_planes, j * t.channels);
-    p.grad_h0 = grad_h0.template mutable_data_ptr<acc>();
+    t.fill_planes(p.grad_in, grads.planes);
+    p.grad_h0 = grads.h0.template mutable_data_ptr<acc>();
+    p.sums = grads.sums.template mutable_data_ptr<acc>();
     Engine::run(p, t.device());
   });
-  return {grad_planes, grad_h0};
+  return grads;
 }
 
 }  // namespace rnnkit

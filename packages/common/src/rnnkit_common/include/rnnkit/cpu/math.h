@@ -190,6 +190,29 @@ struct Math {
 #endif
   }
 
+  // Lane l of x[m] is from[l * k + m]; otherwise as `load`.
+  template <class S, int k>
+  static RNNKIT_INLINE void load_interleaved(const S* from, V (&x)[k], int n) {
+    S padded[k * kLanes] = {};
+    if (n < kLanes) from = static_cast<const S*>(std::memcpy(padded, from, n * k * sizeof(S)));
+    V in[k];
+    for (int q = 0; q < k; ++q) in[q] = load_all(from + q * kLanes);
+    deinterleave(in, x, std::make_integer_sequence<int, k>());
+  }
+
+  template <class S, int k>
+  static RNNKIT_INLINE void store_interleaved(S* to, const V (&x)[k], int n) {
+    V out[k];
+    interleave(x, out, std::make_integer_sequence<int, k>());
+    if (n == kLanes) {
+      for (int q = 0; q < k; ++q) store_all(to + q * kLanes, out[q]);
+    } else {
+      S padded[k * kLanes];
+      for (int q = 0; q < k; ++q) store_all(padded + q * kLanes, out[q]);
+      std::memcpy(to, padded, n * k * sizeof(S));
+    }
+  }
+
   template <class S>
   static RNNKIT_INLINE void store(S* to, V x, int n = kLanes) {
     if (n == kLanes) return store_all(to, x);
@@ -201,6 +224,61 @@ struct Math {
  private:
   typedef uint16_t U16 __attribute__((vector_size(RNNKIT_VECTOR_BYTES / 2)));
   typedef uint32_t U32 __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
+  static constexpr std::make_integer_sequence<int, kLanes> kAllLanes{};
+
+  // Lane l is lane Index::at(l) of the 2 * kLanes of a and b.
+  template <class Index, int... l>
+  static RNNKIT_INLINE V shuffle(V a, V b, std::integer_sequence<int, l...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, Index::at(l)...);
+#else
+    return __builtin_shuffle(a, b, I{Index::at(l)...});
+#endif
+  }
+
+  // The lanes of plane m, of k, that the q-th vector has, join those of the vectors before.
+  template <int k, int m, int q>
+  struct FromVector {
+    static constexpr int at(int lane) {
+      const int from = lane * k + m;
+      return from / kLanes == q ? kLanes + from % kLanes : q == 1 && from < kLanes ? from : lane;
+    }
+  };
+
+  template <int k, int m, int q>
+  static RNNKIT_INLINE V gather_plane(const V (&in)[k], V sofar) {
+    if constexpr (q == k)
+      return sofar;
+    else
+      return gather_plane<k, m, q + 1>(in, shuffle<FromVector<k, m, q>>(sofar, in[q], kAllLanes));
+  }
+
+  template <int k, int... m>
+  static RNNKIT_INLINE void deinterleave(const V (&in)[k], V (&x)[k], std::integer_sequence<int, m...>) {
+    ((x[m] = gather_plane<k, m, 1>(in, in[0])), ...);
+  }
+
+  // The lanes of plane m that the q-th vector, of k, needs join those of the planes before.
+  template <int k, int q, int m>
+  struct FromPlane {
+    static constexpr int at(int lane) {
+      const int to = q * kLanes + lane;
+      return to % k == m ? kLanes + to / k : m == 1 && to % k == 0 ? to / k : lane;
+    }
+  };
+
+  template <int k, int q, int m>
+  static RNNKIT_INLINE V gather_vector(const V (&x)[k], V sofar) {
+    if constexpr (m == k)
+      return sofar;
+    else
+      return gather_vector<k, q, m + 1>(x, shuffle<FromPlane<k, q, m>>(sofar, x[m], kAllLanes));
+  }
+
+  template <int k, int... q>
+  static RNNKIT_INLINE void interleave(const V (&x)[k], V (&out)[k], std::integer_sequence<int, q...>) {
+    ((out[q] = gather_vector<k, q, 1>(x, x[0])), ...);
+  }
 
   // The low 32 bits of each 64, times m. (Compilers do not see that a full 64-bit product is not needed.)
   template <class Wide>

@@ -23,54 +23,93 @@ constexpr int64_t kStepsAhead = 4;         // of the prefetch: where rows end, t
 struct Tile {  // some channels of one sequence
   int64_t b, d, length;
   int width;
+  bool reverse;
+
+  // The step that is s-th in the order of processing.
+  int64_t position(int64_t s) const { return rnnkit::position(s, length, reverse); }
+
+  Coordinates at(int64_t s, int c, int lanes) const { return {b, d + c, s / kCarry, int(s % kCarry), lanes}; }
 };
 
 struct Group {  // the same channels of some sequences
   int64_t b, d;
-  int sequences, width, stride;  // the states of a sequence are `stride` after those of the one before
+  int sequences, width;
+  bool reverse;
 
   template <class Problem>
   Tile tile(const Problem& p, int sequence) const {
-    return {b + sequence, d, p.length(b + sequence), width};
+    return {b + sequence, d, p.length(b + sequence), width, reverse};
   }
 };
 
-// How a problem is cut: tasks are groups of sequences x tiles of channels, and chunks of time of these.
+// How a problem is cut: tasks are groups of sequences x tiles of channels, and chunks of time of these. No tile has channels
+// of both directions.
 struct Tiling {
-  int64_t batch, channels, groups, tiles, tasks, chunks;
-  int lanes;
+  int64_t batch, channels, forward;     // the first so many channels are processed forward
+  int64_t groups, directions, tiles;    // of sequences, of time, and of a direction's channels
+  int64_t tasks, chunks, stride;        // stride: the widest a tile can be, from one sequence's states to the next
 
   // side_by_side: whether a step of all sequences lies together in memory, so that several are best walked together.
-  Tiling(int64_t batch, int64_t channels, int64_t steps, int lanes, int64_t widest, bool side_by_side)
-      : batch(batch), channels(channels), groups(batch), tiles((channels + widest - 1) / widest), lanes(lanes) {
-    const int64_t threads = torch::stable::get_num_threads();
-    while (batch * tiles < threads && tiles * lanes < channels) tiles *= 2;
-    if (side_by_side && tiles == 1 && channels > 0) {
-      const int64_t together = widest / padded(channels);
+  // in_chunks: whether time may be cut.
+  template <class Problem>
+  Tiling(const Problem& p, int lanes, int64_t widest, bool side_by_side, bool in_chunks)
+      : batch(p.batch),
+        channels(p.channels),
+        forward(p.reverse_from),
+        groups(batch),
+        directions(0 < forward && forward < channels ? 2 : 1) {
+    const int64_t threads = torch::stable::get_num_threads(), most = std::max(forward, channels - forward);
+    tiles = (most + widest - 1) / widest;
+    while (batch * directions * tiles < threads && tiles * lanes < most) tiles *= 2;
+    stride = ((most + tiles - 1) / std::max<int64_t>(tiles, 1) + lanes - 1) / lanes * lanes;
+    if (side_by_side && tiles == 1) {
+      const int64_t together = widest / stride;
       groups = std::min(batch, ((batch + together - 1) / together + threads - 1) / threads * threads);
     }
-    tasks = groups * tiles;
+    tasks = groups * directions * tiles;
     // the extra pass of a chunked scan costs as much as the scan: two threads a task gain nothing
-    chunks = tasks > 0 && threads >= 3 * tasks ? std::min(threads / tasks, steps / kMinChunk) : 1;
+    chunks = in_chunks && tasks > 0 && threads >= 3 * tasks ? std::min(threads / tasks, p.steps / kMinChunk) : 1;
     chunks = std::max<int64_t>(chunks, 1);
   }
 
   Group group(int64_t task) const {
-    const int64_t i = task / tiles, b = batch * i / groups, end = batch * (i + 1) / groups;
-    const int64_t width = padded((channels + tiles - 1) / tiles), d = std::min(channels, task % tiles * width);
-    return {b, d, int(end - b), int(std::min(width, channels - d)), int(width)};
+    const int64_t i = task / (directions * tiles), b = batch * i / groups, end = batch * (i + 1) / groups;
+    const bool reverse = directions == 2 ? task / tiles % 2 == 1 : forward == 0;
+    const int64_t first = reverse ? forward : 0, last = reverse ? channels : forward;
+    const int64_t d = std::min(last, first + task % tiles * stride);
+    return {b, d, int(end - b), int(std::min(stride, last - d)), reverse};
   }
 
   // Chunk boundaries lie on kept states.
   int64_t boundary(int64_t chunk, int64_t length) const {
     return chunk == chunks ? length : length * chunk / chunks / kCarry * kCarry;
   }
-
- private:
-  int64_t padded(int64_t width) const { return (width + lanes - 1) / lanes * lanes; }
 };
 
-inline Coordinates coordinates(const Tile& at, int64_t s, int c) { return {at.b, at.d + c, s / kCarry, int(s % kCarry)}; }
+// The first `count` planes, or all where some are interleaved, of n channels from d on.
+template <class M, class Kind, class scalar_t, class V>
+RNNKIT_INLINE void load_planes(const Rows<const scalar_t> (&in)[Kind::kPlanes], int64_t b, int64_t t, int64_t d, int n,
+                               int count, V (&x)[Kind::kPlanes]) {
+  constexpr int begin = Kind::kFirstInterleaved, end = begin + Kind::kInterleaved;
+  for (int j = 0; j < count; ++j)
+    if (j < begin || j >= end) x[j] = M::load(in[j].at(b, t) + d, n);
+  if constexpr (Kind::kInterleaved > 0) {
+    V together[Kind::kInterleaved];
+    M::load_interleaved(in[begin].at(b, t) + d * Kind::kInterleaved, together, n);
+    for (int j = begin; j < end; ++j) x[j] = together[j - begin];
+  }
+}
+
+// Of all planes, into L1 (locality 3) or L2 (2).
+template <class M, class Kind, int locality, class scalar_t>
+RNNKIT_INLINE void prefetch_planes(const Rows<const scalar_t> (&in)[Kind::kPlanes], int64_t b, int64_t t, int64_t d) {
+  constexpr int begin = Kind::kFirstInterleaved, end = begin + Kind::kInterleaved;
+  for (int j = 0; j < Kind::kPlanes; ++j) {
+    const bool together = begin <= j && j < end;
+    __builtin_prefetch(together ? in[begin].at(b, t) + d * (end - begin) + (j - begin) * M::kLanes : in[j].at(b, t) + d, 0,
+                       locality);
+  }
+}
 
 template <class acc>
 struct Aggregate {  // of a chunk, whose state changes from h to a h + b
@@ -83,13 +122,13 @@ struct Aggregate {  // of a chunk, whose state changes from h to a h + b
 
 // Runs a pass over every task: at once, or first the chunks' aggregates and then the chunks.
 template <class acc, class Pass>
-void run_passes(const Pass& pass) {
+void run_passes(Pass&& pass) {
   const int64_t chunks = pass.tiling.chunks, count = pass.tiling.tasks * chunks;
   if (chunks == 1)
     return torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) pass.run(i, 0, nullptr);
     });
-  const int64_t width = pass.tiling.group(0).stride;
+  const int64_t width = pass.tiling.stride;
   std::vector<acc> storage(2 * width * count);
   std::vector<Aggregate<acc>> totals(count);
   for (int64_t i = 0; i < count; ++i) totals[i] = {&storage[2 * width * i], &storage[2 * width * i + width]};
@@ -114,8 +153,7 @@ class Forward {
   const Tiling tiling;
 
   explicit Forward(const ScanForward<scalar_t, Kind>& problem)
-      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kForwardTile<acc>,
-               problem.out.batch_stride < problem.out.step_stride),
+      : tiling(problem, M::kLanes, kForwardTile<acc>, problem.out.batch_stride < problem.out.step_stride, Kind::kLinear),
         p(problem),
         cell(problem.options) {}
 
@@ -123,35 +161,37 @@ class Forward {
     const Group group = tiling.group(task);
     alignas(64) acc state[kForwardTile<acc>];
     for (int q = 0; q < group.sequences; ++q) {
-      const Tile at = group.tile(p, q);
-      acc* const h = state + q * group.stride;
-      for (int c = 0; c < at.width; ++c) h[c] = p.h0 == nullptr ? p.initial : p.h0[at.b * p.channels + at.d + c];
-      for (int64_t earlier = 0; earlier < chunk; ++earlier) totals[earlier].apply(h, at.width);
+      const Tile tile = group.tile(p, q);
+      acc* const h = state + q * tiling.stride;
+      for (int c = 0; c < tile.width; ++c) h[c] = p.h0 == nullptr ? p.initial : p.h0[tile.b * p.channels + tile.d + c];
+      for (int64_t earlier = 0; earlier < chunk; ++earlier) totals[earlier].apply(h, tile.width);
     }
     const int64_t begin = tiling.boundary(chunk, p.length(group.b));  // 0 where there are several sequences
     const int64_t end = tiling.chunks == 1 ? p.steps : tiling.boundary(chunk + 1, p.length(group.b));
     for (int64_t s = begin; s < end; ++s)
       for (int q = 0; q < group.sequences; ++q) {
-        const Tile at = group.tile(p, q);
-        if (s < at.length) step(at, s, state + q * group.stride);
+        const Tile tile = group.tile(p, q);
+        if (s < tile.length) step(tile, s, state + q * tiling.stride);
       }
     for (int q = 0; q < group.sequences && chunk + 1 == tiling.chunks; ++q)
-      finish(group.tile(p, q), state + q * group.stride);
+      finish(group.tile(p, q), state + q * tiling.stride);
   }
 
   void aggregate(int64_t task, int64_t chunk, const Aggregate<acc>& total) const {
-    const Tile at = tiling.group(task).tile(p, 0);
-    for (int64_t s = tiling.boundary(chunk, at.length); s < tiling.boundary(chunk + 1, at.length); ++s) {
-      const int64_t t = p.position(s, at.length);
-      if (p.resets(at.b, t)) {
-        std::fill_n(total.a, at.width, acc(0));
-        std::fill_n(total.b, at.width, p.initial);
+    const Tile tile = tiling.group(task).tile(p, 0);
+    for (int64_t s = tiling.boundary(chunk, tile.length); s < tiling.boundary(chunk + 1, tile.length); ++s) {
+      const int64_t t = tile.position(s);
+      if (p.pads(tile.b, t)) continue;
+      if (p.resets(tile.b, t)) {
+        std::fill_n(total.a, tile.width, acc(0));
+        std::fill_n(total.b, tile.width, p.initial);
       }
-      for (int c = 0; c < at.width; c += M::kLanes) {
-        const int n = std::min(M::kLanes, at.width - c);
+      for (int c = 0; c < tile.width; c += M::kLanes) {
+        const int n = std::min(M::kLanes, tile.width - c);
         V x[Kind::kPlanes], a, b;
-        for (int j = 0; j < Kind::kPlanes - Kind::kOutputPlanes; ++j) x[j] = M::load(p.in[j].at(at.b, t) + at.d + c, n);
-        cell.gates(coordinates(at, s, c), x, a, b);
+        load_planes<M, Kind>(p.in, tile.b, t, tile.d + c, n, Kind::kPlanes - Kind::kOutputPlanes, x);
+        const Coordinates at = tile.at(s, c, n);
+        if constexpr (Kind::kLinear) cell.gates(at, cell.own(at), x, a, b);
         M::store(total.a + c, a * M::load(total.a + c));
         M::store(total.b + c, a * M::load(total.b + c) + b);
       }
@@ -159,35 +199,41 @@ class Forward {
   }
 
  private:
-  void finish(const Tile& at, const acc* h) const {
-    std::copy_n(h, at.width, p.h_last + at.b * p.channels + at.d);
-    for (int64_t t = at.length; t < p.steps; ++t) std::fill_n(p.out.at(at.b, t) + at.d, at.width, scalar_t(0));
-    for (int64_t s = next_carry(at.length); p.carries != nullptr && s < p.steps; s += kCarry)
-      std::fill_n(p.carries + p.carry_offset(at.b, s) + at.d, at.width, acc(0));
+  void finish(const Tile& tile, const acc* h) const {
+    std::copy_n(h, tile.width, p.h_last + tile.b * p.channels + tile.d);
+    for (int64_t t = tile.length; t < p.steps; ++t) std::fill_n(p.out.at(tile.b, t) + tile.d, tile.width, scalar_t(0));
+    for (int64_t s = next_carry(tile.length); p.carries != nullptr && s < p.steps; s += kCarry)
+      std::fill_n(p.carries + p.carry_offset(tile.b, s) + tile.d, tile.width, acc(0));
   }
 
-  void step(const Tile& at, int64_t s, acc* h) const {
-    const int64_t ahead = p.reverse ? -kStepsAhead : kStepsAhead, t = p.position(s, at.length);
-    if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, at.width, p.carries + p.carry_offset(at.b, s) + at.d);
-    if (p.resets(at.b, t)) std::fill_n(h, at.width, p.initial);
-    const scalar_t* in[Kind::kPlanes];
-    for (int j = 0; j < Kind::kPlanes; ++j) in[j] = p.in[j].at(at.b, t) + at.d;
-    scalar_t* out = p.out.at(at.b, t) + at.d;
-    for (int c = 0; c < at.width; c += M::kLanes) {
-      const int n = std::min(M::kLanes, at.width - c);
-      V x[Kind::kPlanes], a, b;
-      for (int j = 0; j < Kind::kPlanes; ++j) {
-        x[j] = M::load(in[j] + c, n);
-        __builtin_prefetch(in[j] + c + ahead * p.in[j].step_stride);
-      }
+  void step(const Tile& tile, int64_t s, acc* h) const {
+    const int64_t ahead = tile.reverse ? -kStepsAhead : kStepsAhead, t = tile.position(s);
+    scalar_t* const out = p.out.at(tile.b, t) + tile.d;
+    if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, tile.width, p.carries + p.carry_offset(tile.b, s) + tile.d);
+    if (p.pads(tile.b, t)) return void(std::fill_n(out, tile.width, scalar_t(0)));
+    if (p.resets(tile.b, t)) std::fill_n(h, tile.width, p.initial);
+    for (int c = 0; c < tile.width; c += M::kLanes) {
+      const int n = std::min(M::kLanes, tile.width - c);
+      V x[Kind::kPlanes];
+      load_planes<M, Kind>(p.in, tile.b, t, tile.d + c, n, Kind::kPlanes, x);
+      prefetch_planes<M, Kind, 3>(p.in, tile.b, t + ahead, tile.d + c);
       __builtin_prefetch(out + c + ahead * p.out.step_stride, 1);
-      cell.gates(coordinates(at, s, c), x, a, b);
-      const V state = a * M::load(h + c) + b;
+      const Coordinates at = tile.at(s, c, n);
+      const auto own = cell.own(at);
+      const V before = M::load(h + c);
+      V state;
+      if constexpr (Kind::kLinear) {
+        V a, b;
+        cell.gates(at, own, x, a, b);
+        state = a * before + b;
+      } else {
+        state = cell.step(at, own, x, before);
+      }
       M::store(h + c, state);
       if constexpr (Kind::kOutputPlanes == 0)
         M::store(out + c, state, n);
       else
-        M::store(out + c, cell.output(x, state), n);
+        M::store(out + c, cell.output(own, x, before, state), n);
     }
   }
 
@@ -195,134 +241,216 @@ class Forward {
   const Cell<M, Kind> cell;
 };
 
-// The adjoint, from the last step to the first: K_s = dL/dh_s = G_s + P_s, P_{s-1} = a_s K_s, and dL/dx = K_s dh_s/dx,
-// where G_s is what grad_out_s brings to the state. What flows past a reset is 0.
+// The adjoint, from the last step to the first: K_s = dL/dh_s = G_s + P_s, P_{s-1} = a_s K_s + u_s, and dL/dx = K_s dh_s/dx,
+// where G_s is what grad_out_s brings to the state, and u_s what it brings to the one before, where the output sees that.
+// What flows past a reset is 0.
 template <class Kind, class scalar_t>
 class Backward {
   using M = Math<acc_t<scalar_t>>;
   using V = typename M::V;
   using acc = typename M::Scalar;
-  static constexpr int kStatePlanes = Kind::kPlanes - Kind::kOutputPlanes;
+  static constexpr int kOutputPlanes = Kind::kOutputPlanes, kStatePlanes = Kind::kPlanes - kOutputPlanes;
+  static constexpr int kSums = Kind::kStateSums + Kind::kOutputSums;
+  // Gradients of output planes are known before those of the state's; where they lie interleaved with these, they wait.
+  static constexpr bool kWait = Kind::kInterleaved > 0;
 
  public:
   const Tiling tiling;
 
   explicit Backward(const ScanBackward<scalar_t, Kind>& problem)
-      : tiling(problem.batch, problem.channels, problem.steps, M::kLanes, kBackwardTile<acc>, false),
+      : tiling(problem, M::kLanes, kBackwardTile<acc>, false, true),
         p(problem),
         cell(problem.options),
-        past_caches(problem.batch * problem.steps * problem.channels * Kind::kPlanes * sizeof(scalar_t) > kCachedBytes) {}
+        past_caches(problem.batch * problem.steps * problem.channels * Kind::kPlanes * sizeof(scalar_t) > kCachedBytes),
+        sums(kSums * tiling.tasks * tiling.chunks * tiling.stride) {}
 
-  void run(int64_t task, int64_t chunk, const Aggregate<acc>* totals) const {
-    const Tile at = tiling.group(task).tile(p, 0);
+  void run(int64_t task, int64_t chunk, const Aggregate<acc>* totals) {
+    const Tile tile = tiling.group(task).tile(p, 0);
     alignas(64) acc past[kBackwardTile<acc>];
-    for (int c = 0; c < at.width; ++c)
-      past[c] = p.grad_h_last == nullptr ? acc(0) : p.grad_h_last[at.b * p.channels + at.d + c];
-    for (int64_t later = tiling.chunks - 1; later > chunk; --later) totals[later].apply(past, at.width);
+    for (int c = 0; c < tile.width; ++c)
+      past[c] = p.grad_h_last == nullptr ? acc(0) : p.grad_h_last[tile.b * p.channels + tile.d + c];
+    for (int64_t later = tiling.chunks - 1; later > chunk; --later) totals[later].apply(past, tile.width);
     Factors factors;
-    for (int64_t begin = last_block(at, chunk); begin >= tiling.boundary(chunk, at.length); begin -= kCarry) {
-      const int count = run_block(at, chunk, begin, factors, true);
+    for (int64_t begin = last_block(tile, chunk); begin >= tiling.boundary(chunk, tile.length); begin -= kCarry) {
+      const int count = run_block(tile, chunk, begin, factors, true, sums_of(task, chunk, Kind::kStateSums));
       for (int i = count - 1; i >= 0; --i) {
-        const int64_t t = p.position(begin + i, at.length);
-        for (int c = 0; c < at.width; c += M::kLanes) {
-          const int n = std::min(M::kLanes, at.width - c);
-          const V grad = direct(at, t, c, n, factors[i]) + M::load(past + c);
-          for (int j = 0; j < kStatePlanes; ++j) put(at, j, t, c, n, grad * M::load(factors[i].d[j] + c));
-          M::store(past + c, grad * M::load(factors[i].a + c));
-        }
+        const int64_t t = tile.position(begin + i);
+        if (!p.pads(tile.b, t)) put_step(tile, t, factors[i], past, sums_of(task, chunk, 0));
       }
     }
 
     if (past_caches) M::finish_streams();
-    if (chunk == 0) std::copy_n(past, at.width, p.grad_h0 + at.b * p.channels + at.d);
+    if (chunk == 0) std::copy_n(past, tile.width, p.grad_h0 + tile.b * p.channels + tile.d);
     if (chunk + 1 == tiling.chunks)
-      for (int j = 0; j < Kind::kPlanes; ++j)
-        for (int64_t t = at.length; t < p.steps; ++t) std::fill_n(p.grad_in[j].at(at.b, t) + at.d, at.width, scalar_t(0));
+      for (int64_t t = tile.length; t < p.steps; ++t) clear(tile, t);
   }
 
   void aggregate(int64_t task, int64_t chunk, const Aggregate<acc>& total) const {
-    const Tile at = tiling.group(task).tile(p, 0);
+    const Tile tile = tiling.group(task).tile(p, 0);
     Factors factors;
-    for (int64_t begin = last_block(at, chunk); begin >= tiling.boundary(chunk, at.length); begin -= kCarry) {
-      const int count = run_block(at, chunk, begin, factors, false);
+    for (int64_t begin = last_block(tile, chunk); begin >= tiling.boundary(chunk, tile.length); begin -= kCarry) {
+      const int count = run_block(tile, chunk, begin, factors, false, nullptr);
       for (int i = count - 1; i >= 0; --i) {
-        const int64_t t = p.position(begin + i, at.length);
-        for (int c = 0; c < at.width; c += M::kLanes) {
+        const int64_t t = tile.position(begin + i);
+        if (p.pads(tile.b, t)) continue;
+        for (int c = 0; c < tile.width; c += M::kLanes) {
           const V a = M::load(factors[i].a + c);
           M::store(total.a + c, a * M::load(total.a + c));
-          M::store(total.b + c,
-                   a * (M::load(total.b + c) + direct(at, t, c, std::min(M::kLanes, at.width - c), factors[i])));
+          V b = a * (M::load(total.b + c) + direct(tile, t, c, std::min(M::kLanes, tile.width - c), factors[i]));
+          if constexpr (Kind::kOutputSeesPrevious) b += M::load(factors[i].to_h_prev + c);
+          M::store(total.b + c, b);
+        }
+      }
+    }
+  }
+
+  // The sums over time of each sequence, from those of the chunks, always in the same order.
+  void finish_sums() const {
+    for (int64_t task = 0; kSums > 0 && task < tiling.tasks; ++task) {
+      const Tile tile = tiling.group(task).tile(p, 0);
+      for (int j = 0; j < kSums; ++j) {
+        acc* const to = p.sums + (j * p.batch + tile.b) * p.channels + tile.d;
+        for (int c = 0; c < tile.width; ++c) {
+          to[c] = 0;
+          for (int64_t chunk = 0; chunk < tiling.chunks; ++chunk) to[c] += sums[sums_offset(task, chunk, j) + c];
         }
       }
     }
   }
 
  private:
-  struct StepFactors {  // of one step: P_{s-1} = a K_s, dL/dx[j] = d[j] K_s, and G_s where it is not grad_out
+  struct StepFactors {  // of one step: P_{s-1} = a K_s + u_s, dL/dx[j] = d[j] K_s, and the rest, where there is any
     alignas(64) acc a[kBackwardTile<acc>], d[kStatePlanes][kBackwardTile<acc>];
-    alignas(64) acc direct[Kind::kOutputPlanes == 0 ? 1 : kBackwardTile<acc>];
+    alignas(64) acc direct[kOutputPlanes == 0 ? 1 : kBackwardTile<acc>];
+    alignas(64) acc to_h_prev[Kind::kOutputSeesPrevious ? kBackwardTile<acc> : 1];
+    alignas(64) acc h_prev[Kind::kStateSums > 0 ? kBackwardTile<acc> : 1];
+    alignas(64) acc waiting[kOutputPlanes > 0 && kWait ? kOutputPlanes : 1][kWait ? kBackwardTile<acc> : 1];
   };
   using Factors = StepFactors[kCarry];
 
   // Of the blocks of up to kCarry steps from a kept state, the last of a chunk; before its first step if there is none.
-  int64_t last_block(const Tile& at, int64_t chunk) const {
-    const int64_t begin = tiling.boundary(chunk, at.length), end = tiling.boundary(chunk + 1, at.length);
+  int64_t last_block(const Tile& tile, int64_t chunk) const {
+    const int64_t begin = tiling.boundary(chunk, tile.length), end = tiling.boundary(chunk + 1, tile.length);
     return end == begin ? begin - 1 : begin + (end - begin - 1) / kCarry * kCarry;
   }
 
-  V direct(const Tile& at, int64_t t, int c, int n, const StepFactors& factors) const {
-    if constexpr (Kind::kOutputPlanes == 0)
-      return M::load(p.grad_out.at(at.b, t) + at.d + c, n);
+  V direct(const Tile& tile, int64_t t, int c, int n, const StepFactors& factors) const {
+    if constexpr (kOutputPlanes == 0)
+      return M::load(p.grad_out.at(tile.b, t) + tile.d + c, n);
     else
       return M::load(factors.direct + c);
   }
 
-  void put(const Tile& at, int plane, int64_t t, int c, int n, V gradient) const {
-    scalar_t* const to = p.grad_in[plane].at(at.b, t) + at.d + c;
+  int64_t sums_offset(int64_t task, int64_t chunk, int which) const {
+    return ((task * tiling.chunks + chunk) * kSums + which) * tiling.stride;
+  }
+
+  acc* sums_of(int64_t task, int64_t chunk, int which) { return sums.data() + sums_offset(task, chunk, which); }
+
+  void clear(const Tile& tile, int64_t t) const {  // the gradients of a step that is not processed
+    for (int j = 0; j < Kind::kPlanes; ++j) {
+      constexpr int first = Kind::kFirstInterleaved, count = Kind::kInterleaved;
+      if (first < j && j < first + count) continue;
+      const int stride = channel_stride<Kind>(j);
+      std::fill_n(p.grad_in[j].at(tile.b, t) + tile.d * stride, tile.width * stride, scalar_t(0));
+    }
+  }
+
+  void put(scalar_t* to, V gradient, int n) const {
     past_caches ? M::stream(to, gradient, n) : M::store(to, gradient, n);
   }
 
+  // One step of the adjoint.
+  void put_step(const Tile& tile, int64_t t, const StepFactors& factors, acc* past, acc* sums) const {
+    constexpr int first = Kind::kFirstInterleaved, end = first + Kind::kInterleaved;
+    const int64_t stride = tiling.stride;
+    for (int c = 0; c < tile.width; c += M::kLanes) {
+      const int n = std::min(M::kLanes, tile.width - c);
+      const V grad = direct(tile, t, c, n, factors) + M::load(past + c);
+      V g[Kind::kPlanes];
+      for (int j = 0; j < kStatePlanes; ++j) g[j] = grad * M::load(factors.d[j] + c);
+      for (int j = 0; j < kStatePlanes; ++j)
+        if (j < first || j >= end) put(p.grad_in[j].at(tile.b, t) + tile.d + c, g[j], n);
+      if constexpr (kWait) {
+        for (int j = kStatePlanes; j < Kind::kPlanes; ++j) g[j] = M::load(factors.waiting[j - kStatePlanes] + c);
+        V together[Kind::kInterleaved];
+        for (int j = first; j < end; ++j) together[j - first] = g[j];
+        M::store_interleaved(p.grad_in[first].at(tile.b, t) + (tile.d + c) * Kind::kInterleaved, together, n);
+      }
+      if constexpr (Kind::kStateSums > 0) {
+        V sum[Kind::kStateSums];
+        for (int j = 0; j < Kind::kStateSums; ++j) sum[j] = M::load(sums + j * stride + c);
+        cell.add_state(g, M::load(factors.h_prev + c), sum);
+        for (int j = 0; j < Kind::kStateSums; ++j) M::store(sums + j * stride + c, sum[j]);
+      }
+      V next = grad * M::load(factors.a + c);
+      if constexpr (Kind::kOutputSeesPrevious) next += M::load(factors.to_h_prev + c);
+      M::store(past + c, next);
+    }
+  }
+
   // The states of a block forward, with all that depends on them; returns how many steps it has. The gradients of output
-  // planes depend on nothing later, and are written here, if at all.
-  int run_block(const Tile& at, int64_t chunk, int64_t begin, Factors& factors, bool write) const {
-    const int count = int(std::min<int64_t>(kCarry, tiling.boundary(chunk + 1, at.length) - begin));
-    const int64_t ahead = p.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next, for the L2 cache
-    constexpr int kL2 = 2;
+  // planes depend on nothing later: they and their sums are written here, if at all.
+  int run_block(const Tile& tile, int64_t chunk, int64_t begin, Factors& factors, bool write, acc* sums) const {
+    const int count = int(std::min<int64_t>(kCarry, tiling.boundary(chunk + 1, tile.length) - begin));
+    const int64_t ahead = tile.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next, for the L2 cache
     alignas(64) acc h[kBackwardTile<acc>];
-    std::copy_n(p.carries + p.carry_offset(at.b, begin) + at.d, at.width, h);
+    std::copy_n(p.carries + p.carry_offset(tile.b, begin) + tile.d, tile.width, h);
     for (int i = 0; i < count; ++i) {
-      const int64_t t = p.position(begin + i, at.length);
-      const bool reset = p.resets(at.b, t);
-      if (reset) std::fill_n(h, at.width, p.initial);
-      for (int c = 0; c < at.width; c += M::kLanes) {
-        const int n = std::min(M::kLanes, at.width - c);
-        V x[Kind::kPlanes], a, b, d[kStatePlanes];
-        for (int j = 0; j < Kind::kPlanes; ++j) {
-          const scalar_t* const in = p.in[j].at(at.b, t) + at.d + c;
-          x[j] = M::load(in, n);
-          __builtin_prefetch(in - ahead * p.in[j].step_stride, 0, kL2);
-        }
-        const scalar_t* const grad_out = p.grad_out.at(at.b, t) + at.d + c;
-        __builtin_prefetch(grad_out - ahead * p.grad_out.step_stride, 0, kL2);
+      const int64_t t = tile.position(begin + i);
+      if (p.pads(tile.b, t)) {
+        if (write) clear(tile, t);
+        continue;
+      }
+      const bool reset = p.resets(tile.b, t);
+      if (reset) std::fill_n(h, tile.width, p.initial);
+      for (int c = 0; c < tile.width; c += M::kLanes) {
+        const int n = std::min(M::kLanes, tile.width - c);
+        V x[Kind::kPlanes], a, d[kStatePlanes], state;
+        load_planes<M, Kind>(p.in, tile.b, t, tile.d + c, n, Kind::kPlanes, x);
+        prefetch_planes<M, Kind, 2>(p.in, tile.b, t - ahead, tile.d + c);
+        const scalar_t* const grad_out = p.grad_out.at(tile.b, t) + tile.d + c;
+        __builtin_prefetch(grad_out - ahead * p.grad_out.step_stride, 0, 2);
+        const Coordinates at = tile.at(begin + i, c, n);
+        const auto own = cell.own(at);
         const V before = M::load(h + c);
-        cell.gradients(coordinates(at, begin + i, c), x, before, a, b, d);
-        const V state = a * before + b;
+        cell.gradients(at, own, x, before, state, a, d);
         M::store(h + c, state);
         M::store(factors[i].a + c, reset ? M::set(0) : a);
         for (int j = 0; j < kStatePlanes; ++j) M::store(factors[i].d[j] + c, d[j]);
-        if constexpr (Kind::kOutputPlanes > 0) {
-          V d_output[Kind::kOutputPlanes];
-          M::store(factors[i].direct + c, cell.output_gradients(x, state, M::load(grad_out, n), d_output));
-          for (int j = 0; write && j < Kind::kOutputPlanes; ++j) put(at, kStatePlanes + j, t, c, n, d_output[j]);
+        if constexpr (Kind::kStateSums > 0) M::store(factors[i].h_prev + c, before);
+        if constexpr (kOutputPlanes > 0) {
+          V d_output[kOutputPlanes], to_h_prev;
+          const V to_h = cell.output_gradients(own, x, before, state, M::load(grad_out, n), d_output, to_h_prev);
+          M::store(factors[i].direct + c, to_h);
+          if constexpr (Kind::kOutputSeesPrevious) M::store(factors[i].to_h_prev + c, reset ? M::set(0) : to_h_prev);
+          if (!write) continue;
+          for (int j = 0; j < kOutputPlanes; ++j) put_output(tile, j, t, c, n, d_output[j], factors[i]);
+          if constexpr (Kind::kOutputSums > 0) {
+            V sum[Kind::kOutputSums];
+            for (int j = 0; j < Kind::kOutputSums; ++j) sum[j] = M::load(sums + j * tiling.stride + c);
+            cell.add_output(d_output, before, sum);
+            for (int j = 0; j < Kind::kOutputSums; ++j) M::store(sums + j * tiling.stride + c, sum[j]);
+          }
         }
       }
     }
     return count;
   }
 
+  void put_output(const Tile& tile, int output, int64_t t, int c, int n, V gradient, StepFactors& factors) const {
+    constexpr int first = Kind::kFirstInterleaved, end = first + Kind::kInterleaved;
+    const int plane = kStatePlanes + output;
+    if (first <= plane && plane < end)
+      M::store(factors.waiting[output] + c, gradient);
+    else
+      put(p.grad_in[plane].at(tile.b, t) + tile.d + c, gradient, n);
+  }
+
   const ScanBackward<scalar_t, Kind>& p;
   const Cell<M, Kind> cell;
   const bool past_caches;  // the gradients will not be in a cache when they are read: do not fetch them to be written
+  std::vector<acc> sums;   // [tasks, chunks, kSums, stride]
 };
 
 template <class scalar_t, class Kind>
@@ -332,7 +460,9 @@ void run_scan(const ScanForward<scalar_t, Kind>& p) {
 
 template <class scalar_t, class Kind>
 void run_scan(const ScanBackward<scalar_t, Kind>& p) {
-  run_passes<acc_t<scalar_t>>(Backward<Kind, scalar_t>(p));
+  Backward<Kind, scalar_t> pass(p);
+  run_passes<acc_t<scalar_t>>(pass);
+  pass.finish_sums();
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET

@@ -38,6 +38,7 @@ struct Math {
   using U = uint32_t;
 
   static RNNKIT_INLINE V set(V x) { return x; }
+  static RNNKIT_INLINE V load(const V* from, int) { return *from; }
   static RNNKIT_INLINE V select(bool condition, V a, V b) { return condition ? a : b; }
 
   static RNNKIT_INLINE V negative_abs(V x) {
