@@ -6,6 +6,7 @@ import torch
 
 EXAMPLES = {
     "mingru": lambda m: m.MinGRU(3, 4, num_layers=2)(torch.randn(2, 50, 3))[0],
+    "sru": lambda m: m.SRU(3, 4, bidirectional=True)(torch.randn(50, 2, 3))[0],
     "qrnn": lambda m: m.QRNN(3, 4, num_layers=2, window=2)(torch.randn(50, 2, 3))[0],
 }
 

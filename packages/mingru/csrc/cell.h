@@ -26,7 +26,8 @@ struct Cell<M, Kind<gate_planes, activation>> {
     derive(x, h_prev, a, b, d);
   }
 
-  static RNNKIT_INLINE void gradients(const Coordinates&, Own, const V (&x)[kPlanes], V h_prev, V& h, V& a, V (&d)[kPlanes]) {
+  static RNNKIT_INLINE void gradients(const Coordinates&, Own, const V (&x)[kPlanes], V h_prev, V& h, V& a,
+                                      V (&d)[kPlanes]) {
     V b;
     derive(x, h_prev, a, b, d);
     h = a * h_prev + b;

@@ -5,7 +5,8 @@
 // with x one value per plane of the input, and out_s is h_s or what the cell makes of it. Shapes: planes, out [B, T, D];
 // h0, h_last [B, D]; carries [B, ceil(T / kCarry), D]; lengths [B]; reset, pad [B, T].
 // Forward keeps the state before every kCarry-th step; backward recomputes the states between. Backward is linear in the
-// gradient that it carries, whatever the step is, so that it can always be cut in time; forward can where the step is linear.
+// gradient that it carries, whatever the step is, so that it can always be cut in time; forward can where the step is
+// linear.
 //
 // A family describes each of its recurrences by a type, its Kind, which it can name without knowing the backend. It
 // derives from KindDefaults, which tells what there is to say, and has kPlanes, the number of planes. The mathematics is in

@@ -45,9 +45,9 @@ struct Group {  // the same channels of some sequences
 // How a problem is cut: tasks are groups of sequences x tiles of channels, and chunks of time of these. No tile has channels
 // of both directions.
 struct Tiling {
-  int64_t batch, channels, forward;     // the first so many channels are processed forward
-  int64_t groups, directions, tiles;    // of sequences, of time, and of a direction's channels
-  int64_t tasks, chunks, stride;        // stride: the widest a tile can be, from one sequence's states to the next
+  int64_t batch, channels, forward;   // the first so many channels are processed forward
+  int64_t groups, directions, tiles;  // of sequences, of time, and of a direction's channels
+  int64_t tasks, chunks, stride;      // stride: the widest a tile can be, from one sequence's states to the next
 
   // side_by_side: whether a step of all sequences lies together in memory, so that several are best walked together.
   // in_chunks: whether time may be cut.
@@ -356,9 +356,7 @@ class Backward {
     }
   }
 
-  void put(scalar_t* to, V gradient, int n) const {
-    past_caches ? M::stream(to, gradient, n) : M::store(to, gradient, n);
-  }
+  void put(scalar_t* to, V gradient, int n) const { past_caches ? M::stream(to, gradient, n) : M::store(to, gradient, n); }
 
   // One step of the adjoint.
   void put_step(const Tile& tile, int64_t t, const StepFactors& factors, acc* past, acc* sums) const {

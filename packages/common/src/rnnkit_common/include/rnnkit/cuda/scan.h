@@ -1,5 +1,6 @@
 // The scan engine for CUDA: one kernel each way, which reads every input once and writes every output once; and one more
-// for those steps forward that are not linear, with a thread per channel that walks along time, its loads kCarry steps ahead.
+// for those steps forward that are not linear, with a thread per channel that walks along time, its loads kCarry steps
+// ahead.
 //
 // A thread owns one channel and kCarry consecutive steps. It loads them all at once, computes its a_s and b_s, and
 // composes them into one map h -> a h + b. A block is 32 lanes of channels x up to kMaxChunks such threads along time, and
@@ -145,12 +146,11 @@ __device__ __forceinline__ int steps_from(int64_t s, int64_t length) {
 
 // Bit i: whether step s + i is marked in a [B, T] tensor, which may be null.
 template <class Problem>
-__device__ __forceinline__ unsigned marks_from(const bool* marks, const Problem& p, const Place& at, int64_t s, int64_t length,
-                                               int count) {
+__device__ __forceinline__ unsigned marks_from(const bool* marks, const Problem& p, const Place& at, int64_t s,
+                                               int64_t length, int count) {
   unsigned bits = 0;
   if (marks != nullptr) {
-    for (int i = 0; i < count; ++i)
-      bits |= unsigned(marks[at.b * p.steps + position(s + i, length, at.reverse)]) << i;
+    for (int i = 0; i < count; ++i) bits |= unsigned(marks[at.b * p.steps + position(s + i, length, at.reverse)]) << i;
   }
   return bits;
 }

@@ -1,0 +1,59 @@
+// The matrix products of a layer. torch's matmul calls MKL, which uses half of a vector unit that is not Intel's: where the
+// product is large, float32 and on an x86 CPU, it is made by oneDNN instead, through the op that torch.compile uses for
+// nn.Linear. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <array>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rnnkit {
+
+using torch::stable::Tensor;
+
+template <size_t n>
+std::optional<Tensor> call(const char* op, const char* overload, std::array<StableIValue, n> stack) {
+  if (torch_call_dispatcher(op, overload, stack.data(), TORCH_ABI_VERSION) != 0) return std::nullopt;
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+inline bool suits_onednn(const Tensor& x, const Tensor& weight) {
+#if defined(__x86_64__)
+  constexpr int64_t kLarge = 1 << 18;  // below, a call's overhead is not won back
+  return x.is_cpu() && x.scalar_type() == torch::headeronly::ScalarType::Float && x.size(0) > 0 &&
+         weight.size(0) * weight.size(1) >= kLarge;
+#else
+  return false;
+#endif
+}
+
+// x weight, for x [N, K] and weight [K, M]
+inline Tensor product(const Tensor& x, const Tensor& weight) {
+  using torch::stable::detail::from;
+  if (suits_onednn(x, weight)) {
+    const auto made = call<6>("mkldnn::_linear_pointwise", "",
+                              {from(x), from(torch::stable::transpose(weight, 0, 1)), from(std::optional<Tensor>()),
+                               from(std::string("none")), from(std::vector<double>()), from(std::optional<std::string>())});
+    if (made) return *made;
+  }
+  return torch::stable::matmul(x, weight);
+}
+
+// sum + x weight^T, for sum [N, K], x [N, M] and weight [K, M], on the CPU.
+inline Tensor add_product(Tensor sum, Tensor x, Tensor weight) {
+  using torch::stable::detail::from;
+  if (suits_onednn(x, weight)) {
+    const auto made = call<5>("mkldnn::_linear_pointwise", "binary",
+                              {from(x), from(sum), from(weight), from(std::optional<Tensor>()), from(std::string("add"))});
+    if (made) return *made;
+  }
+  return torch::stable::subtract(sum, torch::stable::matmul(x, torch::stable::transpose(weight, 0, 1)), -1);
+}
+
+}  // namespace rnnkit

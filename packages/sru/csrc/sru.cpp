@@ -1,0 +1,18 @@
+// Op schemas. Shapes and meanings: src/sru/_ops.py.
+// SPDX-License-Identifier: Apache-2.0
+#include <rnnkit/library.h>
+
+RNNKIT_LIBRARY(m) {
+  m.def(
+      "scan(Tensor[] inputs, Tensor? c0, Tensor? lengths, Tensor? pad, Tensor? mask, Tensor? scale, int activation, "
+      "int skip, int peephole, bool bidirectional, bool save) -> (Tensor out, Tensor c_last, Tensor carries)");
+  m.def(
+      "scan_backward(Tensor grad_out, Tensor? grad_c_last, Tensor[] inputs, Tensor carries, Tensor? c0, Tensor? lengths, "
+      "Tensor? pad, Tensor? mask, Tensor? scale, int activation, int skip, int peephole, bool bidirectional) "
+      "-> Tensor[]");
+  m.def(
+      "layer(Tensor x, Tensor weight, Tensor parameters, Tensor? c0, Tensor? lengths, Tensor? pad, Tensor? mask, "
+      "Tensor? scale, int activation, int peephole, bool bidirectional, bool save) "
+      "-> (Tensor out, Tensor c_last, Tensor carries, Tensor u)");
+  m.def("add_product(Tensor sum, Tensor x, Tensor weight) -> Tensor");
+}

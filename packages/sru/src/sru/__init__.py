@@ -1,0 +1,8 @@
+"""Simple recurrent units, SRU (arXiv:1709.02755) and SRU++ (arXiv:2102.12459), for PyTorch, on fused kernels for CPU and CUDA."""
+
+from . import functional
+from .attention import SRUpp, SRUppAttention, SRUppCell, SRUppProjectedLinear
+from .modules import SRU, SRUCell
+
+__version__ = "0.1.0"
+__all__ = ["SRU", "SRUCell", "SRUpp", "SRUppAttention", "SRUppCell", "SRUppProjectedLinear", "functional"]

@@ -1,0 +1,123 @@
+"""The ops `scan`, `scan_backward`, `layer` and `add_product` of `torch.ops.rnnkit_sru`, as torch sees them.
+
+Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments:
+
+    inputs         [U, (x), (v_f, v_r), parameters], see `reference.scan`; sequences are (B, T, ...), of one dtype
+    c0             (B, D), or None: 0
+    lengths        (B,) int64, or None: every sequence has T steps
+    pad            (B, T) bool, or None
+    mask, scale    (B, D) and (1,), or None: 1
+    activation     index into reference.ACTIVATIONS
+    skip           index into reference.SKIPS
+    peephole       index into reference.PEEPHOLES
+    bidirectional  the second half of the channels goes from the last step to the first
+    save           keeps what backward needs: `carries`, c before every 16th step, (B, ceil(T / 16) * D)
+
+States, parameters, mask and scale are float32, or float64 where the sequences are. `layer(x, weight, parameters, ...)` is
+`scan` with the skip "input" and U = x weight; its backward lets the matrix product add to the gradient of x that the scan
+wrote, on the CPU by `add_product`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
+from . import reference
+from ._shared import STEPS_PER_CARRY, empty_rows, refuse_namesake, register_scan, state_dtype
+
+NAMESPACE = "rnnkit_sru"
+EXTRAS = 4  # lengths, pad, mask, scale
+ADD_PRODUCT = torch.ops.rnnkit_sru.add_product
+INPUT = reference.SKIPS.index("input")
+
+
+def composite(inputs: list[Tensor], c0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """`scan` by the reference."""
+    activation, skip, peephole, bidirectional = rest[EXTRAS:]
+    return reference.scan(
+        inputs,
+        c0,
+        *rest[:EXTRAS],
+        activation=reference.ACTIVATIONS[activation],
+        skip=reference.SKIPS[skip],
+        peephole=reference.PEEPHOLES[peephole],
+        bidirectional=bidirectional,
+    )
+
+
+def _rows(t: Tensor) -> Tensor:
+    """(B, T, D) -> (B * T, D), or (T * B, D) where that is how it lies in memory."""
+    return (t.transpose(0, 1) if t.stride(0) < t.stride(1) else t).flatten(0, 1)
+
+
+def _add_product(total: Tensor, x: Tensor, weight: Tensor, differentiable: bool) -> Tensor:
+    """total + x weight^T, for total (B, T, K), x (B, T, M) and weight (K, M); may overwrite `total`."""
+    if differentiable:
+        return total + x @ weight.t()
+    rows = _rows(total)
+    if total.device.type != "cpu":
+        rows.addmm_(_rows(x), weight.t())
+        return total
+    batch, steps, width = total.shape
+    made = ADD_PRODUCT(rows, _rows(x), weight)
+    turned = total.stride(0) < total.stride(1)
+    return made.view(steps, batch, width).transpose(0, 1) if turned else made.view(batch, steps, width)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::add_product")
+def _(total, x, weight):  # type: ignore[no-untyped-def]
+    return torch.empty_like(total)
+
+
+def register(namespace: str) -> None:
+    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
+    register_scan(
+        namespace,
+        channels=lambda inputs, *_: inputs[-1].shape[1],
+        initial=lambda *_: 0.0,
+        reference=composite,
+        extras=EXTRAS,
+    )
+    ops = getattr(torch.ops, namespace)
+
+    @torch.library.register_fake(f"{namespace}::layer")
+    def _(x, weight, parameters, c0, *rest):  # type: ignore[no-untyped-def]
+        save = rest[-1]
+        (batch, steps), width = x.shape[:2], parameters.shape[1]
+        c_last = x.new_empty(batch, width, dtype=state_dtype(x))
+        carries = c_last.new_empty(batch, (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY * width if save else 0)
+        u = empty_rows(x, weight.shape[1]) if save else x.new_empty(0)
+        return empty_rows(x, width), c_last, carries, u
+
+    def setup_layer(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, parameters, c0, *rest = inputs
+        activation, peephole, bidirectional, _ = rest[EXTRAS:]
+        ctx.options = (activation, INPUT, peephole, bidirectional)
+        ctx.save_for_backward(x, weight, parameters, c0, *rest[:EXTRAS], *output[2:])
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+
+    def layer_backward(ctx: Any, grad_out: Tensor | None, grad_c_last: Tensor | None, *_: None) -> tuple[Any, ...]:
+        x, weight, parameters, c0, *extras, carries, u = ctx.saved_tensors
+        if grad_out is None:
+            grad_out = torch.zeros_like(x)
+        if grad_c_last is not None:
+            grad_c_last = grad_c_last.contiguous()
+        again = torch.is_grad_enabled()  # for second derivatives, U has to be known as a function of x and the weight
+        inputs = [x @ weight if again else u, x, parameters]
+        grads = ops.scan_backward(grad_out, grad_c_last, inputs, carries, c0, *extras, *ctx.options)
+        grad_u, grad_x, grad_parameters, grad_c0 = grads
+        grad_weight = _rows(x).t() @ _rows(grad_u) if ctx.needs_input_grad[1] else None
+        if ctx.needs_input_grad[0]:
+            grad_x = _add_product(grad_x, grad_u, weight, again)
+        return grad_x, grad_weight, grad_parameters, None if c0 is None else grad_c0, *[None] * (EXTRAS + 4)
+
+    torch.library.register_autograd(f"{namespace}::layer", layer_backward, setup_context=setup_layer)
+
+
+refuse_namesake("sru")
+register(NAMESPACE)

@@ -1,0 +1,133 @@
+"""Bad input is refused in words that name the argument, what was given and what is accepted; it never crashes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sru import SRU, SRUCell, SRUpp, SRUppAttention, functional
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+pytestmark = pytest.mark.kernels
+
+X = torch.randn(5, 2, 3)
+U = torch.randn(5, 2, 12)
+BIAS = torch.randn(8)
+W = torch.randn(4, 12)
+H = torch.randn(5, 2, 4)
+
+
+class Returns(nn.Module):
+    def __init__(self, *shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shapes = shapes
+
+    def reset_parameters(self) -> None: ...
+
+    def forward(self, x: torch.Tensor):
+        made = tuple(torch.randn(s) for s in self.shapes)
+        return made[0] if len(made) == 1 else made
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "call"),
+    [
+        (ValueError, "use_tanh and use_relu: expected at most one activation, got both", lambda: SRU(3, 4, use_tanh=True, use_relu=True)),
+        (ValueError, r"projection size: expected 0, or less than both input_size 3 and output size 4, got 3", lambda: SRU(3, 4, projection_size=3)),
+        (ValueError, r"projection size: .* output size 4, got 4", lambda: SRU(8, 4, projection_size=4)),
+        (ValueError, r"projection size: .* got -1", lambda: SRUCell(3, 4, n_proj=-1)),
+        (ValueError, r"projection_size: expected 2 of them, one per layer, got \[1, 2, 3\]", lambda: SRU(3, 4, projection_size=[1, 2, 3])),
+        (ValueError, "projection size: expected 0 with custom_m", lambda: SRUCell(8, 8, n_proj=2, custom_m=Returns())),
+        (ValueError, "custom_m: expected 2 modules, one per layer, got 1", lambda: SRU(3, 4, custom_m=[Returns()])),
+        (ValueError, "custom_m: expected U with 16 features, got 12", lambda: SRUCell(3, 4, custom_m=Returns((5, 2, 12)))(X)),
+        (ValueError, "custom_m: expected V with 8 features, got 4", lambda: SRUCell(3, 4, custom_m=Returns((5, 2, 16), (5, 2, 4)))(X)),
+        (ValueError, "custom_m: expected to return U, or U and V, got 3", lambda: SRUCell(3, 4, custom_m=Returns((1,), (1,), (1,)))(X)),
+        (ValueError, r"dropout: expected a probability in \[0, 1\), got 1", lambda: SRU(3, 4, dropout=1)),
+        (ValueError, r"rnn_dropout: expected a probability in \[0, 1\), got -0.5", lambda: SRU(3, 4, rnn_dropout=-0.5)),
+        (ValueError, "normalize_after: expected False without layer_norm", lambda: SRU(3, 4, normalize_after=True)),
+        (ValueError, "expected positive sizes, got 0 and 4", lambda: SRU(0, 4)),
+        (ValueError, "num_layers: expected at least 1, got 0", lambda: SRU(3, 4, 0)),
+        (TypeError, "use_selu", lambda: SRU(3, 4, use_selu=True)),
+        (ValueError, r"input: expected shape \(T, B, 3\), got \[5, 2, 12\]", lambda: SRU(3, 4)(U)),
+        (ValueError, r"input: expected shape \(B, T, 3\), got \[5, 2, 12\]", lambda: SRU(3, 4, batch_first=True)(U)),
+        (ValueError, r"input: expected shape \(T, B, 3\), got \[5, 2\]", lambda: SRU(3, 4)(X[..., 0])),
+        (ValueError, r"input: expected shape \(B, 3\), got \[5, 2, 3\]", lambda: SRU(3, 4).step(X)),
+        (TypeError, "x: expected torch.float32, got torch.int64", lambda: SRU(3, 4)(X.long())),
+        (TypeError, "x: expected torch.float32, got torch.float64", lambda: SRU(3, 4)(X.double())),
+        (ValueError, "x: expected device cpu, got meta", lambda: SRU(3, 4)(X.to("meta"))),
+        (ValueError, r"c0: expected shape \[2, 2, 4\], got \[1, 2, 4\]", lambda: SRU(3, 4)(X, torch.zeros(1, 2, 4))),
+        (ValueError, r"c0: expected shape \[2, 2, 8\], got \[4, 2, 3\]", lambda: SRU(3, 4, bidirectional=True)(X, torch.zeros(4, 2, 3))),
+        (ValueError, r"c0: expected a shape that expands to \[2, 4\], got \[3, 4\]", lambda: SRUCell(3, 4)(X, torch.zeros(3, 4))),
+        (TypeError, "c0: expected torch.float32", lambda: SRU(3, 4)(X, torch.zeros(2, 2, 4).double())),
+        (ValueError, "c0: expected device cpu, got meta", lambda: SRU(3, 4)(X, torch.zeros(2, 2, 4, device="meta"))),
+        (ValueError, r"mask_pad: expected shape \[5, 2\], got \[2, 5\]", lambda: SRU(3, 4)(X, mask_pad=torch.zeros(2, 5))),
+        (ValueError, r"mask_pad: expected shape \[5, 2\], got \[2, 5\]", lambda: SRU(3, 4, batch_first=True)(X, mask_pad=torch.zeros(2, 5))),
+        (ValueError, r"lengths: expected values within 0..5 \(T\), got 5..6", lambda: SRU(3, 4)(X, lengths=torch.tensor([5, 6]))),
+        (ValueError, r"lengths: expected shape \[2\], got \[1\]", lambda: SRU(3, 4)(X, lengths=torch.tensor([5]))),
+        (TypeError, "lengths: expected integers, got torch.float32", lambda: SRU(3, 4)(X, lengths=torch.ones(2))),
+        (ValueError, "mask_pad and lengths: expected None with a single step", lambda: SRUCell(3, 4)(X[0], lengths=torch.tensor([5, 5]))),
+        (ValueError, "mask_pad and lengths: expected None with a PackedSequence", lambda: SRU(3, 4)(pack_sequence([X[:, 0]]), lengths=torch.tensor([5]))),
+        (ValueError, r"U: expected .* 3 or 4 times 4 \(bias / 2\), got \[5, 2, 3\]", lambda: functional.recurrence(X, BIAS)),
+        (ValueError, "x: expected None where U has four values a channel", lambda: functional.recurrence(torch.randn(5, 2, 16), BIAS, x=H)),
+        (ValueError, r"x: expected the sequences of U with 4 features, got \[2, 5, 3\]", lambda: functional.recurrence(U, BIAS, x=X)),
+        (TypeError, "x: expected torch.float32, got torch.float64", lambda: functional.recurrence(U, BIAS, x=H.double())),
+        (TypeError, "U: expected float64, float32, float16 or bfloat16, got torch.int64", lambda: functional.recurrence(U.long(), BIAS)),
+        (ValueError, "weight_c: expected the shape and device of bias", lambda: functional.recurrence(U, BIAS, torch.randn(4))),
+        (ValueError, "weight_c: expected the sequences of U with 8 features", lambda: functional.recurrence(U, BIAS, torch.randn(5, 2, 4))),
+        (ValueError, "bias: expected device cpu, got meta", lambda: functional.recurrence(U, BIAS.to("meta"))),
+        (ValueError, r"mask_c: expected a shape that expands to \[2, 4\]", lambda: functional.recurrence(U, BIAS, mask_c=torch.ones(3, 4))),
+        (ValueError, "mask_c: expected a tensor without requires_grad", lambda: functional.recurrence(U, BIAS, mask_c=torch.ones(2, 4, requires_grad=True))),
+        (ValueError, r"scale_x: expected a shape that expands to \[1\]", lambda: functional.recurrence(U, BIAS, scale_x=torch.ones(3))),
+        (ValueError, "activation: expected 'identity', 'tanh' or 'relu', got 'selu'", lambda: functional.recurrence(U, BIAS, activation="selu")),
+        (ValueError, "bidirectional: expected an even number of channels, got 3", lambda: functional.recurrence(torch.randn(5, 2, 9), torch.randn(6), bidirectional=True)),
+        (ValueError, r"x and weight: expected \(T, B, 4\) and \(4, 12\), got \[5, 2, 3\]", lambda: functional.layer(X, W, BIAS)),
+        (TypeError, "weight: expected torch.float32, got torch.float64", lambda: functional.layer(H, W.double(), BIAS)),
+        (ValueError, r"weight_c: expected shape \(8,\), got \[5, 2, 8\]", lambda: functional.layer(H, W, BIAS, torch.randn(5, 2, 8))),
+        (ValueError, "proj_features: expected a multiple of num_heads=3, got 4", lambda: SRUpp(3, 4, 4, num_heads=3)),
+        (ValueError, "num_layers and proj_size: expected at least 1, got 2 and 0", lambda: SRUpp(3, 4, 0)),
+        (ValueError, "expected at most one of the two", lambda: SRUpp(3, 4, 4, attention_every_n_layers=2, attention_last_n_layers=1)),
+        (ValueError, "expected >= 1 and >= -1, got 0 and -1", lambda: SRUpp(3, 4, 4, attention_every_n_layers=0)),
+        (ValueError, "memory: expected 2 of them, one per layer, got 1", lambda: SRUpp(3, 4, 4)(X, memory=[X])),
+        (ValueError, r"memory: expected shape \(M, 2, 3\), got \[5, 2, 4\]", lambda: SRUppAttention(3, 4, 4)(X, memory=H)),
+        (ValueError, r"attn_mask: expected shape \[5, 5\], got \[5, 6\]", lambda: SRUpp(3, 4, 4)(X, attn_mask=torch.zeros(5, 6))),
+        (ValueError, r"mask_pad: expected shape \[5, 2\], got \[2, 5\]", lambda: SRUpp(3, 4, 4)(X, mask_pad=torch.zeros(2, 5))),
+        (ValueError, "memory_mask_pad: expected None without memory", lambda: SRUpp(3, 4, 4)(X, memory_mask_pad=torch.zeros(5, 2))),
+        (ValueError, r"memory_mask_pad: expected shape \[4, 2\], got \[5, 2\]", lambda: SRUppAttention(3, 4, 4)(X, memory=X[1:], memory_mask_pad=torch.zeros(5, 2))),
+    ],
+)  # fmt: skip
+def test_python_refuses(error: type[Exception], words: str, call) -> None:
+    with pytest.raises(error, match=words):
+        call()
+
+
+P4, P2 = torch.randn(4, 4), torch.randn(2, 4)
+UB, HB = torch.randn(2, 5, 12), torch.randn(2, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        (
+            "activation: expected 0, 1 or 2, got 3",
+            lambda op: op([UB, P4], None, None, None, None, None, 3, 0, 1, False, False),
+        ),
+        ("skip: expected", lambda op: op([UB, P4], None, None, None, None, None, 0, -1, 1, False, False)),
+        ("peephole: expected", lambda op: op([UB, P4], None, None, None, None, None, 0, 0, 5, False, False)),
+        ("inputs: expected 3 tensors, got 2", lambda op: op([UB, P4], None, None, None, None, None, 0, 1, 1, False, False)),
+        ("parameters: expected 2 dimensions", lambda op: op([UB, UB], None, None, None, None, None, 0, 0, 1, False, False)),
+        ("parameters: not a contiguous", lambda op: op([UB, P2], None, None, None, None, None, 0, 0, 1, False, False)),
+        (
+            "parameters: not a contiguous",
+            lambda op: op([UB.double(), P4], None, None, None, None, None, 0, 0, 1, False, False),
+        ),
+        ("planes: expected shape", lambda op: op([HB, P4], None, None, None, None, None, 0, 0, 1, False, False)),
+        ("planes: dtype", lambda op: op([UB, HB.double(), P4], None, None, None, None, None, 0, 1, 1, False, False)),
+        ("pad: not", lambda op: op([UB, P4], None, None, torch.zeros(2, 5), None, None, 0, 0, 1, False, False)),
+        ("mask: not", lambda op: op([UB, P4], None, None, None, torch.zeros(2, 5), None, 0, 0, 1, False, False)),
+        ("scale: not", lambda op: op([UB, P4], None, None, None, None, torch.zeros(2), 0, 0, 1, False, False)),
+        ("h0: not", lambda op: op([UB, P4], torch.zeros(2, 5), None, None, None, None, 0, 0, 1, False, False)),
+    ],
+)
+def test_ops_keep_memory_safe_on_their_own(words: str, call) -> None:
+    with pytest.raises(RuntimeError, match=words):
+        call(torch.ops.rnnkit_sru.scan)

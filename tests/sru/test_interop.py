@@ -1,0 +1,213 @@
+"""opcheck, torch.compile, torch.export, TorchScript, autocast, low precision, and DistributedDataParallel."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from rnnkit_common.testing import check_compile, check_export, check_op, check_script
+from sru import SRU, SRUCell, reference
+from torch import nn
+
+MODULES = {
+    "SRU": (lambda: SRU(8, 8), lambda: (torch.randn(9, 2, 8),)),
+    "k4-state": (lambda: SRU(3, 8, use_tanh=True), lambda: (torch.randn(9, 2, 3), torch.randn(2, 2, 8))),
+    "both-ways": (
+        lambda: SRU(3, 8, bidirectional=True, batch_first=True, rescale=True, nn_rnn_compatible_return=True),
+        lambda: (torch.randn(2, 9, 3), None, None, torch.tensor([9, 4])),
+    ),
+    "mask": (
+        lambda: SRU(8, 8, layer_norm=True, use_relu=True),
+        lambda: (torch.randn(9, 2, 8), None, torch.rand(9, 2) < 0.3),
+    ),
+    "projection": (
+        lambda: SRU(8, 8, projection_size=2, normalize_after=True, layer_norm=True),
+        lambda: (torch.randn(9, 2, 8),),
+    ),
+    "first-version": (lambda: SRU(3, 8, v1=True, proj_input_to_hidden_first=True), lambda: (torch.randn(9, 2, 3),)),
+    "no-skip": (lambda: SRU(3, 8, has_skip_term=False), lambda: (torch.randn(9, 2, 3),)),
+    "SRUCell": (lambda: SRUCell(8, 8), lambda: (torch.randn(9, 2, 8), torch.randn(2, 8))),
+    "SRUCell-step": (lambda: SRUCell(3, 8), lambda: (torch.randn(2, 3), torch.randn(2, 8))),
+    "custom": (lambda: SRUCell(3, 8, custom_m=WithV()), lambda: (torch.randn(9, 2, 3),)),
+}
+
+
+class WithV(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.u, self.v = nn.Linear(3, 32), nn.Linear(3, 16)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.u(x), self.v(x)
+
+    def reset_parameters(self) -> None:
+        self.u.reset_parameters()
+        self.v.reset_parameters()
+
+
+@pytest.fixture(params=MODULES)
+def example(request):
+    torch.manual_seed(0)
+    make, inputs = MODULES[request.param]
+    module = make()
+    for parameter in module.parameters():
+        parameter.requires_grad_()  # the first version's weight_c gets none, and check_compile asks for all
+    if request.param == "first-version":
+        for cell in module.rnn_lst:
+            del cell.weight_c
+            cell.register_buffer("weight_c", torch.zeros(16))
+    return module, inputs()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "time-major"])
+@pytest.mark.parametrize("skip", reference.SKIPS)
+@pytest.mark.parametrize("peephole", reference.PEEPHOLES)
+def test_opcheck(peephole: str, skip: str, layout: str) -> None:
+    torch.manual_seed(0)
+    widths = [16 if skip == "column" else 12, *([4] if skip == "input" else []), *([4, 4] if peephole == "plane" else [])]
+    shape = (20, 2) if layout == "time-major" else (2, 20)
+    inputs = [torch.randn(*shape, w) for w in widths]
+    inputs = [(t.transpose(0, 1) if layout == "time-major" else t).requires_grad_() for t in inputs]
+    inputs.append(torch.randn(4 if peephole == "parameter" else 2, 4, requires_grad=True))
+    c0, lengths = (torch.randn(2, 4, requires_grad=True), torch.tensor([20, 7])) if layout == "contiguous" else (None, None)
+    pad, mask, scale = torch.rand(2, 20) < 0.3, torch.rand(2, 4), torch.rand(1)
+    kind = (1, reference.SKIPS.index(skip), reference.PEEPHOLES.index(peephole), True)
+    ops = torch.ops.rnnkit_sru
+    check_op(ops.scan, [inputs, c0, lengths, pad, mask, scale, *kind, True])
+    _, _, carries = ops.scan(inputs, c0, lengths, pad, mask, scale, *kind, True)
+    inputs = [t.detach() for t in inputs]
+    grads = [torch.randn(*shape, 4), torch.randn(2, 4)]
+    grads[0] = grads[0].transpose(0, 1) if layout == "time-major" else grads[0]
+    check_op(ops.scan_backward, [*grads, inputs, carries.detach(), None, lengths, pad, mask, scale, *kind])
+    if skip == "input" and peephole != "plane":
+        weight = torch.randn(4, 12, requires_grad=True)
+        x, parameters = inputs[1].requires_grad_(), inputs[2].requires_grad_()
+        check_op(ops.layer, [x, weight, parameters, c0, lengths, pad, mask, scale, 1, kind[2], True, True])
+
+
+@pytest.mark.parametrize("size", [4, 300])
+def test_opcheck_of_the_sum_with_a_product(size: int) -> None:
+    total, x, weight = torch.randn(5, size), torch.randn(5, 3 * size), torch.randn(size, 3 * size)
+    check_op(torch.ops.rnnkit_sru.add_product, [total.clone(), x, weight])
+    torch.testing.assert_close(
+        torch.ops.rnnkit_sru.add_product(total.clone(), x, weight), total + x @ weight.t(), rtol=1e-4, atol=1e-3
+    )
+
+
+def test_compile_traces_without_a_break(example) -> None:
+    check_compile(*example)
+
+
+def test_compile_with_inductor_and_dynamic_shapes() -> None:
+    torch.manual_seed(0)
+    rnn = SRU(3, 8, bidirectional=True)
+    check_compile(rnn, (torch.randn(9, 2, 3),), backend="inductor", dynamic=True)
+    compiled = torch.compile(rnn, fullgraph=True, dynamic=True, backend="aot_eager")
+    for steps in (5, 17, 33):
+        x = torch.randn(steps, 2, 3)
+        torch.testing.assert_close(compiled(x)[0], rnn(x)[0])
+
+
+def test_compiled_dropout_draws_anew() -> None:
+    torch.manual_seed(0)
+    compiled = torch.compile(SRU(8, 8, dropout=0.5), fullgraph=True, backend="aot_eager")
+    x = torch.randn(9, 2, 8)
+    assert not torch.equal(compiled(x)[0], compiled(x)[0])
+
+
+def test_export(example) -> None:
+    module, inputs = example
+    check_export(module, inputs)
+
+
+def test_export_with_any_length() -> None:
+    rnn = SRU(8, 8)
+    steps = torch.export.Dim("steps", min=2, max=4096)
+    program = torch.export.export(rnn, (torch.randn(9, 2, 8),), dynamic_shapes={"input": {0: steps}})
+    x = torch.randn(40, 2, 8)
+    torch.testing.assert_close(program.module()(x)[0], rnn(x)[0])
+
+
+def test_script_saves_loads_and_trains(example) -> None:
+    module, inputs = example
+    loaded = check_script(module, inputs)
+    loaded(*inputs)[0].square().sum().backward()
+    module(*inputs)[0].square().sum().backward()
+    for a, e in zip(loaded.parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, e.grad)
+
+
+def test_scripted_errors_and_dropout() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(SRU(8, 8, dropout=0.5, rnn_dropout=0.5))
+    x = torch.randn(9, 2, 8)
+    assert not torch.equal(scripted(x)[0], scripted(x)[0])
+    scripted.eval()
+    assert torch.equal(scripted(x)[0], scripted(x)[0])
+    with pytest.raises(torch.jit.Error, match="expected shape"):
+        scripted(torch.randn(9, 2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("in_16_bits", [False, True])
+@pytest.mark.parametrize("size", [3, 8])
+def test_autocast_runs_in_the_dtype_that_was_asked_for(size: int, in_16_bits: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rnn = SRU(size, 8, amp_recurrence_fp16=in_16_bits)
+    x = torch.randn(9, 2, size)
+    expected, _ = rnn(x)
+    with torch.autocast("cpu", dtype=dtype):
+        h, c = rnn(x, torch.zeros(2, 2, 8))
+    assert h.dtype == (dtype if in_16_bits else torch.float32)
+    assert c.dtype == torch.float32
+    torch.testing.assert_close(h.float(), expected, rtol=0.05, atol=0.05)
+    h.float().square().sum().backward()
+    assert rnn.rnn_lst[0].weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_modules_in_other_dtypes(dtype: torch.dtype) -> None:
+    """The state that comes out in float32 goes in again; so does one in the module's own dtype."""
+    torch.manual_seed(0)
+    rnn = SRU(3, 8, rescale=True)
+    x = torch.randn(9, 2, 3)
+    expected, _ = rnn(x)
+    h, c = rnn.to(dtype)(x.to(dtype))
+    assert h.dtype == dtype
+    assert c.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(h.float(), expected, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(rnn(x.to(dtype), c)[0], rnn(x.to(dtype), c.to(dtype))[0], rtol=0.05, atol=0.05)
+
+
+def _distributed(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.TCPStore("127.0.0.1", port, 2, rank == 0)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.manual_seed(0)
+    rnn = nn.parallel.DistributedDataParallel(SRU(4, 6, bidirectional=True))
+    x = torch.randn(9, 4, 4)
+    h, c = rnn(x[:, 2 * rank : 2 * rank + 2])
+    (h.square().sum() + c.sum()).backward()
+    if rank == 0:
+        torch.save([p.grad for p in rnn.parameters()], Path(folder) / "gradients.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_distributed_data_parallel(tmp_path: Path) -> None:
+    """Two processes with half of the batch each: their averaged gradients are half of those of the whole."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_distributed, (port, str(tmp_path)), nprocs=2)
+    torch.manual_seed(0)
+    rnn = SRU(4, 6, bidirectional=True)
+    x = torch.randn(9, 4, 4)
+    h, c = rnn(x)
+    (h.square().sum() + c.sum()).backward()
+    expected = [p.grad / 2 for p in rnn.parameters()]
+    torch.testing.assert_close(torch.load(tmp_path / "gradients.pt"), expected)

@@ -1,0 +1,147 @@
+"""The recurrence against the fp64 reference, on every backend: values, gradients, all that a caller may pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from rnnkit_common.testing import Backend, scans
+from rnnkit_common.testing.backends import MULTIPROCESSORS
+from rnnkit_common.testing.cases import strided
+from sru import reference
+from torch import Tensor
+
+from .conftest import CSRC
+
+pytestmark = pytest.mark.kernels
+
+
+@dataclasses.dataclass(frozen=True)
+class Case(scans.ScanCase):
+    """A problem of SRU's op. Its planes are the columns of U and the others; here they are made into the op's inputs."""
+
+    layout: str = "planes"
+    activation: str = "identity"
+    skip: str = "input"
+    peephole: str = "parameter"
+    bidirectional: bool = False
+    pads: float = 0.0  # probability of a step to be padding
+    mask: bool = False
+    scale: float | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        u = ("U0", "U1", "U2", "U3") if self.skip == "column" else ("U0", "U1", "U2")
+        return (*u, *(["x"] if self.skip == "input" else []), *(["v_f", "v_r"] if self.peephole == "plane" else []))
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        return ("b_f", "v_f", "b_r", "v_r") if self.peephole == "parameter" else ("b_f", "b_r")
+
+    def prepare(self, planes: list[Tensor]) -> list[Tensor]:
+        # only gates are saturated: large c and v would make the recurrence chaotic, and no two roundings agree
+        return [
+            plane if name in ("U1", "U2") else plane.clamp(-1, 1) for name, plane in zip(self.names, planes, strict=True)
+        ]
+
+    def extra(self, device: torch.device) -> tuple[Tensor | None, ...]:
+        pad = (torch.rand(self.batch, self.steps) < self.pads).to(device) if self.pads else None
+        mask = torch.bernoulli(torch.full((self.batch, self.channels), 0.7)).to(device, self.state_dtype) / 0.7
+        scale = None if self.scale is None else torch.tensor([self.scale], dtype=self.state_dtype, device=device)
+        return pad, mask if self.mask else None, scale
+
+    def inputs(self, planes: list[Tensor], parameters: tuple[Tensor, ...]) -> list[Tensor]:
+        k = 4 if self.skip == "column" else 3
+        sequences = [torch.stack(planes[:k], dim=-1).flatten(2), *planes[k:]]
+        if self.layout != "planes":
+            sequences = [strided(t, self.layout) for t in sequences]
+        return [*sequences, torch.stack(parameters)]
+
+    def op(
+        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, extra: Any, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        indices = (
+            reference.ACTIVATIONS.index(self.activation),
+            reference.SKIPS.index(self.skip),
+            reference.PEEPHOLES.index(self.peephole),
+        )
+        inputs = self.inputs(planes, parameters)
+        return torch.ops.rnnkit_sru.scan(inputs, h0, lengths, *extra, *indices, self.bidirectional, True)[:2]
+
+    def reference(
+        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, extra: Any, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        options = {name: getattr(self, name) for name in ("activation", "skip", "peephole", "bidirectional")}
+        return reference.scan(self.inputs(planes, parameters), h0, lengths, *extra, **options)
+
+
+KINDS = [(peephole, skip) for peephole in reference.PEEPHOLES for skip in reference.SKIPS]
+# `reverse` of the engine is tested by `bidirectional`: SRU has no other way to go backward.
+SHAPES = [
+    dataclasses.replace(case, reverse=False, bidirectional=case.reverse, channels=32 if case.reverse else case.channels)
+    for case in scans.shapes_and_layouts(Case())
+    if case.layout != "packed"
+]
+CASES = [
+    *SHAPES,
+    *(Case(peephole=p, skip=s, dtype=d, steps=70) for p, s in KINDS for d in (torch.float32, torch.bfloat16)),
+    *(Case(peephole=p, skip=s, activation="tanh", mask=True, pads=0.3) for p, s in KINDS),
+    *(Case(peephole=p, skip=s, bidirectional=True, channels=70, lengths=(40, 17)) for p, s in KINDS),
+    *(Case(peephole=p, skip="column", layout="time-major") for p in reference.PEEPHOLES),
+    *(Case(activation=a, dtype=d, mask=True, scale=1.7) for a in reference.ACTIVATIONS for d in scans.TOLERANCE),
+    *(Case(peephole=p, saturated=True, activation="tanh") for p in reference.PEEPHOLES),
+    Case(channels=2, bidirectional=True, mask=True),
+    Case(channels=3000, steps=3, bidirectional=True, layout="time-major"),
+    Case(pads=1.0),
+    Case(steps=129, pads=0.5, lengths=(129, 100), bidirectional=True, channels=8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_the_reference(case: Case, backend: Backend) -> None:
+    scans.check_against_reference(case, backend.device)
+
+
+@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS.values(), ids=MULTIPROCESSORS.keys())
+@pytest.mark.parametrize("peephole", reference.PEEPHOLES)
+def test_orders_of_threads_agree_bit_for_bit(peephole: str, multiprocessors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(batch=1, steps=300, channels=40, lengths=(290,), peephole=peephole, bidirectional=True)
+    scans.check_orders_agree(case, "sru", CSRC, multiprocessors, monkeypatch)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 2, "lengths": (1000, 0)}, {"pads": 0.2, "mask": True}], ids=str)
+@pytest.mark.parametrize("peephole", reference.PEEPHOLES)
+def test_more_threads_than_sequences_share_the_time(peephole: str, options: dict, backend: Backend) -> None:
+    """Backward is linear for every peephole, and is cut in time; so is forward for the first version."""
+    case = Case(**{"batch": 1, "steps": 1100, "channels": 6, "dtype": torch.float64, "bidirectional": True, **options})
+    scans.check_shared_time(dataclasses.replace(case, peephole=peephole), 16, backend.device)
+
+
+def test_gradients_too_large_for_the_caches() -> None:
+    case = Case(steps=9000, channels=67, peephole="plane")  # 67 channels leave some stores unaligned
+    problem = scans.Problem.of(case, torch.device("cpu"))
+    whole = scans.run_op(case, problem)
+    first = scans.run_op(dataclasses.replace(case, batch=1), problem.sequence(0))
+    for name, a, e in zip(["out", "c_last", *case.names], whole, first, strict=False):
+        assert torch.equal(a[:1], e), name
+
+
+@pytest.mark.parametrize("batch", [7, 50])
+def test_many_sequences_side_by_side(batch: int, backend: Backend) -> None:
+    """Time-major, the CPU engine walks sequences of different lengths together."""
+    lengths = tuple((17 * b) % 41 for b in range(batch))
+    for bidirectional in (False, True):
+        case = Case(batch=batch, channels=20, lengths=lengths, bidirectional=bidirectional, layout="time-major")
+        scans.check_against_reference(case, backend.device)
+
+
+def test_every_kernel_finds_lengths_out_of_range(backend: Backend) -> None:
+    if backend.name == "cuda":
+        pytest.skip("the device's context would not survive it: test_cuda.py has it in a process of its own")
+    for peephole, rows in ((0, 2), (1, 4)):
+        for value in (-1, 6):
+            inputs, lengths = [torch.randn(2, 5, 9), torch.randn(rows, 3)], torch.tensor([5, value])
+            with pytest.raises(RuntimeError, match="lengths"):
+                torch.ops.rnnkit_sru.scan(inputs, None, lengths, None, None, None, 0, 0, peephole, False, False)
