@@ -108,7 +108,10 @@ def lint(session: nox.Session) -> None:
     session.install(*group("lint"))
     fix = "--fix" in session.posargs
     native = [
-        str(p) for suffix in ("h", "cpp", "cu") for p in sorted(ROOT.glob(f"*/**/*.{suffix}")) if not {"build", "peers"} & set(p.parts)
+        str(p)
+        for suffix in ("h", "cpp", "cu")
+        for p in sorted(ROOT.glob(f"*/**/*.{suffix}"))
+        if not {"build", "peers"} & set(p.parts)
     ]
     session.run("ruff", "check", *(["--fix"] if fix else []))
     session.run("ruff", "format", *([] if fix else ["--check"]))

@@ -92,6 +92,12 @@ def test_a_layer_is_its_product_and_its_recurrence() -> None:
     torch.testing.assert_close(results[0], results[1])
 
 
+def test_gradients_of_a_product() -> None:
+    inputs = [double(2, 3, 4), double(4, 5)]
+    assert torch.autograd.gradcheck(functional.product, inputs)
+    assert torch.autograd.gradgradcheck(functional.product, inputs)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_products_that_are_large(batch_first: bool) -> None:
     """Which on a CPU are made another way; against float64."""

@@ -86,12 +86,15 @@ def test_opcheck(peephole: str, skip: str, layout: str) -> None:
         weight = torch.randn(4, 12, requires_grad=True)
         x, parameters = inputs[1].requires_grad_(), inputs[2].requires_grad_()
         check_op(ops.layer, [x, weight, parameters, c0, lengths, pad, mask, scale, 1, kind[2], True, True])
+        given = [None if t is None else t.detach() for t in (x, weight, parameters, c0)]
+        check_op(ops.infer, [*given, lengths, pad, mask, scale, 1, kind[2], True])
 
 
 @pytest.mark.parametrize("size", [4, 300])
-def test_opcheck_of_the_sum_with_a_product(size: int) -> None:
+def test_opcheck_of_products(size: int) -> None:
     total, x, weight = torch.randn(5, size), torch.randn(5, 3 * size), torch.randn(size, 3 * size)
     check_op(torch.ops.rnnkit_sru.add_product, [total.clone(), x, weight])
+    check_op(torch.ops.rnnkit_sru.product, [total.clone().requires_grad_(), weight.clone().requires_grad_()])
     torch.testing.assert_close(
         torch.ops.rnnkit_sru.add_product(total.clone(), x, weight), total + x @ weight.t(), rtol=1e-4, atol=1e-3
     )

@@ -131,4 +131,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, Tensor
   return {out, c_last, carries, save ? u : torch::stable::new_empty(u, {0})};
 }
 
+// `layer` where no backward follows.
+template <class Engine>
+std::tuple<Tensor, Tensor> infer(Tensor x, Tensor weight, Tensor parameters, std::optional<Tensor> c0,
+                                 std::optional<Tensor> lengths, std::optional<Tensor> pad, std::optional<Tensor> mask,
+                                 std::optional<Tensor> scale, int64_t activation, int64_t peephole, bool bidirectional) {
+  auto [out, c_last, carries, u] =
+      layer<Engine>(x, weight, parameters, c0, lengths, pad, mask, scale, activation, peephole, bidirectional, false);
+  return {out, c_last};
+}
+
 }  // namespace rnnkit

@@ -34,7 +34,7 @@ inline bool suits_onednn(const Tensor& x, const Tensor& weight) {
 }
 
 // x weight, for x [N, K] and weight [K, M]
-inline Tensor product(const Tensor& x, const Tensor& weight) {
+inline Tensor product(Tensor x, Tensor weight) {
   using torch::stable::detail::from;
   if (suits_onednn(x, weight)) {
     const auto made = call<6>("mkldnn::_linear_pointwise", "",

@@ -14,5 +14,9 @@ RNNKIT_LIBRARY(m) {
       "layer(Tensor x, Tensor weight, Tensor parameters, Tensor? c0, Tensor? lengths, Tensor? pad, Tensor? mask, "
       "Tensor? scale, int activation, int peephole, bool bidirectional, bool save) "
       "-> (Tensor out, Tensor c_last, Tensor carries, Tensor u)");
+  m.def(
+      "infer(Tensor x, Tensor weight, Tensor parameters, Tensor? c0, Tensor? lengths, Tensor? pad, Tensor? mask, "
+      "Tensor? scale, int activation, int peephole, bool bidirectional) -> (Tensor out, Tensor c_last)");
+  m.def("product(Tensor x, Tensor weight) -> Tensor");
   m.def("add_product(Tensor sum, Tensor x, Tensor weight) -> Tensor");
 }

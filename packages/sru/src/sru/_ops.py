@@ -1,4 +1,4 @@
-"""The ops `scan`, `scan_backward`, `layer` and `add_product` of `torch.ops.rnnkit_sru`, as torch sees them.
+"""The ops `scan`, `scan_backward`, `layer`, `infer`, `product` and `add_product` of `torch.ops.rnnkit_sru`, as torch sees them.
 
 Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments:
 
@@ -15,7 +15,8 @@ Importing this module loads the compiled library and teaches torch shapes and de
 
 States, parameters, mask and scale are float32, or float64 where the sequences are. `layer(x, weight, parameters, ...)` is
 `scan` with the skip "input" and U = x weight; its backward lets the matrix product add to the gradient of x that the scan
-wrote, on the CPU by `add_product`.
+wrote, on the CPU by `add_product`. `infer` is `layer` without derivatives, which would cost a single step as much as the
+kernel. `product(x, weight)`, of (N, K) and (K, M), is a matmul that is faster on some CPUs.
 """
 
 from __future__ import annotations
@@ -92,6 +93,25 @@ def register(namespace: str) -> None:
         carries = c_last.new_empty(batch, (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY * width if save else 0)
         u = empty_rows(x, weight.shape[1]) if save else x.new_empty(0)
         return empty_rows(x, width), c_last, carries, u
+
+    @torch.library.register_fake(f"{namespace}::product")
+    def _(x, weight):  # type: ignore[no-untyped-def]
+        return x.new_empty(x.shape[0], weight.shape[1])
+
+    def setup_product(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    def product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad_x = ops.product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        return grad_x, x.t() @ grad if ctx.needs_input_grad[1] else None
+
+    torch.library.register_autograd(f"{namespace}::product", product_backward, setup_context=setup_product)
+
+    @torch.library.register_fake(f"{namespace}::infer")
+    def _(x, weight, parameters, *rest):  # type: ignore[no-untyped-def]
+        width = parameters.shape[1]
+        return empty_rows(x, width), x.new_empty(x.shape[0], width, dtype=state_dtype(x))
 
     def setup_layer(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, weight, parameters, c0, *rest = inputs

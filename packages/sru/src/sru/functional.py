@@ -156,11 +156,25 @@ def layer(
             inputs = [rows @ weight, rows, parameters]
             h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, 1, peephole, bidirectional)
             return h if batch_first else h.transpose(0, 1), c
-    save = wants_gradients([rows, weight, parameters], c0)
-    h, c, _, _ = torch.ops.rnnkit_sru.layer(
-        rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, save
-    )
+    if wants_gradients([rows, weight, parameters], c0):
+        h, c, _, _ = torch.ops.rnnkit_sru.layer(
+            rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, True
+        )
+    else:
+        h, c = torch.ops.rnnkit_sru.infer(
+            rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional
+        )
     return h if batch_first else h.transpose(0, 1), c
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight for x (., ., K) and weight (K, M), by the op where that can be faster: see csrc/products.h."""
+    if not torch.jit.is_scripting():
+        if under_functorch() or torch.is_autocast_enabled(x.device.type):
+            return torch.matmul(x, weight)
+    if x.device.type != "cpu":
+        return torch.matmul(x, weight)
+    return torch.ops.rnnkit_sru.product(x.flatten(0, 1), weight).view(x.shape[0], x.shape[1], weight.shape[1])
 
 
 def activation_index(activation: str) -> int:

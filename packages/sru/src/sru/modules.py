@@ -263,8 +263,8 @@ class SRUCell(nn.Module):
         x = input.transpose(0, 1) if turn else input
         weight_proj = self.weight_proj
         if weight_proj is not None:
-            x = torch.matmul(x, weight_proj)
-        U = torch.matmul(x, self.weight)
+            x = sF.product(x, weight_proj)
+        U = sF.product(x, self.weight)
         return U.transpose(0, 1) if turn else U
 
     def _layer(
