@@ -7,9 +7,9 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from .modules import SRUCell, check_sequence, clear_padding, split_states
+from .modules import SRUCell, check_sequence, clear_padding, join_states, pack_like, split_states
 
 
 class SRUppProjectedLinear(nn.Module):
@@ -408,9 +408,7 @@ class SRUpp(nn.Module):
                     past = past.transpose(0, 1)
             x, c = rnn.attend(x, states[i], mask_pad, attn_mask, past, memory_mask_pad)  # type: ignore[operator]
             last.append(c)
-        c = torch.stack(last)
-        if self.nn_rnn_compatible_return:
-            c = c.unflatten(2, [self.num_directions, self.hidden_size]).transpose(1, 2).flatten(0, 1)
+        c = join_states(last, self.num_directions if self.nn_rnn_compatible_return else 1)
         return x.transpose(0, 1) if self.batch_first else x, c, {"saved_inputs": saved}
 
     @torch.jit.unused
@@ -428,6 +426,4 @@ class SRUpp(nn.Module):
             raise ValueError("mask_pad and lengths: expected None with a PackedSequence, which has its own")
         padded, sizes = pad_packed_sequence(input, batch_first=self.batch_first)
         h, c, saved = self.forward(padded, c0, None, attn_mask, memory, memory_mask_pad, sizes)
-        enforce = input.sorted_indices is None
-        packed = pack_padded_sequence(h, sizes, batch_first=self.batch_first, enforce_sorted=enforce)
-        return packed, c, saved
+        return pack_like(input, h, sizes, self.batch_first), c, saved

@@ -56,8 +56,8 @@ def recurrence(
         c0: c before the first step, anything that expands to (B, D). Default: 0.
         mask_pad: (T, B), nonzero where a step is padding: it is never read, leaves c as it is, and its output is 0.
         lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding.
-        mask_c: (B, D), usually a dropout mask.
-        scale_x: (1,), multiplies x.
+        mask_c: (B, D), usually a dropout mask; it has no gradient.
+        scale_x: (1,), multiplies x; it has no gradient.
         activation: g: "identity", "tanh" or "relu".
         bidirectional: the second half of the D channels goes from the last step to the first.
         batch_first: sequences are (B, T, ...), mask_pad is (B, T).

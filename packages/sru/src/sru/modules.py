@@ -506,7 +506,7 @@ class SRU(nn.Module):
         for i, rnn in enumerate(self.rnn_lst):
             x, c = rnn.run(x, states[i], mask_pad, lengths)  # type: ignore[operator]
             last.append(c)
-        return x, self._join(last)
+        return x, join_states(last, self.num_directions if self.nn_rnn_compatible_return else 1)
 
     def step(self, input: Tensor, c: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """One step of a stream: the same numbers as `forward`, a step at a time.
@@ -553,13 +553,6 @@ class SRU(nn.Module):
             _set_missing(cell, known)
             cell.activation = ("identity", "tanh", "relu")[int(cell.activation_type)]
 
-    def _join(self, last: List[Tensor]) -> Tensor:
-        """The states of all layers as they are returned."""
-        c = torch.stack(last)
-        if not self.nn_rnn_compatible_return:
-            return c
-        return c.unflatten(2, [self.num_directions, self.hidden_size]).transpose(1, 2).flatten(0, 1)
-
     @torch.jit.unused
     def _forward_packed(
         self, input: PackedSequence, c0: Optional[Tensor], mask_pad: Optional[Tensor], lengths: Optional[Tensor]
@@ -568,8 +561,7 @@ class SRU(nn.Module):
             raise ValueError("mask_pad and lengths: expected None with a PackedSequence, which has its own")
         padded, sizes = pad_packed_sequence(input, batch_first=self.batch_first)
         h, c = self.forward(padded, c0, None, sizes)
-        enforce = input.sorted_indices is None
-        return pack_padded_sequence(h, sizes, batch_first=self.batch_first, enforce_sorted=enforce), c
+        return pack_like(input, h, sizes, self.batch_first), c
 
 
 def check_sequence(x: Tensor, features: int, batch_first: bool) -> None:
@@ -607,6 +599,16 @@ def split_states(
     for i in range(layers):
         states.append(None if c0 is None else c0[i])
     return states
+
+
+def join_states(last: List[Tensor], directions: int) -> Tensor:
+    """(layers * directions, B, width / directions) from the layers' states (B, width), with the directions side by side."""
+    return torch.stack(last).unflatten(2, [directions, last[0].shape[1] // directions]).transpose(1, 2).flatten(0, 1)
+
+
+def pack_like(packed: PackedSequence, h: Tensor, lengths: Tensor, batch_first: bool) -> PackedSequence:
+    """h packed as `packed` is, whose lengths these are."""
+    return pack_padded_sequence(h, lengths, batch_first=batch_first, enforce_sorted=packed.sorted_indices is None)
 
 
 def _set_missing(module: nn.Module, values: Dict[str, Any]) -> None:
