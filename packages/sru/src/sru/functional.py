@@ -91,9 +91,7 @@ def recurrence(
     inputs = [U] + highway + per_step + [_parameters(bias, weight_c if peephole == 1 else None, U)]
     skip = 2 if k == 4 else (0 if x is None else 1)
     c0, lengths, pad, mask, scale = _check_others(U, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
-    kind = activation_index(activation)
-    if bidirectional and channels % 2 != 0:
-        raise ValueError(f"bidirectional: expected an even number of channels, got {channels}")
+    kind = _activation_index(activation, bidirectional, channels)
     if not torch.jit.is_scripting():
         if under_functorch():
             h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional)
@@ -148,9 +146,7 @@ def layer(
     parameters = _parameters(bias, weight_c, rows)
     peephole = 0 if weight_c is None else 1
     c0, lengths, pad, mask, scale = _check_others(rows, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
-    kind = activation_index(activation)
-    if bidirectional and channels % 2 != 0:
-        raise ValueError(f"bidirectional: expected an even number of channels, got {channels}")
+    kind = _activation_index(activation, bidirectional, channels)
     if not torch.jit.is_scripting():
         if under_functorch():
             inputs = [rows @ weight, rows, parameters]
@@ -177,8 +173,10 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.rnnkit_sru.product(x.flatten(0, 1), weight).view(x.shape[0], x.shape[1], weight.shape[1])
 
 
-def activation_index(activation: str) -> int:
-    """The index of an activation in `reference.ACTIVATIONS`."""
+def _activation_index(activation: str, bidirectional: bool, channels: int) -> int:
+    """The index of an activation in `reference.ACTIVATIONS`, once both options are known to be possible."""
+    if bidirectional and channels % 2 != 0:
+        raise ValueError(f"bidirectional: expected an even number of channels, got {channels}")
     if activation == "identity":
         return 0
     if activation == "tanh":

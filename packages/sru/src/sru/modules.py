@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import functional as sF
-from ._shared import check_input, check_lengths, check_state
+from ._shared import check_input, check_lengths, check_state, state_dtype
 
 
 class SRUCell(nn.Module):
@@ -330,8 +330,8 @@ class SRUCell(nn.Module):
         """A variational dropout mask (B, size), or None."""
         if not self.training or p == 0.0:
             return None
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        keep = torch.full([like.shape[0 if self.batch_first else 1], size], 1.0 - p, dtype=dtype, device=like.device)
+        batch = like.shape[0 if self.batch_first else 1]
+        keep = torch.full([batch, size], 1.0 - p, dtype=state_dtype(like), device=like.device)
         return torch.bernoulli(keep) / (1.0 - p)
 
     def extra_repr(self) -> str:
