@@ -35,11 +35,21 @@ def arguments(name: str, dtype: torch.dtype) -> Tensor:
         x = torch.cat([x.abs() + 1e-30, 10 ** (30 * torch.rand(100_000) - 15), 1 + 1e-3 * torch.randn(100_000)])
     if name == "exp_nonpositive":
         x = -x.abs()
+    if name in ("sin", "cos"):
+        x = torch.cat([x, 1e3 * torch.randn(100_000), 1e6 * torch.randn(1_000)])
     return x.to(dtype)
 
 
-TRUTH = {"exp": torch.exp, "exp_nonpositive": torch.exp, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "log": torch.log}
-ULPS = {"exp": 1.2, "exp_nonpositive": 1.2, "sigmoid": 2.2, "tanh": 2.9, "log": 0.9}
+TRUTH = {
+    "exp": torch.exp,
+    "exp_nonpositive": torch.exp,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "log": torch.log,
+    "sin": torch.sin,
+    "cos": torch.cos,
+}
+ULPS = {"exp": 1.2, "exp_nonpositive": 1.2, "sigmoid": 2.2, "tanh": 2.9, "log": 0.9, "sin": 1.5, "cos": 1.5}
 
 
 @pytest.mark.parametrize("name", TRUTH)

@@ -14,6 +14,8 @@ void apply(const T* from, T* to, int64_t count, const std::string& name) {
     if (name == "sigmoid") x = M::sigmoid(x);
     if (name == "tanh") x = M::tanh(x);
     if (name == "log") x = M::log(x);
+    if (name == "sin") x = M::sin(x);
+    if (name == "cos") x = M::cos(x);
     M::store(to + i, x, n);
   }
 }

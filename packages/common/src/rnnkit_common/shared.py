@@ -186,31 +186,62 @@ def register_scan(
         grads = [empty_rows(x[0], t.shape[2]).to(t.dtype) if t.dim() == 3 else t.new_empty(t.shape) for t in x]
         return [*grads, x[0].new_empty(x[0].shape[0], width, dtype=state_dtype(x[0]))]
 
-    def setup_scan(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    register_derivatives(
+        f"{namespace}::scan", ops, kept=(2,), channels=channels, initial=initial, reference=reference, extras=extras
+    )
+
+
+def register_derivatives(
+    name: str,
+    ops: Any,
+    *,
+    kept: tuple[int, ...],
+    channels: Callable[..., int],
+    initial: Callable[..., float],
+    reference: Callable[..., tuple[Tensor, Tensor]],
+    extras: int,
+) -> None:
+    """First and higher derivatives of an op `name`, as `register_scan` has them; its backward is the op `<name>_backward`.
+
+    <name>(Tensor[] inputs, Tensor? h0, <extras>, <options>, bool save) -> (out, h_last, ...)
+    <name>_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] inputs, <kept>, Tensor? h0, <extras>, <options>) -> Tensor[]
+
+    Args:
+        name: of the op, with its namespace.
+        ops: the namespace.
+        kept: which of the op's outputs backward needs; those after the first two have no gradient.
+        channels: the width of out, at most that of inputs[0].
+        initial, reference, extras: see `register_scan`.
+    """
+    _, short_name = name.split("::")
+    op_backward = getattr(ops, f"{short_name}_backward")
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, h0, *rest = inputs
         ctx.options = tuple(rest[extras:-1])
-        ctx.save_for_backward(output[2], h0, *rest[:extras], *x)
-        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(*[output[i] for i in kept], h0, *rest[:extras], *x)
+        ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
 
-    def scan_backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, _: None) -> tuple[Any, ...]:
-        carries, h0, *rest = ctx.saved_tensors
+    def backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, *_: None) -> tuple[Any, ...]:
+        saved, (h0, *rest) = ctx.saved_tensors[: len(kept)], ctx.saved_tensors[len(kept) :]
         x = rest[extras:]
         if grad_out is None:
             grad_out = torch.zeros_like(x[0][..., : channels(x, *ctx.options)])
         if grad_h_last is not None:
             grad_h_last = grad_h_last.contiguous()
-        *grads, grad_h0 = ops.scan_backward(grad_out, grad_h_last, x, carries, h0, *rest[:extras], *ctx.options)
+        *grads, grad_h0 = op_backward(grad_out, grad_h_last, x, *saved, h0, *rest[:extras], *ctx.options)
         return grads, None if h0 is None else grad_h0, *[None] * (extras + 1 + len(ctx.options))
 
-    torch.library.register_autograd(f"{namespace}::scan", scan_backward, setup_context=setup_scan)
+    torch.library.register_autograd(name, backward, setup_context=setup)
 
-    def setup_scan_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        grad_out, grad_h_last, x, _, h0, *rest = inputs
+    def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        grad_out, grad_h_last, x, *rest = inputs
+        h0, *rest = rest[len(kept) :]
         ctx.options = tuple(rest[extras:])
         ctx.save_for_backward(grad_out, grad_h_last, h0, *rest[:extras], *x)
 
-    def scan_double_backward(ctx: Any, against: list[Tensor]) -> tuple[Any, ...]:
+    def double_backward(ctx: Any, against: list[Tensor]) -> tuple[Any, ...]:
         grad_out, grad_h_last, h0, *rest = ctx.saved_tensors
         differentiable = torch.is_grad_enabled()
         given = (True, grad_h_last is not None, h0 is not None)
@@ -228,6 +259,7 @@ def register_scan(
             first = torch.autograd.grad([out, h_last], [*x, h0], seeds, create_graph=True)
             second = torch.autograd.grad(first, inputs, against, create_graph=differentiable, allow_unused=True)
         d_grad_out, d_grad_h_last, d_h0 = (d if exists else None for d, exists in zip(second, given, strict=False))
-        return d_grad_out, d_grad_h_last, list(second[3:]), None, d_h0, *[None] * (extras + len(ctx.options))
+        untouched = [None] * len(kept)
+        return d_grad_out, d_grad_h_last, list(second[3:]), *untouched, d_h0, *[None] * (extras + len(ctx.options))
 
-    torch.library.register_autograd(f"{namespace}::scan_backward", scan_double_backward, setup_context=setup_scan_backward)
+    torch.library.register_autograd(f"{name}_backward", double_backward, setup_context=setup_backward)

@@ -72,10 +72,10 @@ inline CpuTarget cpu_target() {
 
 // 1 / i!, the series of math.h
 struct InverseFactorials {
-  double at[16] = {1};
+  double at[20] = {1};
   constexpr InverseFactorials() {
     double factorial = 1;
-    for (int i = 1; i < 16; ++i) at[i] = 1 / (factorial *= i);
+    for (int i = 1; i < 20; ++i) at[i] = 1 / (factorial *= i);
   }
 };
 inline constexpr InverseFactorials kInverseFactorials;

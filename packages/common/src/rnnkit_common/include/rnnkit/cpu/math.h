@@ -12,20 +12,24 @@ template <>
 struct Format<float> {
   using Bits = int32_t;
   static constexpr int kMantissa = 23;
-  static constexpr int kExpTerms = 7, kLogTerms = 5;  // of the series below, for 2^-24
+  static constexpr int kExpTerms = 7, kLogTerms = 5, kSinTerms = 9;  // of the series below, for 2^-24
   static constexpr float kRound = 12582912.0f;        // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   static constexpr float kMinExp = -87.0f, kMaxExp = 88.72283f;
+  static constexpr float kHalfPi[3] = {1.5703125f, 4.837512969970703125e-4f, 7.54978995489188216e-8f};  // their sum
+  static constexpr float kMaxSin = 8192.0f;
 };
 
 template <>
 struct Format<double> {
   using Bits = int64_t;
   static constexpr int kMantissa = 52;
-  static constexpr int kExpTerms = 13, kLogTerms = 11;
+  static constexpr int kExpTerms = 13, kLogTerms = 11, kSinTerms = 17;
   static constexpr double kRound = 6755399441055744.0;
   static constexpr double kLn2High = 0.693147180369123816490, kLn2Low = 1.90821492927058770002e-10;
   static constexpr double kMinExp = -708.0, kMaxExp = 709.782712893384;
+  static constexpr double kHalfPi[3] = {1.57079625129699707031, 7.54978941586159635335e-8, 5.39030285815811905290e-15};
+  static constexpr double kMaxSin = 1e5;
 };
 
 template <class T>
@@ -122,6 +126,9 @@ struct Math {
     const V m = power * expm1_r + (power - T(1));
     return copysign(m / (m + T(2)), x);
   }
+
+  static RNNKIT_INLINE V sin(V x) { return sin_of_turned(x, 0); }
+  static RNNKIT_INLINE V cos(V x) { return sin_of_turned(x, 1); }
 
   // log x = e ln(2) + 2 atanh(s), s = (m-1)/(m+1), with x = 2^e m and m in [sqrt(1/2), sqrt(2)). Subnormals count as 0.
   static RNNKIT_INLINE V log(V x) {
@@ -225,6 +232,30 @@ struct Math {
   typedef uint16_t U16 __attribute__((vector_size(RNNKIT_VECTOR_BYTES / 2)));
   typedef uint32_t U32 __attribute__((vector_size(RNNKIT_VECTOR_BYTES)));
   static constexpr std::make_integer_sequence<int, kLanes> kAllLanes{};
+
+  // sin(x + quarters pi/2) = +-sin r or +-cos r, with x = n pi/2 + r and |r| <= pi/4.
+  static RNNKIT_INLINE V sin_of_turned(V x, Bits quarters) {
+    const V shifted = x * T(0.63661977236758134) + F::kRound;
+    const V k = shifted - F::kRound;
+    const V r = ((x - k * F::kHalfPi[0]) - k * F::kHalfPi[1]) - k * F::kHalfPi[2];
+    const V r2 = r * r;
+    V odd = set(sin_coefficient(F::kSinTerms)), even = set(sin_coefficient(F::kSinTerms + 1));
+#pragma GCC unroll 16
+    for (int i = F::kSinTerms - 2; i > 0; i -= 2) {
+      odd = odd * r2 + sin_coefficient(i);
+      even = even * r2 + sin_coefficient(i + 1);
+    }
+    const I n = I(shifted) - I(set(F::kRound)) + quarters;
+    V y = select((n & 1) == 0, odd * r, even * r2 + T(1));
+    y = V(I(y) ^ ((n & 2) << (8 * sizeof(T) - 2)));
+    const I far = ~(abs(x) <= F::kMaxSin);  // NaN and infinity too
+    for (int i = 0; i < kLanes; ++i)
+      if (far[i]) y[i] = quarters == 0 ? std::sin(x[i]) : std::cos(x[i]);
+    return y;
+  }
+
+  // Of r^i in the series of sin r (odd i) and cos r (even i).
+  static constexpr T sin_coefficient(int i) { return T(i / 2 % 2 ? -kInverseFactorials.at[i] : kInverseFactorials.at[i]); }
 
   // Lane l is lane Index::at(l) of the 2 * kLanes of a and b.
   template <class Index, int... l>

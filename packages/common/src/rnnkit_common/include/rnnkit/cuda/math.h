@@ -61,6 +61,16 @@ struct Math {
     return ::tanh(x);
   }
 
+  static RNNKIT_INLINE V sin(V x) {
+    if constexpr (sizeof(V) == 4) return sinf(x);
+    return ::sin(x);
+  }
+
+  static RNNKIT_INLINE V cos(V x) {
+    if constexpr (sizeof(V) == 4) return cosf(x);
+    return ::cos(x);
+  }
+
   static RNNKIT_INLINE V reciprocal(V x) {  // of 1 <= x <= 4
     if constexpr (sizeof(V) == 4) return approximate_reciprocal(x);
     return V(1) / x;

@@ -1,0 +1,28 @@
+// CPU kernels and their registration.
+// SPDX-License-Identifier: Apache-2.0
+#include <rnnkit/library.h>
+
+#include "../ops.h"
+#include "team.h"
+
+#define RNNKIT_KERNELS "cpu/kernels.h"
+#include <rnnkit/cpu/foreach_target.h>
+
+namespace rnnkit {
+
+struct CpuEngine {
+  template <class Problem>
+  static void run(const Problem& p, const Inputs&) {
+    for (int64_t b = 0; p.lengths != nullptr && b < p.batch; ++b)  // here: an error inside parallel_for loses its message
+      STD_TORCH_CHECK(0 <= p.lengths[b] && p.lengths[b] <= p.steps, "lengths[", b, "] = ", p.lengths[b],
+                      " is not within 0 and ", p.steps);
+    RNNKIT_CALL_TARGET((p), run_recurrence);
+  }
+};
+
+}  // namespace rnnkit
+
+RNNKIT_LIBRARY_IMPL(CPU, m) {
+  m.impl("recurrence", TORCH_BOX(&rnnkit::recurrence<rnnkit::CpuEngine>));
+  m.impl("recurrence_backward", TORCH_BOX(&rnnkit::recurrence_backward<rnnkit::CpuEngine>));
+}

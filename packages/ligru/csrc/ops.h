@@ -1,0 +1,183 @@
+// The ops, for any engine: from tensors to the problems of problem.h, and back. What is checked here keeps memory safe; the Python
+// layer checks first, and in the user's words.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "problem.h"
+
+namespace rnnkit {
+
+using torch::stable::Tensor;
+
+// The tensors and options that both passes have. inputs: g, u and, or not, the weight and bias of the normalisation.
+struct Inputs {
+  std::vector<Tensor> inputs;
+  std::optional<Tensor> h0, lengths, mask;
+  int64_t activation;
+  bool bidirectional, normalize;
+  double eps;
+
+  Tensor g() const { return inputs[0]; }
+  bool affine() const { return inputs.size() == 4; }
+  int64_t batch() const { return g().size(0); }
+  int64_t steps() const { return g().size(1); }
+  int64_t units() const { return inputs[1].size(1); }
+  int64_t directions() const { return bidirectional ? 2 : 1; }
+  ScalarType acc() const { return accumulate_type(g().scalar_type()); }
+
+  void check() {
+    STD_TORCH_CHECK(inputs.size() == 2 || (affine() && normalize), "inputs: expected g and u, or also a weight and a bias");
+    STD_TORCH_CHECK(g().dim() == 3 && inputs[1].dim() == 2, "g and u: expected 3 and 2 dimensions");
+    STD_TORCH_CHECK(activation >= 0 && activation <= int64_t(Activation::sin), "activation: out of range");
+    check_rows(g(), 2 * units(), "g");
+    if (g().stride(2) != 1) inputs[0] = torch::stable::contiguous(g());
+    inputs[1] = torch::stable::contiguous(inputs[1]);
+    check(inputs[1], g().scalar_type(), {2 * units(), units()}, "u");
+    for (size_t i = 2; i < inputs.size(); ++i) check(inputs[i], acc(), {2 * units()}, "weight and bias");
+    if (lengths) check(*lengths, ScalarType::Long, {batch()}, "lengths");
+    for (const auto& state : {h0, mask})
+      if (state) check(*state, acc(), {directions(), batch(), units()}, "h0 and mask");
+  }
+
+  // [B, T, width] of g's dtype
+  void check_rows(const Tensor& t, int64_t width, const char* name) const {
+    STD_TORCH_CHECK(t.dim() == 3 && t.size(0) == batch() && t.size(1) == steps() && t.size(2) == width, name,
+                    ": expected shape (", batch(), ", ", steps(), ", ", width, ")");
+    STD_TORCH_CHECK(t.scalar_type() == g().scalar_type() && same_device(t), name, ": dtype or device differs from g's");
+  }
+
+  // Contiguous and of a fixed shape
+  void check(const Tensor& t, ScalarType dtype, std::vector<int64_t> shape, const char* name) const {
+    bool fits = t.dim() == int64_t(shape.size()) && t.scalar_type() == dtype && t.is_contiguous() && same_device(t);
+    for (size_t i = 0; fits && i < shape.size(); ++i) fits = t.size(i) == shape[i];
+    STD_TORCH_CHECK(fits, name, ": not a contiguous tensor of the expected shape, dtype and device");
+  }
+
+  bool same_device(const Tensor& t) const {
+    return t.device().type() == g().device().type() && t.device().index() == g().device().index();
+  }
+
+  Tensor empty(std::vector<int64_t> shape) const { return torch::stable::new_empty(g(), shape); }
+  Tensor empty_acc(std::vector<int64_t> shape) const { return torch::stable::new_empty(g(), shape, acc()); }
+
+  // Of a tensor [D, B, T, width], or of none if `wanted` is false
+  std::vector<int64_t> over_time(int64_t width, bool wanted) const {
+    return wanted ? std::vector<int64_t>{directions(), batch(), steps(), width} : std::vector<int64_t>{0};
+  }
+
+  template <class scalar_t>
+  void fill(Recurrence<scalar_t>& p) const {
+    using acc = acc_t<scalar_t>;
+    const auto pointer = [](const std::optional<Tensor>& t) { return t ? t->const_data_ptr<acc>() : nullptr; };
+    p.batch = batch();
+    p.steps = steps();
+    p.units = units();
+    p.directions = int(directions());
+    p.activation = static_cast<Activation>(activation);
+    p.normalize = normalize;
+    p.eps = static_cast<acc>(eps);
+    p.lengths = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
+    p.mask = pointer(mask);
+    p.h0 = pointer(h0);
+    p.weight = affine() ? inputs[2].const_data_ptr<acc>() : nullptr;
+    p.bias = affine() ? inputs[3].const_data_ptr<acc>() : nullptr;
+    p.u = inputs[1].const_data_ptr<scalar_t>();
+  }
+
+  template <class T>
+  static Rows<T> strided(const Tensor& t) {
+    return {static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(1)};
+  }
+};
+
+template <class Engine>
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(std::vector<Tensor> inputs, std::optional<Tensor> h0,
+                                                              std::optional<Tensor> lengths, std::optional<Tensor> mask,
+                                                              int64_t activation, bool bidirectional, bool normalize,
+                                                              double eps, bool save) {
+  Inputs in{inputs, h0, lengths, mask, activation, bidirectional, normalize, eps};
+  in.check();
+  const int64_t units = in.units();
+  Tensor out = in.empty({in.batch(), in.steps(), in.directions() * units});
+  Tensor h_last = in.empty_acc({in.directions(), in.batch(), units});
+  Tensor gates = in.empty(in.over_time(2 * units, save)), normal = in.empty(in.over_time(2 * units, save && normalize));
+  Tensor rstd = in.empty_acc(in.over_time(1, save && normalize));
+  dispatch_floating(in.g().scalar_type(), [&](auto tag) {
+    using scalar_t = typename decltype(tag)::type;
+    Forward<scalar_t> p;
+    in.fill(p);
+    p.g = Inputs::strided<const scalar_t>(in.g());
+    p.out = Inputs::strided<scalar_t>(out);
+    p.h_last = h_last.mutable_data_ptr<acc_t<scalar_t>>();
+    p.gates = save ? gates.mutable_data_ptr<scalar_t>() : nullptr;
+    p.normal = normal.mutable_data_ptr<scalar_t>();
+    p.rstd = rstd.mutable_data_ptr<acc_t<scalar_t>>();
+    Engine::run(p, in);
+  });
+  return {out, h_last, gates, normal, rstd};
+}
+
+// The gradients of the inputs and, at the end, of h0.
+template <class Engine>
+std::vector<Tensor> recurrence_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, std::vector<Tensor> inputs,
+                                        Tensor out, Tensor gates, Tensor normal, Tensor rstd, std::optional<Tensor> h0,
+                                        std::optional<Tensor> lengths, std::optional<Tensor> mask, int64_t activation,
+                                        bool bidirectional, bool normalize, double eps) {
+  Inputs in{inputs, h0, lengths, mask, activation, bidirectional, normalize, eps};
+  in.check();
+  const int64_t units = in.units(), directions = in.directions(), batch = in.batch(), steps = in.steps();
+  for (const Tensor* t : {&out, &grad_out}) in.check_rows(*t, directions * units, "out and grad_out");
+  if (out.stride(2) != 1) out = torch::stable::contiguous(out);
+  if (grad_out.stride(2) != 1) grad_out = torch::stable::contiguous(grad_out);
+  if (grad_h_last) in.check(*grad_h_last, in.acc(), {directions, batch, units}, "grad_h_last");
+  in.check(gates, in.g().scalar_type(), in.over_time(2 * units, true), "gates");
+  in.check(normal, in.g().scalar_type(), in.over_time(2 * units, normalize), "normal");
+  in.check(rstd, in.acc(), in.over_time(1, normalize), "rstd");
+  Tensor grad_gates = in.empty(in.over_time(2 * units, true));
+  Tensor grad_product = normalize ? in.empty(in.over_time(2 * units, true)) : grad_gates;
+  Tensor h_before = in.empty(in.over_time(units, true)), grad_h0 = in.empty_acc({directions, batch, units});
+  Tensor sums = in.empty_acc({directions * batch, 2, in.affine() ? 2 * units : 0});
+  torch::stable::zero_(sums);
+  dispatch_floating(in.g().scalar_type(), [&](auto tag) {
+    using scalar_t = typename decltype(tag)::type;
+    using acc = acc_t<scalar_t>;
+    Backward<scalar_t> p;
+    in.fill(p);
+    p.out = Inputs::strided<const scalar_t>(out);
+    p.grad_out = Inputs::strided<const scalar_t>(grad_out);
+    p.grad_h_last = grad_h_last ? grad_h_last->template const_data_ptr<acc>() : nullptr;
+    p.gates = gates.const_data_ptr<scalar_t>();
+    p.normal = normal.const_data_ptr<scalar_t>();
+    p.rstd = rstd.const_data_ptr<acc>();
+    p.grad_gates = grad_gates.mutable_data_ptr<scalar_t>();
+    p.grad_product = grad_product.mutable_data_ptr<scalar_t>();
+    p.h_before = h_before.mutable_data_ptr<scalar_t>();
+    p.grad_h0 = grad_h0.mutable_data_ptr<acc>();
+    p.sums = sums.mutable_data_ptr<acc>();
+    Engine::run(p, in);
+  });
+  const int64_t all[] = {0};
+  const auto rows = [&](const Tensor& t, int64_t width) {
+    return torch::stable::view(t, {directions * batch * steps, width});
+  };
+  std::vector<Tensor> grads;
+  grads.push_back(bidirectional ? torch::stable::sum(grad_gates, all)
+                                : torch::stable::view(grad_gates, {batch, steps, 2 * units}));
+  grads.push_back(
+      torch::stable::matmul(torch::stable::transpose(rows(grad_product, 2 * units), 0, 1), rows(h_before, units)));
+  if (in.affine()) {
+    const Tensor both = torch::stable::sum(sums, all);
+    for (int64_t i : {0, 1}) grads.push_back(torch::stable::clone(torch::stable::select(both, 0, i)));
+  }
+  grads.push_back(grad_h0);
+  return grads;
+}
+
+}  // namespace rnnkit

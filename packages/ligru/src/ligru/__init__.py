@@ -1,0 +1,2 @@
+"""Li-GRU and SLi-GRU"""
+from . import _ops

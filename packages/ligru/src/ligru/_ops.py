@@ -1,0 +1,81 @@
+"""The ops `recurrence` and `recurrence_backward` of `torch.ops.rnnkit_ligru`, as torch sees them.
+
+Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments:
+
+    inputs         [g, U] or [g, U, weight, bias], see `reference.recurrence`; g and U have one dtype
+    h0, mask       (D, B, H), or None: 0 and 1
+    lengths        (B,) int64, or None: every sequence has T steps
+    activation     index into reference.ACTIVATIONS
+    normalize      whether U h is normalised, with `eps`
+    save           keeps what backward needs: `gates`, the pre-activations (D, B, T, 2H); and with `normalize`, `normal`, U h as it
+                   is normalised, before weight and bias, and `rstd` (D, B, T, 1). What is not kept has the shape (0,)
+
+States, mask, weight and bias are float32, or float64 where g is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
+from . import reference
+from ._shared import register_derivatives, state_dtype
+
+NAMESPACE = "rnnkit_ligru"
+EXTRAS = 2  # lengths, mask
+
+
+def composite(inputs: list[Tensor], h0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """`recurrence` by the reference."""
+    activation, bidirectional, normalize, eps = rest[EXTRAS:]
+    return reference.recurrence(
+        inputs,
+        h0,
+        *rest[:EXTRAS],
+        activation=reference.ACTIVATIONS[activation],
+        bidirectional=bidirectional,
+        normalize=normalize,
+        eps=eps,
+    )
+
+
+def out_width(inputs: list[Tensor], activation: int, bidirectional: bool, *_: Any) -> int:
+    """D * H."""
+    return inputs[1].shape[1] * (2 if bidirectional else 1)
+
+
+def register(namespace: str) -> None:
+    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
+
+    @torch.library.register_fake(f"{namespace}::recurrence")
+    def _(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save):  # type: ignore[no-untyped-def]
+        g, units = inputs[0], inputs[1].shape[1]
+        directions, (batch, steps) = 2 if bidirectional else 1, g.shape[:2]
+        h_last = g.new_empty(directions, batch, units, dtype=state_dtype(g))
+        over_time = (directions, batch, steps)
+        gates = g.new_empty(*over_time, 2 * units) if save else g.new_empty(0)
+        normal = torch.empty_like(gates) if normalize else g.new_empty(0)
+        rstd = h_last.new_empty(*over_time, 1) if save and normalize else h_last.new_empty(0)
+        return g.new_empty(batch, steps, directions * units), h_last, gates, normal, rstd
+
+    @torch.library.register_fake(f"{namespace}::recurrence_backward")
+    def _(grad_out, grad_h_last, inputs, out, gates, *rest):  # type: ignore[no-untyped-def]
+        directions, batch, _, width = gates.shape
+        grads = [t.new_empty(t.shape) for t in inputs]
+        return [*grads, gates.new_empty(directions, batch, width // 2, dtype=state_dtype(gates))]
+
+    register_derivatives(
+        f"{namespace}::recurrence",
+        getattr(torch.ops, namespace),
+        kept=(0, 2, 3, 4),
+        channels=out_width,
+        initial=lambda *_: 0.0,
+        reference=composite,
+        extras=EXTRAS,
+    )
+
+
+register(NAMESPACE)
