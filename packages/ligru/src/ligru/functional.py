@@ -1,0 +1,146 @@
+"""The recurrence of Li-GRU and SLi-GRU as a function, for those who build their own layer on it.
+
+    (a_t, z'_t) = g_t + U h_{t-1}, in SLi-GRU g_t + LayerNorm(U h_{t-1});   z_t = sigmoid(z'_t)
+    h_t = z_t h_{t-1} + (1 - z_t) f(a_t) mask
+
+(Ravanelli et al., "Light Gated Recurrent Units for Speech Recognition", arXiv:1803.10225; Moumen and Parcollet,
+"Stabilising and accelerating light gated recurrent units for automatic speech recognition", arXiv:2302.10144.) One op each way
+for the whole sequence. States are float32, and float64 for float64 inputs. Second derivatives, and everything under
+torch.func, are exact too, but computed step by step by `ligru.reference`. Arguments are positional or by keyword, so that
+torch.jit.script can compile calls.
+"""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from . import _ops
+from ._shared import (
+    check_floating,
+    check_lengths,
+    check_state,
+    state_dtype,
+    under_functorch,
+    wants_gradients,
+)
+
+__all__ = ["recurrence"]
+
+
+def recurrence(
+    g: Tensor,
+    weight: Tensor,
+    h0: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    lengths: Optional[Tensor] = None,
+    nonlinearity: str = "relu",
+    bidirectional: bool = False,
+    normalize: bool = False,
+    norm_weight: Optional[Tensor] = None,
+    norm_bias: Optional[Tensor] = None,
+    eps: float = 1e-5,
+) -> Tuple[Tensor, Tensor]:
+    """The recurrence, from what the input's part of the gates is.
+
+    Args:
+        g: (B, T, 2 * H): the candidate's part, then the update gate's. float64, float32, float16 or bfloat16. Under autocast it
+            and the weight are cast to autocast's dtype.
+        weight: U, (2 * H, H), rows in the order of g, of g's dtype.
+        h0: h before the first step, anything that expands to (D, B, H), with D = 2 if `bidirectional`, else 1. Default: 0.
+        mask: anything that expands to (D, B, H), multiplies f(a): usually a dropout mask. It has no gradient.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, and their output is 0. They may
+            lie on the CPU; if they lie on the GPU, a value out of range ends in a CUDA error.
+        nonlinearity: f: "relu", "leaky_relu" (slope 0.01; also "leakyrelu"), "tanh" or "sin" (also "sine").
+        bidirectional: a second recurrence, with the same weight, goes from each sequence's last step to its first.
+        normalize: whether U h is normalised over its 2 * H values (SLi-GRU).
+        norm_weight, norm_bias: (2 * H,), both or none: what that normalisation multiplies by, and adds.
+        eps: added to its variance.
+
+    Returns:
+        h at each step (B, T, D * H), in g's dtype, the directions side by side; and h after the last step of each sequence and
+        direction (D, B, H), float32, or float64 where g is.
+
+    Raises:
+        TypeError: if a dtype is not floating, or differs from g's (for states, from the states' too).
+        ValueError: if a shape or device does not fit, `lengths` on the CPU are out of range, `nonlinearity` is none of those
+            named, the norm's parameters come without `normalize` or without each other, or mask requires a gradient.
+    """
+    activation = activation_index(nonlinearity)
+    if g.dim() != 3 or g.shape[2] % 2 != 0:
+        raise ValueError(f"g: expected shape (B, T, 2 * H), got {list(g.shape)}")
+    check_floating("g", g)
+    batch, steps, units = g.shape[0], g.shape[1], g.shape[2] // 2
+    if list(weight.shape) != [2 * units, units]:
+        raise ValueError(f"weight: expected shape {[2 * units, units]}, got {list(weight.shape)}")
+    if weight.device != g.device:
+        raise ValueError(f"weight: expected device {g.device}, got {weight.device}")
+    if not torch.jit.is_scripting():
+        if torch.is_autocast_enabled(g.device.type) and g.dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(g.device.type)
+            g, weight = g.to(dtype), weight.to(dtype)
+    if weight.dtype != g.dtype:
+        raise TypeError(f"weight: expected {g.dtype}, got {weight.dtype}")
+    shape = [2 if bidirectional else 1, batch, units]
+    if h0 is not None:
+        h0 = check_state(h0, g, shape, "h0").contiguous()
+    if mask is not None:
+        if mask.requires_grad:
+            raise ValueError("mask: expected a tensor without requires_grad, for which there is no gradient")
+        mask = check_state(mask, g, shape, "mask").contiguous()
+    if lengths is not None:
+        lengths = check_lengths(lengths, g, batch, steps)
+    if (norm_weight is None) != (norm_bias is None):
+        raise ValueError("norm_weight and norm_bias: expected both or none")
+    inputs = [g, weight]
+    if norm_weight is not None and norm_bias is not None:
+        if not normalize:
+            raise ValueError("norm_weight and norm_bias: expected None without normalize")
+        for name, t in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
+            if list(t.shape) != [2 * units]:
+                raise ValueError(f"{name}: expected shape {[2 * units]}, got {list(t.shape)}")
+            inputs.append(check_state(t, g, [2 * units], name).contiguous())
+    if not torch.jit.is_scripting():
+        if under_functorch():
+            return _composite(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps)
+    save = wants_gradients(inputs, h0)
+    out, h_last, _, _, _ = torch.ops.rnnkit_ligru.recurrence(
+        inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save
+    )
+    return out, h_last
+
+
+def activation_index(nonlinearity: str) -> int:
+    """The index of a nonlinearity in `reference.ACTIVATIONS`; raises ValueError if it is none of those."""
+    if nonlinearity == "relu":
+        return 0
+    if nonlinearity == "leaky_relu" or nonlinearity == "leakyrelu":
+        return 1
+    if nonlinearity == "tanh":
+        return 2
+    if nonlinearity == "sin" or nonlinearity == "sine":
+        return 3
+    raise ValueError(
+        f"nonlinearity: expected 'relu', 'leaky_relu' ('leakyrelu'), 'tanh' or 'sin' ('sine'), got '{nonlinearity}'"
+    )
+
+
+@torch.jit.unused
+def _composite(
+    inputs: List[Tensor],
+    h0: Optional[Tensor],
+    lengths: Optional[Tensor],
+    mask: Optional[Tensor],
+    activation: int,
+    bidirectional: bool,
+    normalize: bool,
+    eps: float,
+) -> Tuple[Tensor, Tensor]:
+    g = inputs[0]
+    if h0 is None:
+        shape = (2 if bidirectional else 1, g.shape[0], g.shape[2] // 2)
+        h0 = g.new_zeros(shape, dtype=state_dtype(g))
+    out, h_last = _ops.composite(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps)
+    return out.to(g.dtype), h_last

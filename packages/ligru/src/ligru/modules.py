@@ -1,0 +1,452 @@
+"""Li-GRU and SLi-GRU layers and stacks, under the names and state-dict keys of SpeechBrain.
+
+No `from __future__ import annotations`: TorchScript needs the type of an attribute as a type.
+"""
+
+import math
+from typing import Any, Dict, Final, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from . import functional as lF
+from ._shared import check_input, check_lengths, check_state, state_dtype
+
+
+class _Layer(nn.Module):
+    """What LiGRU_Layer and SLiGRU_Layer share: all but the names of arguments."""
+
+    batch_norm: Final[bool]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        dropout: float,
+        nonlinearity: str,
+        normalization: str,
+        bias: bool,
+        bidirectional: bool,
+        stabilised: bool,
+        recurrent_elementwise_affine: bool,
+        device: Union[torch.device, str, None],
+        dtype: Optional[torch.dtype],
+    ) -> None:
+        super().__init__()
+        if input_size < 1 or hidden_size < 1:
+            raise ValueError(f"input_size and hidden_size: expected positive sizes, got {input_size} and {hidden_size}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a probability in [0, 1), got {dropout}")
+        if normalization not in ("batchnorm", "layernorm"):
+            raise ValueError(
+                f"{'ff_normalization' if stabilised else 'normalization'}: expected 'batchnorm' or 'layernorm' "
+                f"(which is what SpeechBrain makes of any other string), got {normalization!r}"
+            )
+        lF.activation_index(nonlinearity)
+        self.input_size, self.hidden_size = int(input_size), int(hidden_size)
+        self.dropout = float(dropout)
+        self.nonlinearity = nonlinearity
+        self.bias = bias
+        self.bidirectional = bidirectional
+        self.batch_norm = normalization == "batchnorm"
+        self.stabilised = stabilised
+        width = 2 * self.hidden_size
+        self.w = nn.Linear(self.input_size, width, bias=False, device=device, dtype=dtype)
+        self.u = nn.Linear(self.hidden_size, width, bias=False, device=device, dtype=dtype)
+        self.norm: nn.Module
+        if self.batch_norm:
+            self.norm = nn.BatchNorm1d(width, momentum=0.05, device=device, dtype=dtype)
+        else:
+            self.norm = nn.LayerNorm(width, device=device, dtype=dtype)
+        if not bias:
+            self.norm.bias.requires_grad_(False)  # type: ignore[union-attr, operator]
+        affine = stabilised and recurrent_elementwise_affine
+        self.layer_norm = nn.LayerNorm(width, elementwise_affine=affine, device=device, dtype=dtype) if stabilised else None
+
+    def forward(self, x: Tensor, hx: Optional[Tensor] = None, lengths: Optional[Tensor] = None) -> Tensor:
+        """h at each step.
+
+        Args:
+            x: (B, T, input_size), or any (B, T, ...) with as many values at a step.
+            hx: h before the first step: (D, B, hidden_size), with D = 2 if bidirectional, else 1; or the same as
+                (D * B, hidden_size), the rows that go forward first. Default: 0.
+            lengths: (B,) integers in 0..T, on the CPU or x's device. What lies beyond is padding: never read, not counted by
+                batch normalisation, and its h is 0.
+
+        Returns:
+            (B, T, D * hidden_size), the directions side by side.
+
+        Raises:
+            ValueError: if a shape, device or length does not fit.
+            TypeError: if a dtype does not.
+        """
+        return self.run(x, hx, lengths)[0]
+
+    def run(self, x: Tensor, hx: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        """`forward`, with h after each sequence's last step beside it, (D, B, hidden_size)."""
+        if x.dim() > 3:
+            x = x.flatten(2)
+        if x.dim() != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"x: expected shape (B, T, {self.input_size}), got {list(x.shape)}")
+        check_input(x, self.w.weight)
+        if lengths is not None:
+            lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
+            valid = (torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)).unsqueeze(2)
+            x = x.masked_fill(~valid, 0.0)  # NaN there must not reach the weights' gradients
+            g = self._input_part(x, valid)
+        else:
+            g = self._input_part(x, None)
+        directions = 2 if self.bidirectional else 1
+        if hx is not None and hx.dim() == 2:
+            hx = hx.view(directions, -1, self.hidden_size)
+        weight: Optional[Tensor] = None
+        bias: Optional[Tensor] = None
+        eps = 1e-5
+        layer_norm = self.layer_norm
+        if layer_norm is not None:
+            weight, bias, eps = layer_norm.weight, layer_norm.bias, layer_norm.eps
+        return lF.recurrence(
+            g,
+            self.u.weight,
+            hx,
+            self._mask(g, directions),
+            lengths,
+            self.nonlinearity,
+            self.bidirectional,
+            self.stabilised,
+            weight,
+            bias,
+            eps,
+        )
+
+    def _input_part(self, x: Tensor, valid: Optional[Tensor]) -> Tensor:
+        """Norm(W x) (B, T, 2 * hidden_size); `valid` (B, T, 1) is False in the padding, or None where there is none."""
+        norm = self.norm
+        if self.batch_norm:
+            if self.training:
+                g = self.w(x)
+                if valid is not None:
+                    return self._batch_norm_of_valid(g, valid)
+                if g.shape[0] * g.shape[1] == 0:
+                    return g
+                return norm(g.flatten(0, 1)).view(g.shape[0], g.shape[1], g.shape[2])  # type: ignore[no-any-return]
+            # one product with weights that have the scale in them, instead of another pass
+            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator, arg-type]
+            shift = norm.bias - norm.running_mean * scale  # type: ignore[operator]
+            return nn.functional.linear(x, self.w.weight * scale.unsqueeze(1), shift)
+        return norm(self.w(x))  # type: ignore[no-any-return]
+
+    def _batch_norm_of_valid(self, g: Tensor, valid: Tensor) -> Tensor:
+        """Training's batch normalisation over the steps that are not padding, where g is 0; without a look at how many."""
+        norm = self.norm
+        if not torch.jit.is_scripting():
+            if isinstance(norm, nn.SyncBatchNorm):
+                raise ValueError("lengths: expected None with SyncBatchNorm, which cannot leave padding out")
+        values = g.to(state_dtype(g))
+        count = valid.sum().clamp(min=1).to(values.dtype)
+        mean = values.sum([0, 1]) / count
+        centred = (values - mean) * valid
+        var = centred.square().sum([0, 1]) / count
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)  # type: ignore[union-attr, operator]
+            unbiased = var * count / (count - 1).clamp(min=1)
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)  # type: ignore[union-attr, operator]
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)  # type: ignore[union-attr, operator]
+        scale = torch.rsqrt(var + norm.eps) * norm.weight  # type: ignore[operator]
+        return (centred * scale + norm.bias).to(g.dtype)  # type: ignore[operator]
+
+    def _mask(self, like: Tensor, directions: int) -> Optional[Tensor]:
+        """A mask of recurrent dropout (D, B, hidden_size), one for each sequence and direction, or None."""
+        if not self.training or self.dropout == 0.0:
+            return None
+        shape = [directions, like.shape[0], self.hidden_size]
+        keep = torch.full(shape, 1.0 - self.dropout, dtype=state_dtype(like), device=like.device)
+        return torch.bernoulli(keep) / (1.0 - self.dropout)
+
+    def extra_repr(self) -> str:
+        """The arguments that the submodules do not show, for print()."""
+        return f"nonlinearity={self.nonlinearity}, dropout={self.dropout}, bidirectional={self.bidirectional}"
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("drop_masks", "drop_mask_te", "h_init"):  # SpeechBrain's buffers: random masks, ones and zeros
+            state_dict.pop(prefix + name, None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class LiGRU_Layer(_Layer):
+    r"""One layer of Li-GRU (Ravanelli et al., arXiv:1803.10225).
+
+        (a_t, z'_t) = Norm(W x_t) + U h_{t-1};   z_t = sigmoid(z'_t);   h_t = z_t h_{t-1} + (1 - z_t) f(a_t) mask
+
+    The two directions of a bidirectional layer share all weights.
+
+    Args:
+        input_size: values of the input at a step.
+        hidden_size: H, units of each direction.
+        num_layers, batch_size: accepted for SpeechBrain's sake, and without meaning.
+        dropout: probability, in [0, 1), that a unit's f(a) is 0 for a whole sequence; the others are scaled by 1 / (1 -
+            dropout). While training.
+        nonlinearity: f: "relu", "leaky_relu" (also "leakyrelu"), "tanh" or "sin" (also "sine").
+        normalization: "batchnorm" (over all steps of the batch, momentum 0.05) or "layernorm".
+        bias: whether the normalisation's bias, the only one there is, is trained.
+        bidirectional: a second recurrence goes from each sequence's last step to its first.
+        device, dtype: of the parameters.
+
+    Attributes:
+        w.weight: W (2H, input_size); u.weight: U (2H, H): the candidate's rows, then the update gate's.
+        norm: nn.BatchNorm1d or nn.LayerNorm, of 2H.
+
+    Raises:
+        ValueError: an argument out of range, or none of the strings named.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        batch_size: int = 1,
+        dropout: float = 0.0,
+        nonlinearity: str = "relu",
+        normalization: str = "batchnorm",
+        bias: bool = True,
+        bidirectional: bool = False,
+        *,
+        device: Union[torch.device, str, None] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        super().__init__(
+            input_size, hidden_size, dropout, nonlinearity, normalization, bias, bidirectional, False, False, device, dtype
+        )
+
+
+class SLiGRU_Layer(_Layer):
+    r"""One layer of SLi-GRU, the stabilised Li-GRU (Moumen and Parcollet, arXiv:2302.10144).
+
+        (a_t, z'_t) = Norm(W x_t) + LayerNorm(U h_{t-1});   otherwise as `LiGRU_Layer`
+
+    Args:
+        ff_normalization: of W x: "batchnorm" or "layernorm".
+        recurrent_elementwise_affine: whether the normalisation of U h has a weight and a bias.
+        others: see `LiGRU_Layer`.
+
+    Attributes:
+        layer_norm: nn.LayerNorm, of 2H; others: see `LiGRU_Layer`.
+
+    Raises:
+        ValueError: an argument out of range, or none of the strings named.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        batch_size: int = 1,
+        dropout: float = 0.0,
+        nonlinearity: str = "relu",
+        ff_normalization: str = "batchnorm",
+        recurrent_elementwise_affine: bool = False,
+        bias: bool = True,
+        bidirectional: bool = False,
+        *,
+        device: Union[torch.device, str, None] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            dropout,
+            nonlinearity,
+            ff_normalization,
+            bias,
+            bidirectional,
+            True,
+            recurrent_elementwise_affine,
+            device,
+            dtype,
+        )
+
+
+class _Stack(nn.Module):
+    """What LiGRU and SLiGRU share: layers one after the other."""
+
+    def __init__(self, layers: Sequence[_Layer], re_init: bool, dropout_between: float) -> None:
+        super().__init__()
+        if len(layers) == 0:
+            raise ValueError("num_layers: expected at least 1, got 0")
+        if not 0 <= dropout_between < 1:
+            raise ValueError(f"dropout_between: expected a probability in [0, 1), got {dropout_between}")
+        first = layers[0]
+        self.fea_dim, self.hidden_size = first.input_size, first.hidden_size
+        self.num_layers = len(layers)
+        self.nonlinearity, self.bias, self.dropout = first.nonlinearity, first.bias, first.dropout
+        self.bidirectional = first.bidirectional
+        self.num_directions = 2 if first.bidirectional else 1
+        self.re_init = re_init
+        self.dropout_between = float(dropout_between)
+        self.rnn = nn.ModuleList(layers)
+        if re_init:
+            for layer in layers:
+                nn.init.orthogonal_(layer.u.weight)
+
+    def forward(self, x: Tensor, hx: Optional[Tensor] = None, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """Runs all layers over a batch of sequences.
+
+        Args:
+            x: (B, T, F), or (B, T, F, C), which is flattened to (B, T, F * C); or a PackedSequence (then `lengths` must be
+                None, and the output is packed alike).
+            hx: h before the first step, (num_layers * D, B, hidden_size), with D = 2 if bidirectional, else 1: the first
+                layer's directions, then the second's, as in nn.GRU. Default: 0.
+            lengths: (B,) integers in 0..T, on the CPU or x's device. What lies beyond is padding: never read, not counted by
+                batch normalisation, and its h is 0.
+
+        Returns:
+            h of the last layer (B, T, D * hidden_size), and h of all layers after each sequence's last step, in the shape of
+            hx, float32 also for 16-bit types. Fed back as hx, it continues the sequence.
+
+        Raises:
+            ValueError: if a shape, device or length does not fit.
+            TypeError: if a dtype does not.
+        """
+        if not torch.jit.is_scripting():
+            if isinstance(x, PackedSequence):
+                return self._forward_packed(x, hx, lengths)
+        if hx is not None:
+            hx = check_state(hx, x, [self.num_layers * self.num_directions, x.shape[0], self.hidden_size], "hx")
+        last: List[Tensor] = []
+        for i, layer in enumerate(self.rnn):
+            if i > 0 and self.dropout_between > 0.0:
+                x = nn.functional.dropout(x, self.dropout_between, self.training)
+            if hx is None:
+                x, h = layer.run(x, None, lengths)  # type: ignore[operator]
+            else:
+                x, h = layer.run(x, hx[i * self.num_directions : (i + 1) * self.num_directions], lengths)  # type: ignore[operator]
+            last.append(h)
+        return x, torch.cat(last)
+
+    @torch.jit.unused
+    def _forward_packed(
+        self, x: PackedSequence, hx: Optional[Tensor], lengths: Optional[Tensor]
+    ) -> Tuple[PackedSequence, Tensor]:
+        if lengths is not None:
+            raise ValueError("lengths: expected None with a PackedSequence, which has its own")
+        padded, sizes = pad_packed_sequence(x, batch_first=True)
+        out, h = self.forward(padded, hx, sizes)
+        return pack_padded_sequence(out, sizes, batch_first=True, enforce_sorted=x.sorted_indices is None), h
+
+
+class LiGRU(_Stack):
+    r"""Stacked layers of Li-GRU: a drop-in for `speechbrain.nnet.RNN.LiGRU`, and for fast_ligru's. Equations: `LiGRU_Layer`.
+
+    Args:
+        hidden_size: H, units of each direction.
+        input_shape: shape of an input, (B, T, F) or (B, T, F, C); only what follows T counts.
+        nonlinearity, normalization: see `LiGRU_Layer`.
+        num_layers: number of layers.
+        bias, dropout: see `LiGRU_Layer`; dropout is recurrent, in every layer.
+        re_init: whether U starts orthogonal; otherwise as nn.Linear starts.
+        bidirectional: see `LiGRU_Layer`; every layer sees both directions of the one below.
+        dropout_between: probability of zeroing a value between two layers (what fast_ligru calls dropout).
+        device, dtype: of the parameters.
+
+    Shape:
+        x (B, T, F) or (B, T, F, C) or a PackedSequence, hx (num_layers * D, B, H) -> out (B, T, D * H), hh like hx.
+
+    Raises:
+        ValueError: an argument out of range, or none of the strings named.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        input_shape: Sequence[Optional[int]],
+        nonlinearity: str = "relu",
+        normalization: str = "batchnorm",
+        num_layers: int = 1,
+        bias: bool = True,
+        dropout: float = 0.0,
+        re_init: bool = True,
+        bidirectional: bool = False,
+        *,
+        dropout_between: float = 0.0,
+        device: Union[torch.device, str, None] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        layers = [
+            LiGRU_Layer(
+                size,
+                hidden_size,
+                dropout=dropout,
+                nonlinearity=nonlinearity,
+                normalization=normalization,
+                bias=bias,
+                bidirectional=bidirectional,
+                device=device,
+                dtype=dtype,
+            )
+            for size in _input_sizes(input_shape, hidden_size, num_layers, bidirectional)
+        ]
+        super().__init__(layers, re_init, dropout_between)
+        self.normalization = normalization
+
+
+class SLiGRU(_Stack):
+    r"""Stacked layers of SLi-GRU: a drop-in for `speechbrain.nnet.RNN.SLiGRU`, and for fast_ligru's. Equations: `SLiGRU_Layer`.
+
+    Args:
+        ff_normalization, recurrent_elementwise_affine: see `SLiGRU_Layer`.
+        others: see `LiGRU`.
+
+    Shape:
+        x (B, T, F) or (B, T, F, C) or a PackedSequence, hx (num_layers * D, B, H) -> out (B, T, D * H), hh like hx.
+
+    Raises:
+        ValueError: an argument out of range, or none of the strings named.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        input_shape: Sequence[Optional[int]],
+        nonlinearity: str = "relu",
+        ff_normalization: str = "batchnorm",
+        recurrent_elementwise_affine: bool = False,
+        num_layers: int = 1,
+        bias: bool = True,
+        dropout: float = 0.0,
+        re_init: bool = True,
+        bidirectional: bool = False,
+        *,
+        dropout_between: float = 0.0,
+        device: Union[torch.device, str, None] = None,
+        dtype: Optional[torch.dtype] = None,
+    ) -> None:
+        layers = [
+            SLiGRU_Layer(
+                size,
+                hidden_size,
+                dropout=dropout,
+                nonlinearity=nonlinearity,
+                ff_normalization=ff_normalization,
+                recurrent_elementwise_affine=recurrent_elementwise_affine,
+                bias=bias,
+                bidirectional=bidirectional,
+                device=device,
+                dtype=dtype,
+            )
+            for size in _input_sizes(input_shape, hidden_size, num_layers, bidirectional)
+        ]
+        super().__init__(layers, re_init, dropout_between)
+        self.ff_normalization = ff_normalization
+
+
+def _input_sizes(
+    input_shape: Sequence[Optional[int]], hidden_size: int, num_layers: int, bidirectional: bool
+) -> List[int]:
+    """Values at a step that each layer sees."""
+    features = [size for size in input_shape[2:] if size is not None]
+    if len(input_shape) < 3 or len(features) != len(input_shape) - 2:
+        raise ValueError(f"input_shape: expected (B, T, F) or (B, T, F, C), got {tuple(input_shape)}")
+    return [math.prod(features), *[hidden_size * (2 if bidirectional else 1)] * (num_layers - 1)][:num_layers]
