@@ -29,12 +29,6 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define RNNKIT_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define RNNKIT_HOST_DEVICE inline
-#endif
-
 namespace rnnkit {
 
 constexpr int kCarry = 16;

@@ -7,6 +7,12 @@
 #include <torch/headeronly/util/Exception.h>
 #include <torch/headeronly/util/Half.h>
 
+#ifdef __CUDACC__
+#define RNNKIT_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define RNNKIT_HOST_DEVICE inline
+#endif
+
 namespace rnnkit {
 
 using BFloat16 = torch::headeronly::BFloat16;

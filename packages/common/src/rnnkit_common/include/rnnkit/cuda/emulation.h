@@ -133,6 +133,20 @@ class Cluster {
     leave(thread);
   }
 
+  // Lets other threads run first, any number of times: what this one waits for is in memory.
+  void yield() {
+    if (++yields_ > 100'000'000) throw std::runtime_error("threads wait in vain for a value in memory");
+    leave(self());
+  }
+
+  // Shows *mine to the warp until the next barrier, and returns what each lane shows.
+  template <class T>
+  void show(const T* mine, const T* (&all)[32], const char* file, int line) {
+    const int parity = offer(~0u, mine, file, line);
+    for (int lane = 0; lane < warp_size(self()); ++lane)
+      std::memcpy(&all[lane], threads_[self().warp_begin + lane].exchange[parity], sizeof(mine));
+  }
+
   // Offers a value to the warp, waits for the lanes of `mask`, and returns what `lane` offered.
   template <class T>
   T exchange(unsigned mask, T value, int lane, const char* file, int line) {
@@ -269,6 +283,7 @@ class Cluster {
   std::vector<std::unique_ptr<char, decltype(&std::free)>> shared_;
   ucontext_t scheduler_;
   Thread* running_ = nullptr;
+  int64_t yields_ = 0;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
   std::exception_ptr failure_;
@@ -372,6 +387,7 @@ struct Launch {
   dim3 grid, block;
   size_t shared_bytes = 0;
   unsigned cluster = 1;  // blocks
+  bool cooperative = false;
 };
 
 template <class T>
@@ -392,29 +408,52 @@ T* cluster_shared(T* mine, int rank) {
                               cluster->shared(rank));
 }
 
+inline void group_barrier(unsigned* arrived, unsigned target, RNNKIT_SITE) {
+  __syncthreads(file, line);
+  const dim3 thread = threadIdx;
+  if (thread.x == 0 && thread.y == 0 && thread.z == 0) {
+    ++*arrived;
+    while (*arrived < target) emulation::Cluster::current()->yield();
+  }
+  __syncthreads(file, line);
+}
+
+template <class T>
+T load_shared_global(const T* from) {
+  return *from;
+}
+
 [[noreturn]] inline void device_fail(const char* message) { throw std::runtime_error(message); }
 
 struct DeviceProperties {
   int multiprocessors;
   bool clusters;
+  int capability;
+  size_t shared_bytes;
 };
 
 template <class Device>
 DeviceProperties device_properties(Device) {
-  return {emulation::configuration().multiprocessors, true};
+  return {emulation::configuration().multiprocessors, true, 90, 227 * 1024};
+}
+
+template <class Device, class Parameters>
+int active_clusters(void (*)(Parameters), const Launch& shape, Device) {
+  return emulation::configuration().multiprocessors / int(shape.cluster);
 }
 
 template <class Device, class Parameters>
 void launch(void (*kernel)(Parameters), const Launch& shape, Device, const Parameters& parameters) {
   const unsigned count = shape.grid.x * shape.grid.y * shape.grid.z;
-  std::vector<unsigned> order(count / shape.cluster);
+  const unsigned together = shape.cooperative ? count : shape.cluster;
+  std::vector<unsigned> order(count / together);
   std::iota(order.begin(), order.end(), 0u);
   std::mt19937_64 random(emulation::configuration().seed);
   if (emulation::configuration().order == emulation::Order::reversed) std::reverse(order.begin(), order.end());
   if (emulation::configuration().order == emulation::Order::shuffled) std::shuffle(order.begin(), order.end(), random);
-  emulation::Cluster cluster(shape.grid, shape.block, int(shape.cluster), shape.shared_bytes);
+  emulation::Cluster cluster(shape.grid, shape.block, int(together), shape.shared_bytes);
   auto body = [&] { kernel(parameters); };
-  for (unsigned i : order) cluster.run(i * shape.cluster, body, random);
+  for (unsigned i : order) cluster.run(i * together, body, random);
 }
 
 }  // namespace rnnkit

@@ -27,12 +27,15 @@ namespace rnnkit {
 struct Launch {
   dim3 grid, block;
   size_t shared_bytes = 0;
-  unsigned cluster = 1;  // blocks; more than 1 only where DeviceProperties::clusters
+  unsigned cluster = 1;      // blocks; more than 1 only where DeviceProperties::clusters
+  bool cooperative = false;  // all blocks run at the same time, so that they may wait for each other
 };
 
 struct DeviceProperties {
   int multiprocessors;
   bool clusters;
+  int capability;       // 90 for 9.0
+  size_t shared_bytes;  // that a block can have
 };
 
 // torch_c10_cuda_check and its macros are symbols of libtorch_cuda, which CPU-only torch lacks.
@@ -41,10 +44,50 @@ inline void check_cuda(cudaError_t error) {
 }
 
 inline DeviceProperties device_properties(torch::stable::Device device) {
-  int multiprocessors = 0, major = 0;
-  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device.index()));
-  check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index()));
-  return {multiprocessors, major >= 9};
+  const auto get = [&](cudaDeviceAttr attribute) {
+    int value = 0;
+    check_cuda(cudaDeviceGetAttribute(&value, attribute, device.index()));
+    return value;
+  };
+  const int major = get(cudaDevAttrComputeCapabilityMajor), minor = get(cudaDevAttrComputeCapabilityMinor);
+  return {get(cudaDevAttrMultiProcessorCount), major >= 9, 10 * major + minor,
+          size_t(get(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
+}
+
+template <class Parameters>
+void allow_shape(void (*kernel)(Parameters), const Launch& shape) {
+  if (shape.shared_bytes > 48 * 1024)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)));
+  if (shape.cluster > 8) check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+}
+
+inline cudaLaunchConfig_t launch_config(const Launch& shape, cudaLaunchAttribute& attribute) {
+  attribute.id = shape.cooperative ? cudaLaunchAttributeCooperative : cudaLaunchAttributeClusterDimension;
+  if (shape.cooperative)
+    attribute.val.cooperative = 1;
+  else
+    attribute.val.clusterDim = {shape.cluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.attrs = &attribute;
+  config.numAttrs = shape.cluster > 1 || shape.cooperative ? 1 : 0;
+  return config;
+}
+
+// How many clusters of a shape the device runs at the same time; 0 if it cannot run any.
+template <class Parameters>
+int active_clusters(void (*kernel)(Parameters), const Launch& shape, torch::stable::Device device) {
+  const torch::stable::accelerator::DeviceGuard guard(device.index());
+  allow_shape(kernel, shape);
+  cudaLaunchAttribute attribute;
+  const cudaLaunchConfig_t config = launch_config(shape, attribute);
+  int count = 0;
+  const cudaError_t error = cudaOccupancyMaxActiveClusters(&count, reinterpret_cast<const void*>(kernel), &config);
+  if (error == cudaSuccess) return count;
+  cudaGetLastError();  // a size that this device cannot have is an answer, not an error
+  return 0;
 }
 
 // Launches on the device and its current stream, without waiting.
@@ -55,19 +98,11 @@ void launch(void (*kernel)(Parameters), const Launch& shape, torch::stable::Devi
   void* stream = nullptr;
   STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(device.index(), &stream) == AOTI_TORCH_SUCCESS,
                   "no current CUDA stream");
-  cudaLaunchAttribute cluster;
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {shape.cluster, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = shape.grid;
-  config.blockDim = shape.block;
-  config.dynamicSmemBytes = shape.shared_bytes;
+  cudaLaunchAttribute attribute;
+  cudaLaunchConfig_t config = launch_config(shape, attribute);
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &cluster;
-  config.numAttrs = shape.cluster > 1 ? 1 : 0;
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
-  if (shape.shared_bytes > 48 * 1024)
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)));
+  allow_shape(kernel, shape);
   check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments));
 }
 
@@ -94,6 +129,26 @@ __device__ __forceinline__ T* cluster_shared(T* mine, int) {
   return mine;
 }
 #endif
+
+// Waits until `target` blocks, of those that a cooperative launch runs at the same time, have come here since *arrived was 0.
+// What each wrote to global memory before is then visible to all (to loads past the first cache: load_shared_global).
+__device__ __forceinline__ void group_barrier(unsigned* arrived, unsigned target) {
+  __syncthreads();
+  if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {
+    __threadfence();
+    atomicAdd(arrived, 1u);
+    while (*static_cast<volatile unsigned*>(arrived) < target) {
+    }
+    __threadfence();
+  }
+  __syncthreads();
+}
+
+// Of memory that other blocks write while this kernel runs.
+template <class T>
+__device__ __forceinline__ T load_shared_global(const T* from) {
+  return __ldcg(from);
+}
 
 // Ends the kernel with an error that the next synchronisation reports, as torch's own index checks do.
 __device__ __forceinline__ void device_fail(const char* message) {

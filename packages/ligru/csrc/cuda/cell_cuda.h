@@ -1,0 +1,19 @@
+// The cell as the CUDA engines see it.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <rnnkit/cuda/math.h>
+#include <rnnkit/sigmoids.h>
+
+#include "../problem.h"
+// after both
+#include "../cell.h"
+
+namespace rnnkit::cuda {
+
+template <class acc>
+__device__ __forceinline__ acc at_or(const acc* from, int64_t i, acc otherwise) {
+  return from == nullptr ? otherwise : from[i];
+}
+
+}  // namespace rnnkit::cuda
