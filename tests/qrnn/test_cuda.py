@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from qrnn import QRNN, functional
+from rnnkit_common.testing import check_current_stream, check_device_error
 from torch import nn
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
 
 def test_work_goes_to_the_current_stream() -> None:
-    """Inputs that a side stream is still computing are waited for only if the kernel is on that stream."""
-    stream = torch.cuda.Stream()
-    f = torch.zeros(512, 8, 512, device="cuda")
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        f += 0.5
-        total = functional.forget_mult(f, f)[0].sum()
-    stream.synchronize()
-    half = torch.full_like(f, 0.5)
-    torch.testing.assert_close(total, functional.forget_mult(half, half)[0].sum())
+    check_current_stream(lambda f: functional.forget_mult(f, f)[0], torch.full((512, 8, 512), 0.5, device="cuda"))
 
 
 def test_nothing_waits_for_the_device() -> None:
@@ -105,12 +94,8 @@ def test_data_parallel() -> None:
 
 
 def test_lengths_out_of_range_on_the_device_end_in_an_error() -> None:
-    """In a process of its own, because the device's context does not survive it."""
     code = (
-        "import torch, qrnn; x = torch.randn(5, 1, 4, device='cuda');"
-        "qrnn.functional.forget_mult(x, x, lengths=torch.tensor([6], device='cuda')); torch.cuda.synchronize()"
+        "import torch, qrnn; x = torch.randn(5, 1, 4, device='cuda'); "
+        "qrnn.functional.forget_mult(x, x, lengths=torch.tensor([6], device='cuda'))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode != 0
-    assert "lengths: a value is not within 0 and T" in result.stdout
-    assert "CUDA error" in result.stderr
+    check_device_error(code, "lengths: a value is not within 0 and T")

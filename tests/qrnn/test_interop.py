@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import warnings
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from qrnn import QRNN, ForgetMult, QRNNLayer, fastai
 from qrnn._ops import POOLINGS
-from rnnkit_common.testing import check_compile, check_export, check_op, check_script
+from rnnkit_common.testing import check_compile, check_distributed, check_export, check_op, check_script
 from torch import nn
 
 MODULES = {
@@ -148,31 +147,11 @@ def test_modules_in_other_dtypes(dtype: torch.dtype) -> None:
     torch.testing.assert_close(rnn(x.to(dtype), hidden)[0], rnn(x.to(dtype), hidden.to(dtype))[0], rtol=0.02, atol=0.02)
 
 
-def _distributed(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.TCPStore("127.0.0.1", port, 2, rank == 0)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def distributed_example() -> tuple[nn.Module, torch.Tensor, int]:
     torch.manual_seed(0)
-    rnn = nn.parallel.DistributedDataParallel(QRNN(4, 6, 2, window=2, bidirectional=True))
-    x = torch.randn(9, 4, 4)
-    out, hidden = rnn(x[:, 2 * rank : 2 * rank + 2])
-    (out.square().sum() + hidden.sum()).backward()
-    if rank == 0:
-        torch.save([p.grad for p in rnn.parameters()], Path(folder) / "gradients.pt")
-    torch.distributed.destroy_process_group()
+    return QRNN(4, 6, 2, window=2, bidirectional=True), torch.randn(9, 4, 4), 1
 
 
 @pytest.mark.slow
 def test_distributed_data_parallel(tmp_path: Path) -> None:
-    """Two processes with half of the batch each: their averaged gradients are half of those of the whole."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_distributed, (port, str(tmp_path)), nprocs=2)
-    torch.manual_seed(0)
-    rnn = QRNN(4, 6, 2, window=2, bidirectional=True)
-    x = torch.randn(9, 4, 4)
-    out, hidden = rnn(x)
-    (out.square().sum() + hidden.sum()).backward()
-    expected = [p.grad / 2 for p in rnn.parameters()]
-    torch.testing.assert_close(torch.load(tmp_path / "gradients.pt"), expected)
+    check_distributed(distributed_example, tmp_path)

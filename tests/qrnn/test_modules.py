@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import threading
 import warnings
 
 import pytest
 import torch
 from qrnn import QRNN, ForgetMult, QRNNLayer, fastai
+from rnnkit_common.testing import check_replicas
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
@@ -316,20 +316,8 @@ def test_replicas_run_at_the_same_time(window: int) -> None:
     torch.manual_seed(0)
     rnn = QRNN(8, 16, 3, window=window)
     x, hidden = torch.randn(50, 4, 8), torch.randn(3, 4, 16)
-    results: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def work(i: int) -> None:
-        results[i] = copy.deepcopy(rnn)(x[:, 2 * i : 2 * i + 2], hidden[:, 2 * i : 2 * i + 2])
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    expected = rnn(x, hidden)
-    for k in range(2):
-        torch.testing.assert_close(torch.cat([results[i][k] for i in range(2)], dim=1), expected[k])
-    torch.testing.assert_close(nn.DataParallel(rnn, dim=1)(x, hidden), expected)
+    check_replicas(rnn, [x, hidden], batch=[1, 1])
+    torch.testing.assert_close(nn.DataParallel(rnn, dim=1)(x, hidden), rnn(x, hidden))
 
 
 def test_empty_batches_and_sequences() -> None:

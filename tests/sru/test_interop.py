@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from rnnkit_common.testing import check_compile, check_export, check_op, check_script
+from rnnkit_common.testing import check_compile, check_distributed, check_export, check_op, check_script
 from sru import SRU, SRUCell, reference
 from torch import nn
 
@@ -186,31 +185,11 @@ def test_modules_in_other_dtypes(dtype: torch.dtype) -> None:
     torch.testing.assert_close(rnn(x.to(dtype), c)[0], rnn(x.to(dtype), c.to(dtype))[0], rtol=0.05, atol=0.05)
 
 
-def _distributed(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.TCPStore("127.0.0.1", port, 2, rank == 0)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def distributed_example() -> tuple[nn.Module, torch.Tensor, int]:
     torch.manual_seed(0)
-    rnn = nn.parallel.DistributedDataParallel(SRU(4, 6, bidirectional=True))
-    x = torch.randn(9, 4, 4)
-    h, c = rnn(x[:, 2 * rank : 2 * rank + 2])
-    (h.square().sum() + c.sum()).backward()
-    if rank == 0:
-        torch.save([p.grad for p in rnn.parameters()], Path(folder) / "gradients.pt")
-    torch.distributed.destroy_process_group()
+    return SRU(4, 6, bidirectional=True), torch.randn(9, 4, 4), 1
 
 
 @pytest.mark.slow
 def test_distributed_data_parallel(tmp_path: Path) -> None:
-    """Two processes with half of the batch each: their averaged gradients are half of those of the whole."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_distributed, (port, str(tmp_path)), nprocs=2)
-    torch.manual_seed(0)
-    rnn = SRU(4, 6, bidirectional=True)
-    x = torch.randn(9, 4, 4)
-    h, c = rnn(x)
-    (h.square().sum() + c.sum()).backward()
-    expected = [p.grad / 2 for p in rnn.parameters()]
-    torch.testing.assert_close(torch.load(tmp_path / "gradients.pt"), expected)
+    check_distributed(distributed_example, tmp_path)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import threading
-
 import pytest
 import torch
-from rnnkit_common.testing import Backend
+from rnnkit_common.testing import Backend, check_replicas
 from sru import SRU, SRUCell
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
@@ -258,17 +255,5 @@ def test_replicas_run_at_the_same_time(bidirectional: bool) -> None:
     torch.manual_seed(0)
     rnn = SRU(8, 16, 3, bidirectional=bidirectional)
     x, c0 = torch.randn(50, 4, 8), torch.randn(3, 4, rnn.output_size)
-    results: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def work(i: int) -> None:
-        results[i] = copy.deepcopy(rnn)(x[:, 2 * i : 2 * i + 2], c0[:, 2 * i : 2 * i + 2])
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    expected = rnn(x, c0)
-    for k in range(2):
-        torch.testing.assert_close(torch.cat([results[i][k] for i in range(2)], dim=1), expected[k])
-    torch.testing.assert_close(nn.DataParallel(rnn, dim=1)(x, c0), expected)
+    check_replicas(rnn, [x, c0], batch=[1, 1])
+    torch.testing.assert_close(nn.DataParallel(rnn, dim=1)(x, c0), rnn(x, c0))

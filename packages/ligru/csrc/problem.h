@@ -1,16 +1,15 @@
-// What the engines compute, free of tensors and of any one backend. A row is a sequence in one direction: R = D B of them, those
-// that go backward after those that go forward. Row r, in its s-th step, is at time t = time(r, s) and has
+// What the engines compute, free of tensors and of any one backend. A row is a sequence in one direction: R = D B of them,
+// those that go backward after those that go forward. Row r, in its s-th step, is at time t = time(r, s) and has
 //
 //   u = U h            or, normalised over its 2H values, (U h - mean) rstd weight + bias
 //   a, z = g + u       a in the first H values of each, z in the others
 //   h <- sigmoid(z) h + (1 - sigmoid(z)) f(a) mask
 //
-// Shapes: g [B, T, 2H], the same for both directions; u [2H, H]; weight, bias [2H]; mask, h0, h_last [R, H]; out [B, T, D H];
-// and, kept for backward, gates = (a, z) and normal = (U h - mean) rstd [R, T, 2H], rstd [R, T].
-// Backward makes, at each time, the gradients of a and z [R, T, 2H], those of U h, normalised or not (in the same memory where not),
-// and repeats the h that was there before the step [R, T, H], so that the gradient of U is one matrix product. What is
-// padding is 0 in all that is written, but not written at all in what is kept.
-// SPDX-License-Identifier: Apache-2.0
+// Shapes: g [B, T, 2H], the same for both directions; u [2H, H]; weight, bias [2H]; mask, h0, h_last [R, H]; out [B, T, D
+// H]; and, kept for backward, gates = (a, z) and normal = (U h - mean) rstd [R, T, 2H], rstd [R, T]. Backward makes, at each
+// time, the gradients of a and z [R, T, 2H], those of U h, normalised or not (in the same memory where not), and repeats the
+// h that was there before the step [R, T, H], so that the gradient of U is one matrix product. All that is written is 0 in
+// the padding. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/scan.h>

@@ -1,11 +1,12 @@
-// Runs a recurrence on the CPU. U is packed once into blocks of two vectors of units, so that a step is products of a few rows with
-// one block after the other, all sums in registers; what the gates do follows at once, while those sums are in the cache.
-// Threads share rows, units or both (team.h). No include guard (see rnnkit/cpu/foreach_target.h).
+// Runs a recurrence on the CPU. U is packed once into blocks of two vectors of units, so that a step is products of a few
+// rows with one block after the other, all sums in registers; what the gates do follows at once, while those sums are in the
+// cache. Threads share rows, units or both (team.h). No include guard (see rnnkit/cpu/foreach_target.h).
 // SPDX-License-Identifier: Apache-2.0
 
 namespace rnnkit::RNNKIT_TARGET {
 
-// Rows in one product: two sums each, and the registers that are left hold the weights. AVX-512 has 32 registers, the others 16.
+// Rows in one product: two sums each, and the registers that are left hold the weights. AVX-512 has 32 registers, the
+// others 16.
 constexpr int kTileRows = RNNKIT_VECTOR_BYTES == 64 ? 12 : 6;
 
 // sums[r] = sum over k < depth of x[r][k] packed[k], two vectors each, for `rows` rows that lie `stride` apart.
@@ -116,9 +117,9 @@ class Pass {
 template <class scalar_t>
 class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
   using Base = Pass<Forward<scalar_t>, scalar_t>;
-  using typename Base::acc, typename Base::M, typename Base::Seat, typename Base::V;
-  using Base::kLanes, Base::kWidth, Base::p, Base::rows, Base::units, Base::depth, Base::blocks, Base::stride, Base::team;
   using Base::barrier, Base::packed, Base::sums, Base::sums_at;
+  using Base::kLanes, Base::kWidth, Base::p, Base::rows, Base::units, Base::depth, Base::blocks, Base::stride, Base::team;
+  using typename Base::acc, typename Base::M, typename Base::Seat, typename Base::V;
 
   Buffer<acc> states[2];  // [rows, stride], in turn
   Buffer<V> squares;      // [unit_groups, rows], sums over the units of each group; where it is normalised
@@ -160,8 +161,7 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
       this->each_seat(begin, end, [&](const Seat& seat) {
         for (int64_t block = seat.blocks.begin; block < seat.blocks.end; ++block) {
           this->products(seat, block, h, [&](int64_t first, int64_t last) {
-            for (int64_t r = first; r < last; ++r)
-              p.normalize ? add_squares(seat, block, r) : gate(block, r, s, acc(1));
+            for (int64_t r = first; r < last; ++r) p.normalize ? add_squares(seat, block, r) : gate(block, r, s, acc(1));
           });
         }
       });
@@ -191,7 +191,7 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
     for (int64_t group = 1; group < team.unit_groups; ++group) sum += squares[group * rows + r];
     const acc rstd = 1 / std::sqrt(this->total(sum) / (2 * units) + p.eps);
     const auto row = p.row(r);
-    if (p.gates != nullptr && seat.unit_group == 0 && s < row.length) p.rstd[p.offset(r, row.time(s), 1)] = rstd;
+    if (p.gates != nullptr && seat.unit_group == 0) p.rstd[p.offset(r, row.time(s), 1)] = s < row.length ? rstd : 0;
     return rstd;
   }
 
@@ -203,6 +203,11 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
     scalar_t* const out = p.out.at(row.b, t) + row.reverse * units + unit;
     acc* const next = states[(s + 1) % 2] + r * stride + unit;
     if (s >= row.length) {
+      for (int half = 0; half < 2 && p.gates != nullptr; ++half) {
+        const int64_t kept = p.offset(r, t, 2 * units) + half * units + unit;
+        M::store(p.gates + kept, V{}, n);
+        if (p.normalize) M::store(p.normal + kept, V{}, n);
+      }
       M::store(out, V{}, n);
       return M::store(next, h, n);
     }
@@ -233,9 +238,9 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
 template <class scalar_t>
 class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
   using Base = Pass<Backward<scalar_t>, scalar_t>;
-  using typename Base::acc, typename Base::M, typename Base::Seat, typename Base::V;
-  using Base::kLanes, Base::kWidth, Base::p, Base::rows, Base::units, Base::depth, Base::blocks, Base::stride, Base::team;
   using Base::barrier, Base::packed, Base::sums_at;
+  using Base::kLanes, Base::kWidth, Base::p, Base::rows, Base::units, Base::depth, Base::blocks, Base::stride, Base::team;
+  using typename Base::acc, typename Base::M, typename Base::Seat, typename Base::V;
 
   struct Means {
     acc grad, along;  // of the gradient, and of it times what was normalised

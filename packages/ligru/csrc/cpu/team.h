@@ -28,7 +28,7 @@ struct Team {
   // Fewer rows for each thread leave less to do for each weight that is loaded; fewer units need a barrier at each step.
   // `block_values` of U belong to a block of units, and meet each of its rows in that many multiplications of `lanes`.
   static Team choose(int64_t threads, int64_t rows, int64_t blocks, int64_t block_values, int64_t lanes, int64_t steps) {
-    constexpr double kBarrier = 1500, kFork = 20000;                 // cycles
+    constexpr double kBarrier = 1500, kFork = 20000;              // cycles
     constexpr double kOwnCache = 512 * 1024, kBytesPerCycle = 8;  // half an L2; from the cache that is shared
     Team best{1, 1};
     double least = 0;

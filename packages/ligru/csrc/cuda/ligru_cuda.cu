@@ -12,7 +12,7 @@ namespace rnnkit::cuda {
 
 // Microseconds that a step takes, as far as they can be told beforehand: reasoned, not tuned.
 constexpr double kClusterExchange = 0.5, kGridExchange = 1.6, kStepLaunches = 8;
-constexpr double kWeightBytes = 200e3;  // that a multiprocessor reads of its own memory in a microsecond
+constexpr double kWeightBytes = 200e3;    // that a multiprocessor reads of its own memory in a microsecond
 constexpr double kTorchProducts = 100e6;  // multiplications in a matrix product that is too small to be efficient
 
 inline std::string_view wanted_engine() {
@@ -29,16 +29,15 @@ struct Choice {
   int groups = 0;  // 0: step by step
 
   template <class Kernel>
-  Choice(int64_t rows, int64_t units, Kernel in_cluster, Kernel in_grid, torch::stable::Device device) {
+  Choice(int64_t rows, int64_t units, Kernel in_cluster, torch::stable::Device device) {
     const DeviceProperties properties = device_properties(device);
     const std::string_view wanted = wanted_engine();
     const int tiles = int((rows + kRows - 1) / kRows);
     double least = wanted.empty() ? kStepLaunches + 2.0 * rows * units * units / kTorchProducts : 1e30;
-    if (sizeof(scalar_t) == 2 && properties.capability < 80) return;
-    if (wanted == "steps" || (backward && units > (1 << 20))) return;
+    const bool has_mma = sizeof(scalar_t) > 2 || properties.capability >= 80;
+    if (wanted == "steps" || !has_mma) return;
     for (int width = 8; width <= kMaxWidth; width += 8) {
-      const int fewest = int((units + width - 1) / width);
-      // the units of a group fill its blocks, but for some of the last
+      const int fewest = int(std::min<int64_t>((units + width - 1) / width, 1 << 20));
       for (const bool cluster : {true, false}) {
         int blocks = fewest;
         for (int power = 1; cluster && power < 2 * fewest; power *= 2) blocks = power;
@@ -59,7 +58,8 @@ struct Choice {
         }
       }
     }
-    (void)in_grid;
+    STD_TORCH_CHECK(wanted.empty() || groups > 0, "RNNKIT_LIGRU_ENGINE is '", wanted, "', which cannot hold ", units,
+                    " units on this device");
   }
 
   static Launch shape(const Layout<scalar_t, backward>& layout, int groups) {
@@ -75,7 +75,7 @@ struct Choice {
 
 template <class Problem, class scalar_t, bool backward, class Kernel>
 bool run_resident(const Problem& p, const Inputs& in, const scalar_t* along, Kernel in_cluster, Kernel in_grid) {
-  const Choice<scalar_t, backward> choice(p.rows(), p.units, in_cluster, in_grid, in.g().device());
+  const Choice<scalar_t, backward> choice(p.rows(), p.units, in_cluster, in.g().device());
   if (choice.groups == 0) return false;
   const auto& layout = choice.layout;
   const int64_t sides = layout.in_cluster ? 0 : 2 * int64_t(choice.groups) * layout.blocks;
@@ -83,11 +83,18 @@ bool run_resident(const Problem& p, const Inputs& in, const scalar_t* along, Ker
                         ? in.empty({sides * layout.message()})
                         : in.empty_acc({sides * layout.message()});
   Tensor statistics = in.empty_acc({sides * kRows * 2});
-  Tensor arrived = torch::stable::new_zeros(in.g(), {choice.groups}, ScalarType::Int);
+  const int64_t counters[] = {choice.groups};
+  Tensor arrived = torch::stable::new_zeros(in.g(), counters, ScalarType::Int);
   using Operand = typename Layout<scalar_t, backward>::Operand;
+  const Resident<Problem, scalar_t, backward> parameters{p,
+                                                         layout,
+                                                         choice.groups,
+                                                         along,
+                                                         static_cast<Operand*>(messages.data_ptr()),
+                                                         statistics.mutable_data_ptr<float>(),
+                                                         static_cast<unsigned*>(arrived.data_ptr())};
   launch(layout.in_cluster ? in_cluster : in_grid, Choice<scalar_t, backward>::shape(layout, choice.groups), in.g().device(),
-         {p, layout, choice.groups, along, static_cast<Operand*>(messages.data_ptr()), statistics.mutable_data_ptr<float>(),
-          static_cast<unsigned*>(arrived.data_ptr())});
+         parameters);
   return true;
 }
 

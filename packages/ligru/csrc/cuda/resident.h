@@ -1,9 +1,10 @@
-// The engine for recurrences whose U fits into the multiprocessors: one launch for the whole sequence. A group of blocks holds all
-// of U, each block that of its `width` units, and takes kRows rows through time. In a step each block makes the products of
-// its units, does what its gates do, and hands the result to the others of its group, once; their next product needs it.
+// The engine for recurrences whose U fits into the multiprocessors: one launch for the whole sequence. A group of blocks
+// holds all of U, each block that of its `width` units, and takes kRows rows through time. In a step each block makes the
+// products of its units, does what its gates do, and hands the result to the others of its group, once; their next product
+// needs it.
 //
-// A group is a cluster, whose blocks write into each other's shared memory; or, where U is too large for a cluster, blocks all
-// over the device, which write to global memory and count arrivals there. Groups take the rows kRows at a time.
+// A group is a cluster, whose blocks write into each other's shared memory; or, where U is too large for a cluster, blocks
+// all over the device, which write to global memory and count arrivals there. Groups take the rows kRows at a time.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -142,8 +143,7 @@ class Member {
       meet();
       for (int i = threadIdx.x; i < vectors * layout.blocks; i += kThreads) {
         const int from = i % vectors * kVector, of = i / vectors;
-        const Vector got =
-            load_shared_global(reinterpret_cast<const Vector*>(messages + of * layout.message() + from));
+        const Vector got = load_shared_global(reinterpret_cast<const Vector*>(messages + of * layout.message() + from));
         *reinterpret_cast<Vector*>(x(side) + place(from, of)) = got;
       }
       if (with_statistics) fetch_statistics(side);
@@ -222,8 +222,7 @@ struct Moments {
 };
 
 template <class scalar_t, bool in_cluster>
-__global__ void __launch_bounds__(kThreads)
-    resident_forward(Resident<Forward<scalar_t>, scalar_t, false> parameters) {
+__global__ void __launch_bounds__(kThreads) resident_forward(Resident<Forward<scalar_t>, scalar_t, false> parameters) {
   using M = Math<scalar_t>;
   const Forward<scalar_t>& p = parameters.problem;
   Member<decltype(parameters), Layout<scalar_t, false>, in_cluster> member(parameters);
@@ -292,6 +291,10 @@ __global__ void __launch_bounds__(kThreads)
         if (pair.n >= kRows) continue;
         if (pair.active && s >= pair.row.length) {
           p.out.at(pair.row.b, s)[pair.row.reverse * units + pair.column] = scalar_t(0.0f);
+          const int64_t kept = p.offset(pair.r, s, 2 * units) + pair.column;
+          if (p.gates != nullptr) p.gates[kept] = p.gates[kept + units] = scalar_t(0.0f);
+          if (p.gates != nullptr && p.normalize) p.normal[kept] = p.normal[kept + units] = scalar_t(0.0f);
+          if (p.gates != nullptr && p.normalize && pair.column == 0) p.rstd[p.offset(pair.r, s, 1)] = 0;
         } else if (pair.active) {
           const int64_t t = pair.row.time(s), kept = p.offset(pair.r, t, 2 * units) + pair.column;
           float u[2] = {member.product.sum(member.sums(), pair.n, pair.unit),
@@ -333,11 +336,10 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// What the normalisation takes out of a gradient goes through U as well: its mean meets the sums of U's columns, and the part along
-// what was normalised meets `along`, all made beforehand. So one exchange carries gradients and sums.
+// What the normalisation takes out of a gradient goes through U as well: its mean meets the sums of U's columns, and the
+// part along what was normalised meets `along`, all made beforehand. So one exchange carries gradients and sums.
 template <class scalar_t, bool in_cluster>
-__global__ void __launch_bounds__(kThreads)
-    resident_backward(Resident<Backward<scalar_t>, scalar_t, true> parameters) {
+__global__ void __launch_bounds__(kThreads) resident_backward(Resident<Backward<scalar_t>, scalar_t, true> parameters) {
   using M = Math<scalar_t>;
   using PairOf = Pair<Backward<scalar_t>>;
   const Backward<scalar_t>& p = parameters.problem;
@@ -418,8 +420,7 @@ __global__ void __launch_bounds__(kThreads)
           now[i] = {};
         }
         RNNKIT_UNROLL
-        for (int j = 0; j < 2; ++j)
-          member.own()[(j * kRows + pair.n) * width + pair.unit] = static_cast<Operand>(d[i][j]);
+        for (int j = 0; j < 2; ++j) member.own()[(j * kRows + pair.n) * width + pair.unit] = static_cast<Operand>(d[i][j]);
       }
       if (p.normalize) {
         float* const scratch = member.sums();  // of pairs first, which lie anywhere among the threads

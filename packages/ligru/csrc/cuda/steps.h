@@ -1,5 +1,5 @@
-// The engine for recurrences of any size, on any device: each step is a matrix product of torch and one kernel, with a block for each
-// row. It can be captured in a CUDA graph, as everything here, and is the only one for float64.
+// The engine for recurrences of any size, on any device: each step is a matrix product of torch and one kernel, with a block
+// for each row. It can be captured in a CUDA graph, as everything here, and is the only one for float64.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -49,8 +49,13 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(Step<Forward<scalar
   const auto row = p.row(r);
   if (row.length < 0 || row.length > p.steps) device_fail("lengths: a value is not within 0 and T");
   if (s >= row.length) {
-    for (int64_t unit = threadIdx.x; unit < units; unit += kStepThreads)
+    for (int64_t unit = threadIdx.x; unit < units; unit += kStepThreads) {
       p.out.at(row.b, s)[row.reverse * units + unit] = scalar_t(0.0f);
+      const int64_t kept = p.offset(r, s, 2 * units) + unit;
+      if (p.gates != nullptr) p.gates[kept] = p.gates[kept + units] = scalar_t(0.0f);
+      if (p.gates != nullptr && p.normalize) p.normal[kept] = p.normal[kept + units] = scalar_t(0.0f);
+    }
+    if (p.gates != nullptr && p.normalize && threadIdx.x == 0) p.rstd[p.offset(r, s, 1)] = 0;
     return;
   }
   const int64_t t = row.time(s), kept = p.offset(r, t, 2 * units);
@@ -186,8 +191,8 @@ void run_steps(const Backward<scalar_t>& p, const Inputs& in) {
   Tensor state = torch::stable::from_blob(p.grad_h0, shape, {p.units, 1}, in.g().device(), in.acc());
   torch::stable::zero_(state);
   if (p.grad_h_last != nullptr)
-    torch::stable::copy_(state, torch::stable::from_blob(const_cast<acc*>(p.grad_h_last), shape, {p.units, 1},
-                                                         in.g().device(), in.acc()));
+    torch::stable::copy_(
+        state, torch::stable::from_blob(const_cast<acc*>(p.grad_h_last), shape, {p.units, 1}, in.g().device(), in.acc()));
   for (int64_t s = p.steps - 1; s >= -1; --s) {
     const scalar_t* const made = s == p.steps - 1 ? nullptr : product.const_data_ptr<scalar_t>();
     launch(backward_step<scalar_t>, step_shape(p.rows(), sizeof(acc)), in.g().device(),

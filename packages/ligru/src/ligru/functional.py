@@ -94,18 +94,22 @@ def recurrence(
         lengths = check_lengths(lengths, g, batch, steps)
     if (norm_weight is None) != (norm_bias is None):
         raise ValueError("norm_weight and norm_bias: expected both or none")
-    inputs = [g, weight]
     if norm_weight is not None and norm_bias is not None:
         if not normalize:
             raise ValueError("norm_weight and norm_bias: expected None without normalize")
         for name, t in (("norm_weight", norm_weight), ("norm_bias", norm_bias)):
             if list(t.shape) != [2 * units]:
                 raise ValueError(f"{name}: expected shape {[2 * units]}, got {list(t.shape)}")
-            inputs.append(check_state(t, g, [2 * units], name).contiguous())
+        norm_weight = check_state(norm_weight, g, [2 * units], "norm_weight").contiguous()
+        norm_bias = check_state(norm_bias, g, [2 * units], "norm_bias").contiguous()
+        inputs = [g, weight, norm_weight, norm_bias]
+        save = wants_gradients([g, weight, norm_weight, norm_bias], h0)
+    else:
+        inputs = [g, weight]
+        save = wants_gradients([g, weight], h0)
     if not torch.jit.is_scripting():
         if under_functorch():
             return _composite(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps)
-    save = wants_gradients(inputs, h0)
     out, h_last, _, _, _ = torch.ops.rnnkit_ligru.recurrence(
         inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save
     )

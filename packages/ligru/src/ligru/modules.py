@@ -4,7 +4,7 @@ No `from __future__ import annotations`: TorchScript needs the type of an attrib
 """
 
 import math
-from typing import Any, Dict, Final, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, Final, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ class _Layer(nn.Module):
     """What LiGRU_Layer and SLiGRU_Layer share: all but the names of arguments."""
 
     batch_norm: Final[bool]
+    if TYPE_CHECKING:  # nn.BatchNorm1d or nn.LayerNorm: not for TorchScript, which knows from the module itself
+        norm: Any
 
     def __init__(
         self,
@@ -54,13 +56,12 @@ class _Layer(nn.Module):
         width = 2 * self.hidden_size
         self.w = nn.Linear(self.input_size, width, bias=False, device=device, dtype=dtype)
         self.u = nn.Linear(self.hidden_size, width, bias=False, device=device, dtype=dtype)
-        self.norm: nn.Module
         if self.batch_norm:
             self.norm = nn.BatchNorm1d(width, momentum=0.05, device=device, dtype=dtype)
         else:
             self.norm = nn.LayerNorm(width, device=device, dtype=dtype)
         if not bias:
-            self.norm.bias.requires_grad_(False)  # type: ignore[union-attr, operator]
+            self.norm.bias.requires_grad_(False)
         affine = stabilised and recurrent_elementwise_affine
         self.layer_norm = nn.LayerNorm(width, elementwise_affine=affine, device=device, dtype=dtype) if stabilised else None
 
@@ -130,12 +131,12 @@ class _Layer(nn.Module):
                     return self._batch_norm_of_valid(g, valid)
                 if g.shape[0] * g.shape[1] == 0:
                     return g
-                return norm(g.flatten(0, 1)).view(g.shape[0], g.shape[1], g.shape[2])  # type: ignore[no-any-return]
+                return norm(g.flatten(0, 1)).view(g.shape[0], g.shape[1], g.shape[2])
             # one product with weights that have the scale in them, instead of another pass
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator, arg-type]
-            shift = norm.bias - norm.running_mean * scale  # type: ignore[operator]
+            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            shift = norm.bias - norm.running_mean * scale
             return nn.functional.linear(x, self.w.weight * scale.unsqueeze(1), shift)
-        return norm(self.w(x))  # type: ignore[no-any-return]
+        return norm(self.w(x))
 
     def _batch_norm_of_valid(self, g: Tensor, valid: Tensor) -> Tensor:
         """Training's batch normalisation over the steps that are not padding, where g is 0; without a look at how many."""
@@ -149,12 +150,12 @@ class _Layer(nn.Module):
         centred = (values - mean) * valid
         var = centred.square().sum([0, 1]) / count
         with torch.no_grad():
-            norm.num_batches_tracked.add_(1)  # type: ignore[union-attr, operator]
+            norm.num_batches_tracked.add_(1)
             unbiased = var * count / (count - 1).clamp(min=1)
-            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)  # type: ignore[union-attr, operator]
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)  # type: ignore[union-attr, operator]
-        scale = torch.rsqrt(var + norm.eps) * norm.weight  # type: ignore[operator]
-        return (centred * scale + norm.bias).to(g.dtype)  # type: ignore[operator]
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+        scale = torch.rsqrt(var + norm.eps) * norm.weight
+        return (centred * scale + norm.bias).to(g.dtype)
 
     def _mask(self, like: Tensor, directions: int) -> Optional[Tensor]:
         """A mask of recurrent dropout (D, B, hidden_size), one for each sequence and direction, or None."""
@@ -442,9 +443,7 @@ class SLiGRU(_Stack):
         self.ff_normalization = ff_normalization
 
 
-def _input_sizes(
-    input_shape: Sequence[Optional[int]], hidden_size: int, num_layers: int, bidirectional: bool
-) -> List[int]:
+def _input_sizes(input_shape: Sequence[Optional[int]], hidden_size: int, num_layers: int, bidirectional: bool) -> List[int]:
     """Values at a step that each layer sees."""
     features = [size for size in input_shape[2:] if size is not None]
     if len(input_shape) < 3 or len(features) != len(input_shape) - 2:

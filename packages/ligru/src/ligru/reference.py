@@ -65,7 +65,7 @@ def recurrence(
                 candidate = candidate * mask[direction]
             h = torch.where(valid[:, s, None], z * h + (1 - z) * candidate, h)
             hs.append(h)
-        out = torch.stack(hs, dim=1) if steps > 0 else h.new_zeros(batch, 0, h.shape[-1])
+        out = torch.stack(hs, dim=1) if steps > 0 else h[:, None][:, :0]
         outs.append(out.gather(1, order[..., None].expand_as(out)).masked_fill(~valid[..., None], 0))
         h_last.append(h)
     return torch.cat(outs, dim=-1), torch.stack(h_last)

@@ -13,7 +13,7 @@ struct Format<float> {
   using Bits = int32_t;
   static constexpr int kMantissa = 23;
   static constexpr int kExpTerms = 7, kLogTerms = 5, kSinTerms = 9;  // of the series below, for 2^-24
-  static constexpr float kRound = 12582912.0f;        // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
   static constexpr float kMinExp = -87.0f, kMaxExp = 88.72283f;
   static constexpr float kHalfPi[3] = {1.5703125f, 4.837512969970703125e-4f, 7.54978995489188216e-8f};  // their sum

@@ -130,8 +130,8 @@ __device__ __forceinline__ T* cluster_shared(T* mine, int) {
 }
 #endif
 
-// Waits until `target` blocks, of those that a cooperative launch runs at the same time, have come here since *arrived was 0.
-// What each wrote to global memory before is then visible to all (to loads past the first cache: load_shared_global).
+// Waits until `target` blocks, of those that a cooperative launch runs at the same time, have come here since *arrived was
+// 0. What each wrote to global memory before is then visible to all (to loads past the first cache: load_shared_global).
 __device__ __forceinline__ void group_barrier(unsigned* arrived, unsigned target) {
   __syncthreads();
   if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {

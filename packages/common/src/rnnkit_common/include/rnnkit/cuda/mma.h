@@ -55,8 +55,8 @@ void mma(MmaSums& sums, const MmaA& a, const MmaB& b, RNNKIT_SITE) {
 #else
 template <class scalar_t>
 __device__ __forceinline__ void mma(MmaSums& sums, const MmaA& a, const MmaB& b) {
-  float* const d = sums.values;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float* const d = sums.values;
   if constexpr (std::is_same_v<scalar_t, BFloat16>) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])

@@ -1,0 +1,98 @@
+"""Checks that a module survives several threads, processes and streams."""
+
+from __future__ import annotations
+
+import copy
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def check_replicas(module: nn.Module, inputs: Sequence[Tensor], *, batch: Sequence[int]) -> None:
+    """What nn.DataParallel does: replicas in threads, each with half of the batch, and their outputs joined.
+
+    Args:
+        module: returns two tensors, with the batch where the first two inputs have it.
+        inputs: a sequence, and a state.
+        batch: the dimension of the batch, of each.
+    """
+    results: dict[int, tuple[Tensor, ...]] = {}
+
+    def work(i: int) -> None:
+        parts = [t.chunk(2, dim)[i] for t, dim in zip(inputs, batch, strict=True)]
+        results[i] = copy.deepcopy(module)(*parts)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, expected in enumerate(module(*inputs)):
+        torch.testing.assert_close(torch.cat([results[i][k] for i in range(2)], dim=batch[k]), expected)
+
+
+def _train(module: nn.Module, x: Tensor) -> None:
+    out, state = module(x)
+    (out.square().sum() + state.sum()).backward()
+
+
+def _work(rank: int, port: int, folder: str, example: Callable[[], tuple[nn.Module, Tensor, int]]) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.TCPStore("127.0.0.1", port, 2, rank == 0)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    module, x, batch = example()
+    distributed = nn.parallel.DistributedDataParallel(module)
+    _train(distributed, x.chunk(2, batch)[rank])
+    if rank == 0:
+        torch.save([p.grad for p in module.parameters()], Path(folder) / "gradients.pt")
+    torch.distributed.destroy_process_group()
+
+
+def check_distributed(example: Callable[[], tuple[nn.Module, Tensor, int]], folder: Path) -> None:
+    """Two processes with half of the batch each: their averaged gradients are half of those of the whole.
+
+    Args:
+        example: at the top level of its file; the same module, input and dimension of the batch at each call.
+        folder: to write to.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_work, (port, str(folder), example), nprocs=2)
+    module, x, _ = example()
+    _train(module, x)
+    torch.testing.assert_close(torch.load(folder / "gradients.pt"), [p.grad / 2 for p in _parameters(module)])
+
+
+def _parameters(module: nn.Module) -> list[Any]:
+    return list(module.parameters())
+
+
+def check_current_stream(run: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Inputs that a side stream is still computing are waited for only if the kernels are on that stream."""
+    stream = torch.cuda.Stream()
+    late = torch.zeros_like(x)
+    expected = run(x).sum()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late += x
+        total = run(late).sum()
+    stream.synchronize()
+    torch.testing.assert_close(total, expected)
+
+
+def check_device_error(code: str, words: str) -> None:
+    """`code` ends in a CUDA error, after a kernel has said `words`: in a process of its own, because the context is lost."""
+    run = f"{code}; torch.cuda.synchronize()"
+    result = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+    assert result.returncode != 0
+    assert words in result.stdout
+    assert "CUDA error" in result.stderr

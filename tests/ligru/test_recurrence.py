@@ -1,0 +1,236 @@
+"""The recurrence against the fp64 reference, on every backend: values, gradients, all that a caller may pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from ligru import reference
+from rnnkit_common.testing import Backend, assert_no_worse
+from rnnkit_common.testing.cases import poisoned_outputs, saturated, strided
+from rnnkit_common.testing.scans import TOLERANCE
+from torch import Tensor
+
+from .conftest import CSRC
+
+pytestmark = pytest.mark.kernels
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One problem. The default is a middling one; a case changes what it is about."""
+
+    batch: int = 3
+    steps: int = 7
+    units: int = 20
+    dtype: torch.dtype = torch.float32
+    activation: str = "relu"
+    bidirectional: bool = False
+    normalize: bool = False
+    affine: bool = False
+    h0: bool = True
+    mask: bool = False
+    lengths: tuple[int, ...] | None = None
+    layout: str = "contiguous"
+    saturated: bool = False
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def __str__(self) -> str:
+        parts = [f"{f.name}={value}" for f in dataclasses.fields(self) if (value := getattr(self, f.name)) != f.default]
+        return ",".join(parts).replace("torch.", "").replace(" ", "") or "default"
+
+
+@dataclasses.dataclass
+class Problem:
+    """The tensors of a case, always the same, with NaN in the padding; and gradients of out and h_last."""
+
+    inputs: list[Tensor]
+    h0: Tensor | None
+    lengths: Tensor | None
+    mask: Tensor | None
+    grads: list[Tensor]
+
+    @staticmethod
+    def of(case: Case, device: torch.device) -> Problem:
+        torch.manual_seed(0)
+        batch, steps, units = case.batch, case.steps, case.units
+        state = (case.directions, batch, units)
+        g = (saturated if case.saturated else torch.randn)(batch, steps, 2 * units, dtype=torch.float64)
+        inputs = [g.to(case.dtype), (torch.randn(2 * units, units) / units**0.5).to(case.dtype)]
+        if case.affine:
+            inputs += [torch.rand(2 * units).to(case.state_dtype) + 0.5, torch.randn(2 * units).to(case.state_dtype)]
+        h0 = torch.randn(state, dtype=case.state_dtype) if case.h0 else None
+        mask = torch.bernoulli(torch.full(state, 0.7)).to(case.state_dtype) / 0.7 if case.mask else None
+        lengths = torch.tensor(case.lengths) if case.lengths else None
+        if lengths is not None:
+            inputs[0].masked_fill_((torch.arange(steps) >= lengths[:, None])[..., None], torch.nan)
+        grads = [
+            torch.randn(batch, steps, case.directions * units).to(case.dtype),
+            torch.randn(state, dtype=case.state_dtype),
+        ]
+        moved = [None if t is None else t.to(device) for t in (h0, lengths, mask)]
+        return Problem([t.to(device) for t in inputs], *moved, [t.to(device) for t in grads])
+
+
+def run_op(case: Case, problem: Problem) -> list[Tensor]:
+    """out, h_last, and the gradients of the inputs and, if there is one, of h0."""
+    inputs = [t.detach() for t in problem.inputs]
+    if case.layout != "contiguous":
+        inputs[0] = strided(inputs[0], case.layout)
+        problem = dataclasses.replace(problem, grads=[strided(problem.grads[0], case.layout), problem.grads[1]])
+    inputs = [t.requires_grad_() for t in inputs]
+    h0 = None if problem.h0 is None else problem.h0.detach().requires_grad_()
+    index = reference.ACTIVATIONS.index(case.activation)
+    out, h_last, *_ = torch.ops.rnnkit_ligru.recurrence(
+        inputs, h0, problem.lengths, problem.mask, index, case.bidirectional, case.normalize, 1e-5, True
+    )
+    leaves = [*inputs, *([] if h0 is None else [h0])]
+    return [out, h_last, *torch.autograd.grad([out, h_last], leaves, problem.grads)]
+
+
+def run_reference(case: Case, problem: Problem, dtype: torch.dtype | None) -> list[Tensor]:
+    """The same from the reference, with everything in `dtype`, or as it is."""
+
+    def cast(t: Tensor) -> Tensor:
+        return t.detach().to(t.dtype if dtype is None else dtype).requires_grad_()
+
+    inputs = [cast(t) for t in problem.inputs]
+    h0 = problem.grads[1].new_zeros(problem.grads[1].shape) if problem.h0 is None else problem.h0
+    h0 = cast(h0)
+    out, h_last = reference.recurrence(
+        inputs,
+        h0,
+        problem.lengths,
+        None if problem.mask is None else problem.mask.to(h0.dtype),
+        activation=case.activation,
+        bidirectional=case.bidirectional,
+        normalize=case.normalize,
+    )
+    leaves = [*inputs, *([] if problem.h0 is None else [h0])]
+    grads = torch.autograd.grad([out, h_last], leaves, [g.to(h0.dtype) for g in problem.grads], allow_unused=True)
+    return [out, h_last, *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, leaves, strict=True))]
+
+
+def check(case: Case, device: torch.device) -> None:
+    problem = Problem.of(case, device)
+    with poisoned_outputs():
+        actual = run_op(case, problem)
+    oracle, baseline = run_reference(case, problem, torch.float64), run_reference(case, problem, None)
+    names = ["out", "h_last", "grad of g", "grad of U", *(["grad of weight", "grad of bias"] if case.affine else [])]
+    for name, a, o, b in zip([*names, "grad of h0"], actual, oracle, baseline, strict=False):
+        scale = o.abs().max().clamp(min=1) if o.numel() > 0 else 1  # sums over time have the rounding of all they add
+        # 16-bit gates are kept as they are rounded, which the reference does not do
+        tolerance = TOLERANCE[case.dtype] * (4 if case.dtype.itemsize == 2 else 1)
+        assert_no_worse(name, a / scale, o / scale, b.to(a.dtype) / scale, tolerance)
+
+
+KINDS: list[dict[str, Any]] = [
+    {"activation": activation, "normalize": normalize} for activation in reference.ACTIVATIONS for normalize in (False, True)
+]
+# relu's gradient jumps at 0, where 16-bit roundings fall on either side: those dtypes are tested with the smooth ones
+CASES = [
+    Case(),
+    *(Case(**kind, bidirectional=True, mask=True, lengths=(7, 4, 0)) for kind in KINDS),
+    *(Case(**kind, dtype=torch.float64) for kind in KINDS),
+    *(Case(activation="tanh", normalize=n, dtype=d, units=33) for n in (False, True) for d in TOLERANCE),
+    *(Case(activation="sin", normalize=n, dtype=torch.bfloat16, units=100, batch=9) for n in (False, True)),
+    *(Case(steps=s, normalize=n, h0=s != 1) for s in (0, 1, 2, 31, 33) for n in (False, True)),
+    *(Case(units=u, normalize=n, steps=4) for u in (1, 3, 8, 15, 16, 17, 31, 32, 65, 100) for n in (False, True)),
+    *(Case(batch=b, bidirectional=b % 2 == 0, units=9, normalize=b > 8) for b in (0, 1, 7, 8, 9, 26)),
+    *(Case(layout=layout, normalize=True) for layout in ("time-major", "offset", "channels")),
+    Case(layout="offset", dtype=torch.bfloat16, activation="tanh"),
+    *(Case(saturated=True, activation="tanh", dtype=d) for d in (torch.float32, torch.float64)),
+    *(Case(normalize=True, affine=True, bidirectional=True, lengths=(2, 7, 1), dtype=d) for d in (torch.float32, torch.float64)),
+    Case(normalize=True, affine=True, activation="tanh", dtype=torch.bfloat16),
+    Case(batch=20, units=40, bidirectional=True, steps=3, normalize=True, activation="tanh"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_the_reference(case: Case, backend: Backend) -> None:
+    check(case, backend.device)
+
+
+@pytest.mark.parametrize("units", [250, 550])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_sizes_that_are_used(units: int, normalize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, and emulated with all the blocks that such a size takes."""
+    case = Case(batch=4, steps=3, units=units, normalize=normalize, activation="tanh", bidirectional=True)
+    check(case, torch.device("cpu"))
+    if units < 300:
+        Backend("", order="forward").activate("ligru", CSRC, monkeypatch)
+        for engine, dtype in (("cluster", torch.float32), ("grid", torch.bfloat16)):
+            monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
+            check(dataclasses.replace(case, dtype=dtype, steps=2), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("engine", ["cluster", "grid", "steps"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_orders_of_threads_agree_bit_for_bit(engine: str, normalize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(batch=9, steps=5, units=30, lengths=(5, 4, 3, 2, 1, 0, 5, 5, 5), normalize=normalize, bidirectional=True)
+    problem = Problem.of(case, torch.device("cpu"))
+    monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
+    results = []
+    for order in ("forward", "reversed", "shuffled-1", "shuffled-2"):
+        Backend(order, order=order, multiprocessors=20).activate("ligru", CSRC, monkeypatch)
+        results.append(run_op(case, problem))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(("batch", "units"), [(1, 300), (5, 300), (40, 30)])
+def test_threads_share_rows_and_units(batch: int, units: int, normalize: bool, threads: int, monkeypatch) -> None:
+    """More threads than cores too: they wait for each other at every step."""
+    case = Case(batch=batch, steps=20, units=units, dtype=torch.float64, normalize=normalize, bidirectional=True)
+    problem = Problem.of(case, torch.device("cpu"))
+    expected = run_reference(case, problem, torch.float64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        actual = run_op(case, problem)
+    finally:
+        torch.set_num_threads(before)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-10)
+
+
+def test_nothing_is_kept_without_need(backend: Backend) -> None:
+    g, u = torch.randn(2, 5, 6, device=backend.device), torch.randn(6, 3, device=backend.device)
+    for normalize in (False, True):
+        kept = torch.ops.rnnkit_ligru.recurrence([g, u], None, None, None, 0, False, normalize, 1e-5, True)
+        bare = torch.ops.rnnkit_ligru.recurrence([g, u], None, None, None, 0, False, normalize, 1e-5, False)
+        assert torch.equal(kept[0], bare[0])
+        assert torch.equal(kept[1], bare[1])
+        assert [t.numel() for t in bare[2:]] == [0, 0, 0]
+
+
+def test_every_engine_finds_lengths_out_of_range(backend: Backend) -> None:
+    if backend.name == "cuda":
+        pytest.skip("the device's context would not survive it: test_cuda.py has it in a process of its own")
+    g, u = torch.randn(2, 5, 6), torch.randn(6, 3)
+    for value in (-1, 6):
+        with pytest.raises(RuntimeError, match="lengths"):
+            torch.ops.rnnkit_ligru.recurrence([g, u], None, torch.tensor([5, value]), None, 0, False, False, 1e-5, False)
+
+
+def test_an_engine_that_cannot_is_not_replaced_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    Backend("", order="forward", multiprocessors=1).activate("ligru", CSRC, monkeypatch)
+    g, u = torch.randn(1, 2, 600), torch.randn(600, 300)
+    arguments = ([g, u], None, None, None, 0, False, False, 1e-5, False)
+    for engine, words in (("grid", "cannot hold 300 units"), ("warp", "may be cluster, grid or steps")):
+        monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
+        with pytest.raises(RuntimeError, match=words):
+            torch.ops.rnnkit_ligru.recurrence(*arguments)
+    monkeypatch.delenv("RNNKIT_LIGRU_ENGINE")
+    torch.ops.rnnkit_ligru.recurrence(*arguments)
