@@ -56,7 +56,7 @@ enum class State { ready, at_warp_barrier, at_block_barrier, at_cluster_barrier,
 
 struct Thread {
   ucontext_t context;
-  std::unique_ptr<char[]> stack;
+  char* stack;
   dim3 thread_index, block_index;
   int block, lane;  // block within the cluster
   int warp_begin;   // index in the cluster of the warp's lane 0
@@ -80,7 +80,9 @@ class Cluster {
         threads_per_block(int(block.x * block.y * block.z)),
         shared_bytes_(shared_bytes),
         threads_(blocks * threads_per_block) {
-    for (Thread& thread : threads_) thread.stack.reset(new char[kStackBytes]);
+    static thread_local std::vector<std::unique_ptr<char[]>> stacks;  // kept: a launch may come thousands of times
+    while (stacks.size() < threads_.size()) stacks.emplace_back(new char[kStackBytes]);
+    for (size_t i = 0; i < threads_.size(); ++i) threads_[i].stack = stacks[i].get();
   }
 
   static Cluster*& current() {
@@ -184,7 +186,7 @@ class Cluster {
     t.exchanges = 0;
     t.fake_stack = nullptr;
     getcontext(&t.context);
-    t.context.uc_stack.ss_sp = t.stack.get();
+    t.context.uc_stack.ss_sp = t.stack;
     t.context.uc_stack.ss_size = kStackBytes;
     t.context.uc_link = nullptr;
     makecontext(&t.context, &Cluster::entry, 0);
@@ -207,7 +209,7 @@ class Cluster {
   void resume(Thread& thread) {
     running_ = &thread;
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(&fake_stack_, thread.stack.get(), kStackBytes);
+    __sanitizer_start_switch_fiber(&fake_stack_, thread.stack, kStackBytes);
 #endif
     swapcontext(&scheduler_, &thread.context);
 #ifdef __SANITIZE_ADDRESS__
