@@ -51,18 +51,20 @@ class Pass {
 
   const Problem& p;
   const int64_t rows = p.rows(), units = p.units, depth, blocks, stride;
+  const bool packs;
   const Team team;
   Barrier barrier;
   Buffer<acc> packed, sums;
 
-  Pass(const Problem& p, int64_t depth, int64_t units_per_block)
+  Pass(const Problem& p, int64_t depth, int64_t units_per_block, bool packs)
       : p(p),
         depth(depth),
         blocks(ceil_div(p.units, units_per_block)),
         stride(ceil_div(depth, 16) * 16 + 16),  // rows apart by a power of two would share the same sets of the cache
+        packs(packs),
         team(Team::choose(torch::stable::get_num_threads(), rows, blocks, depth * kWidth, kLanes, p.steps)),
         barrier(team.seats()),
-        packed(blocks * depth * kWidth),
+        packed(packs ? blocks * depth * kWidth : 0),
         sums(blocks * rows * kWidth) {}
 
   struct Seat {
@@ -117,37 +119,60 @@ class Pass {
 template <class scalar_t>
 class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
   using Base = Pass<Forward<scalar_t>, scalar_t>;
-  using Base::barrier, Base::packed, Base::sums, Base::sums_at;
+  using Base::barrier, Base::packed, Base::packs, Base::sums_at;
   using Base::kLanes, Base::kWidth, Base::p, Base::rows, Base::units, Base::depth, Base::blocks, Base::stride, Base::team;
   using typename Base::acc, typename Base::M, typename Base::Seat, typename Base::V;
 
-  Buffer<acc> states[2];  // [rows, stride], in turn
-  Buffer<V> squares;      // [unit_groups, rows], sums over the units of each group; where it is normalised
+  static constexpr int64_t kFewSteps = 4;  // as of a stream: packing would take longer than their products
+  std::vector<acc> mean;                   // of U's columns; where it is normalised
+  Buffer<acc> states[2];                   // [rows, stride], in turn
+  Buffer<V> squares;                       // [unit_groups, rows], sums over the units of each group; where it is normalised
 
  public:
   explicit ForwardPass(const Forward<scalar_t>& p)
-      : Base(p, p.units, kLanes),
+      : Base(p, p.units, kLanes, p.rows() * p.steps > kFewSteps),
+        mean(units, 0),
         states{Buffer<acc>(rows * stride), Buffer<acc>(rows * stride)},
         squares(team.unit_groups * rows) {}
 
   void run() {
-    std::vector<acc> mean(units, 0);
     for (int64_t j = 0; j < 2 * units && p.normalize; ++j)
       for (int64_t k = 0; k < units; ++k) mean[k] += static_cast<acc>(p.u[j * units + k]) / (2 * units);
-    torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) pack(block, mean);
-    });
+    if (packs) {
+      torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t block = begin; block < end; ++block) pack(block);
+      });
+    }
     this->run_seats([&](int64_t begin, int64_t end) { walk(begin, end); });
   }
 
  private:
   // Without its mean over the 2H units, U gives products that have none either: their squares are all that is left to sum.
-  void pack(int64_t block, const std::vector<acc>& mean) {
+  void pack(int64_t block) {
     for (int half = 0; half < 2; ++half) {
       for (int64_t unit = block * kLanes; unit < std::min(units, (block + 1) * kLanes); ++unit) {
         const scalar_t* const from = p.u + (half * units + unit) * units;
         acc* const to = packed + block * depth * kWidth + half * kLanes + unit % kLanes;
         for (int64_t k = 0; k < depth; ++k) to[k * kWidth] = static_cast<acc>(from[k]) - mean[k];
+      }
+    }
+  }
+
+  // Each of U's rows times x.
+  void product_unpacked(int64_t block, int64_t r, const acc* x) const {
+    for (int half = 0; half < 2; ++half) {
+      for (int64_t unit = block * kLanes; unit < std::min(units, (block + 1) * kLanes); ++unit) {
+        const scalar_t* const from = p.u + (half * units + unit) * units;
+        V sum[4] = {};
+        for (int64_t k = 0; k < units; k += 4 * kLanes) {
+          for (int i = 0; i < 4; ++i) {
+            const int64_t at = k + i * kLanes;
+            if (at >= units) break;
+            const int n = this->lanes(at);
+            sum[i] += (M::load(from + at, n) - M::load(mean.data() + at, n)) * M::load(x + at, n);
+          }
+        }
+        sums_at(block, r)[half * kLanes + unit % kLanes] = this->total((sum[0] + sum[1]) + (sum[2] + sum[3]));
       }
     }
   }
@@ -160,9 +185,15 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
       const acc* const h = states[s % 2] + 0;
       this->each_seat(begin, end, [&](const Seat& seat) {
         for (int64_t block = seat.blocks.begin; block < seat.blocks.end; ++block) {
-          this->products(seat, block, h, [&](int64_t first, int64_t last) {
+          const auto done = [&](int64_t first, int64_t last) {
             for (int64_t r = first; r < last; ++r) p.normalize ? add_squares(seat, block, r) : gate(block, r, s, acc(1));
-          });
+          };
+          if (packs) {
+            this->products(seat, block, h, done);
+          } else {
+            for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r) product_unpacked(block, r, h + r * stride);
+            done(seat.rows.begin, seat.rows.end);
+          }
         }
       });
       if (p.normalize) {
@@ -253,7 +284,7 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
 
  public:
   explicit BackwardPass(const Backward<scalar_t>& p)
-      : Base(p, 2 * p.units, kWidth),
+      : Base(p, 2 * p.units, kWidth, true),
         grads{Buffer<acc>(rows * stride), Buffer<acc>(rows * stride)},
         states(rows * state_stride),
         means(team.unit_groups * rows) {}

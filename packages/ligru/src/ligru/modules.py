@@ -132,11 +132,19 @@ class _Layer(nn.Module):
                 if g.shape[0] * g.shape[1] == 0:
                     return g
                 return norm(g.flatten(0, 1)).view(g.shape[0], g.shape[1], g.shape[2])
-            # one product with weights that have the scale in them, instead of another pass
             scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
             shift = norm.bias - norm.running_mean * scale
-            return nn.functional.linear(x, self.w.weight * scale.unsqueeze(1), shift)
+            if self._has_many_steps(x):  # one product with weights that have the scale in them, instead of another pass
+                return nn.functional.linear(x, self.w.weight * scale.unsqueeze(1), shift)
+            return torch.addcmul(shift, self.w(x), scale)
         return norm(self.w(x))
+
+    def _has_many_steps(self, x: Tensor) -> bool:
+        """Whether there are more steps to scale than columns of W."""
+        if not torch.jit.is_scripting():
+            if torch.compiler.is_compiling():  # the answer would hold for one size only
+                return True
+        return x.shape[0] * x.shape[1] > self.input_size
 
     def _batch_norm_of_valid(self, g: Tensor, valid: Tensor) -> Tensor:
         """Training's batch normalisation over the steps that are not padding, where g is 0; without a look at how many."""
