@@ -34,7 +34,9 @@ PEERS = Path(__file__).parents[1] / "peers"
 Times = dict[str, dict[str, float]]
 
 SHAPES = {"H = 512": (8, 400, 256, 512), "H = 128": (8, 400, 64, 128)}  # B, T, F, H
-GPU_SHAPES = [(b, t, f, h) for h in (128, 256, 512, 550, 768, 1024) for b, t, f in ((8, 400, 256), (16, 1024, h), (48, 400, h))]
+GPU_SHAPES = [
+    (b, t, f, h) for h in (128, 256, 512, 550, 768, 1024) for b, t, f in ((8, 400, 256), (16, 1024, h), (48, 400, h))
+]
 LENGTHS = (500, 1000, 2000, 4000)
 OURS: dict[str, type[nn.Module]] = {"LiGRU": LiGRU, "SLiGRU": SLiGRU}
 
@@ -69,29 +71,32 @@ def speechbrain(*, mended: bool = False) -> Any:
     logger.get_logger = logging.getLogger  # type: ignore[attr-defined]
     sys.modules |= {m.__name__: m for m in (attention, logger)}
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def modules(name: str, shape: tuple[int, int, int, int], **options: Any) -> dict[str, nn.Module]:
-    """The candidates for a layer `name`: ours first."""
+def modules(shape: tuple[int, int, int, int], *, peers: bool = True, **options: Any) -> dict[str, nn.Module]:
+    """The candidates for a layer, or for several."""
     batch, steps, features, units = shape
     arguments: dict[str, Any] = {"hidden_size": units, "input_shape": (batch, steps, features), **options}
-    peer, mended = (getattr(speechbrain(mended=m), name) for m in (False, True))
-    bidirectional = {"bidirectional": options.get("bidirectional", False), "num_layers": options.get("num_layers", 1)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        scripted = torch.jit.script(peer(**arguments))
-    return {
-        name: OURS[name](**arguments),
-        "SpeechBrain": peer(**arguments),
-        "SpeechBrain, jit.script": scripted,
-        "SpeechBrain, mended": mended(**arguments),
-        "nn.GRU": nn.GRU(features, units, batch_first=True, **bidirectional),
-        "nn.LSTM": nn.LSTM(features, units, batch_first=True, **bidirectional),
-    }
+    found = {name: cls(**arguments) for name, cls in OURS.items()}
+    if peers:
+        theirs, mended = speechbrain(), speechbrain(mended=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            scripted = torch.jit.script(theirs.LiGRU(**arguments))
+        found |= {
+            "SpeechBrain LiGRU": theirs.LiGRU(**arguments),
+            "same, jit.script": scripted,
+            "same, mended": mended.LiGRU(**arguments),
+            "SpeechBrain SLiGRU": theirs.SLiGRU(**arguments),
+        }
+    found["nn.GRU"] = nn.GRU(features, units, batch_first=True, **options)
+    found["nn.LSTM"] = nn.LSTM(features, units, batch_first=True, **options)
+    return found
 
 
 def products_step(products: Products, x: Tensor, h: Tensor, grad: Tensor) -> Callable[[], None]:
@@ -101,12 +106,12 @@ def products_step(products: Products, x: Tensor, h: Tensor, grad: Tensor) -> Cal
     return run
 
 
-def layer(name: str, shape: tuple[int, int, int, int], seconds: float) -> dict[str, Times]:
+def layer(shape: tuple[int, int, int, int], seconds: float) -> dict[str, Times]:
     """Training step and inference of a layer, with an input that needs its gradient."""
     batch, steps, features, units = shape
     x, grad = torch.randn(batch, steps, features, requires_grad=True), torch.randn(batch, steps, units)
     h, grad_products = torch.randn(batch, steps, units, requires_grad=True), torch.randn(batch, steps, 2 * units)
-    found, products = modules(name, shape), Products(features, units)
+    found, products = modules(shape), Products(features, units)
     runs = {k: training_step(m, x, grad) for k, m in found.items()}
     runs["products alone"] = products_step(products, x, h, grad_products)
     train = alternate(runs, seconds=seconds, warmup=1)
@@ -140,9 +145,8 @@ def per_step(name: str, seconds: float) -> dict[str, float]:
 
 def cpu(seconds: float) -> dict[str, Any]:
     result: dict[str, Any] = {"layers": {}, "shapes (B, T, F, H)": SHAPES}
-    for name in OURS:
-        for size, shape in SHAPES.items():
-            result["layers"][f"{name}, {size}"] = layer(name, shape, seconds)
+    for size, shape in SHAPES.items():
+        result["layers"][size] = layer(shape, seconds)
     result["one step of a stream, H = 512"] = stream(seconds)
     result["training, us per step in time, H = 128"] = {name: per_step(name, seconds) for name in OURS}
     return result
@@ -159,18 +163,14 @@ def gpu(seconds: float) -> dict[str, Any]:
                 width = units * (2 if options.get("bidirectional") else 1)
                 grad = torch.randn(batch, steps, width, device="cuda", dtype=dtype)
                 row: dict[str, Any] = {"shape (B, T, F, H)": shape, "dtype": str(dtype).removeprefix("torch."), **options}
-                for name in OURS:
-                    found = {k: m.to("cuda", dtype) for k, m in modules(name, shape, **options).items()}
-                    if (steps > 400 or options) and name in found:  # minutes each, and their time is known
-                        found = {k: m for k, m in found.items() if not k.startswith("SpeechBrain")}
-                    runs = {k: training_step(m, x, grad) for k, m in found.items()}
-                    train = alternate(runs, seconds=seconds, warmup=2, cuda=True)
-                    calls = {k: inference(m.eval(), x) for k, m in found.items()}
-                    infer = alternate(calls, seconds=seconds, warmup=2, cuda=True)
-                    row[name] = {
-                        kind: {k: 1e6 * t["median"] / steps for k, t in times.items()}
-                        for kind, times in (("training step", train), ("inference", infer))
-                    }
+                peers = steps <= 400 and not options  # theirs take minutes else
+                found = {k: m.to("cuda", dtype) for k, m in modules(shape, peers=peers, **options).items()}
+                train = {k: training_step(m, x, grad) for k, m in found.items()}
+                row["training step"] = alternate(train, seconds=seconds, warmup=2, cuda=True)
+                calls = {k: inference(m.eval(), x) for k, m in found.items()}
+                row["inference"] = alternate(calls, seconds=seconds, warmup=2, cuda=True)
+                for kind in ("training step", "inference"):
+                    row[kind] = {k: 1e6 * t["median"] / steps for k, t in row[kind].items()}
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     return {"us per step in time": rows}
@@ -178,13 +178,16 @@ def gpu(seconds: float) -> dict[str, Any]:
 
 def report(result: dict[str, Any]) -> None:
     """Prints the ratios that the targets speak of."""
-    for title, kinds in result.get("layers", {}).items():
-        ours = title.split(",")[0]
+    for size, kinds in result.get("layers", {}).items():
         for kind, times in kinds.items():
-            print(f"\n{title}, {kind}")
+            print(f"\n{size}, {kind}")
             for name, t in times.items():
-                limit, ratio = (t["median"] / times[other]["median"] for other in ("products alone", ours))
-                print(f"  {name:24}{1e3 * t['median']:9.2f} ms   {limit:6.2f} x products alone   {ratio:6.2f} x {ours}")
+                ratios = (t["median"] / times[other]["median"] for other in ("products alone", *OURS))
+                print(
+                    f"  {name:20}{1e3 * t['median']:9.2f} ms   {{:6.2f}} x products alone {{:7.2f}} x LiGRU {{:7.2f}} x SLiGRU".format(
+                        *ratios
+                    )
+                )
     for name, t in result.get("one step of a stream, H = 512", {}).items():
         print(f"  one step, {name:12}{1e6 * t['median']:9.1f} us")
     for name, times in result.get("training, us per step in time, H = 128", {}).items():
@@ -204,11 +207,7 @@ def main() -> None:
     if options.device == "cpu":
         batch, steps, features, units = SHAPES["H = 512"]
         title = f"Li-GRU and SLi-GRU, (B, T, F, H) = {batch, steps, features, units}, {machine['cpu']}"
-        groups = {}
-        for kind in ("training step", "inference"):
-            rows = {name: result["layers"][f"{name}, H = 512"][kind] for name in OURS}
-            groups[kind] = {"SLiGRU": rows["SLiGRU"]["SLiGRU"], **rows["LiGRU"]}
-        bars(groups, "LiGRU", title, RESULTS / "ligru-cpu.png")
+        bars(result["layers"]["H = 512"], list(OURS), title, RESULTS / "ligru-cpu.png")
     path = RESULTS / f"ligru-{options.device}.json"
     path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")
     print(f"\n{path}")

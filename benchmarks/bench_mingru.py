@@ -168,7 +168,7 @@ def main() -> None:
         result = cpu(options.seconds)
         report(result)
         title = f"One layer, (B, T, D) = {tuple(result['shape'])}, float32, {machine['cpu']}"
-        bars(result["layer"], "minGRU", title, RESULTS / "mingru-cpu.png")
+        bars(result["layer"], ["minGRU"], title, RESULTS / "mingru-cpu.png")
     else:
         result = gpu(options.seconds)
         plot_gpu(result, machine["gpu"])

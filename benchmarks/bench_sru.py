@@ -198,7 +198,7 @@ def main() -> None:
         wanted = [row for row in result["shapes"] if row["shape (T, B, D)"] == SHAPE]
         groups = {f"training step, {row['dtype']}": row["layer"] for row in wanted}
     title = f"SRU, {LAYERS if options.device == 'cpu' else 1} layer(s), (T, B, D) = {SHAPE}, {name}"
-    bars(groups, "SRU", title, RESULTS / f"sru-{options.device}.png")
+    bars(groups, ["SRU"], title, RESULTS / f"sru-{options.device}.png")
     path = RESULTS / f"sru-{options.device}.json"
     path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")
     print(f"\n{path}")

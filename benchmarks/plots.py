@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import matplotlib
@@ -13,13 +13,19 @@ import matplotlib.pyplot as plt
 OURS, OTHERS = "#c8553d", "#9db4c8"
 
 
-def bars(groups: Mapping[str, Mapping[str, Mapping[str, float]]], ours: str, title: str, path: Path) -> None:
-    """One panel per group (training step, inference), one bar per candidate, in ms; `ours` stands out."""
-    figure, axes = plt.subplots(1, len(groups), figsize=(9, 2.8), layout="constrained", sharey=True)
+def bars(groups: Mapping[str, Mapping[str, Mapping[str, float]]], ours: Collection[str], title: str, path: Path) -> None:
+    """One panel per group (training step, inference), one bar per candidate, in ms; those of `ours` stand out."""
+    figure, axes = plt.subplots(
+        1,
+        len(groups),
+        figsize=(9, 1.4 + 0.3 * max(len(times) for times in groups.values())),
+        layout="constrained",
+        sharey=True,
+    )
     for axis, (kind, times) in zip(axes, groups.items(), strict=True):
         names = list(times)[::-1]
         values = [1e3 * times[n]["median"] for n in names]
-        drawn = axis.barh(names, values, color=[OURS if n == ours else OTHERS for n in names])
+        drawn = axis.barh(names, values, color=[OURS if n in ours else OTHERS for n in names])
         axis.bar_label(drawn, [f"{v:.1f}" for v in values], padding=3)
         axis.set(title=kind, xlabel="ms", xlim=(0, 1.15 * max(values)))
         axis.spines[["top", "right"]].set_visible(False)

@@ -5,6 +5,7 @@ import sys
 import torch
 
 EXAMPLES = {
+    "ligru": lambda m: m.SLiGRU(4, (2, 50, 3), num_layers=2, bidirectional=True)(torch.randn(2, 50, 3))[0],
     "mingru": lambda m: m.MinGRU(3, 4, num_layers=2)(torch.randn(2, 50, 3))[0],
     "sru": lambda m: m.SRU(3, 4, bidirectional=True)(torch.randn(50, 2, 3))[0],
     "qrnn": lambda m: m.QRNN(3, 4, num_layers=2, window=2)(torch.randn(50, 2, 3))[0],
