@@ -472,7 +472,6 @@ __global__ void __launch_bounds__(kThreads) resident_backward(Resident<Backward<
           p.grad_product[p.offset(pair.r, t, 2 * units) + j * units + pair.column] =
               static_cast<scalar_t>(rstd * (d[i][j] - mean - now[i].normal[j] * along));
       }
-      __syncthreads();  // the sums have been read, before `scratch` is written again
     }
     RNNKIT_UNROLL
     for (int i = 0; i < kPairs; ++i) {

@@ -1,8 +1,9 @@
 // Runs CUDA kernels on the CPU, for tests: the same .cu file compiled as ordinary C++ with RNNKIT_EMULATE_CUDA defined.
 //
 // Every thread of a cluster of blocks is a fiber. Fibers run one at a time, each until it waits or ends, in forward,
-// reversed or shuffled order; a barrier opens when all that it is for wait at it. Because a thread runs ahead as far as the
-// barriers allow, a missing barrier or a race changes the answer between orders; a barrier that some threads never reach
+// reversed or shuffled order, the last with one block after another held back; a barrier opens when all that it is for wait
+// at it. Because threads and blocks run ahead as far as the barriers allow, a missing barrier or a race changes the answer
+// between orders; a barrier that some threads never reach
 // is reported, with who waits where; shared memory is allocated per block at its exact size, so that the address
 // sanitizer sees an access beyond it, and starts out as NaN.
 //
@@ -109,19 +110,32 @@ class Cluster {
     std::vector<int> order(threads_.size());
     std::iota(order.begin(), order.end(), 0);
     if (configuration().order == Order::reversed) std::reverse(order.begin(), order.end());
-    for (;;) {
-      if (configuration().order == Order::shuffled) std::shuffle(order.begin(), order.end(), random);
-      bool ran = false, all_finished = true;
+    constexpr int kPassesHeld = 16;
+    int held = -1, in_vain = 0;  // a block that does not run; passes in which nothing could change
+    for (int pass = 0;; ++pass) {
+      if (configuration().order == Order::shuffled) {
+        std::shuffle(order.begin(), order.end(), random);
+        if (blocks > 1 && pass % kPassesHeld == 0) held = int(random() % blocks);
+      }
+      bool ran = false, waiting = false, all_finished = true;
       for (int i : order) {
-        if (threads_[i].state == State::ready) {
+        if (threads_[i].state == State::ready && threads_[i].block != held) {
+          yielded_ = false;
           resume(threads_[i]);
-          ran = true;
+          ran = ran || !yielded_;
+          waiting = waiting || yielded_;
         }
         if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
         all_finished = all_finished && threads_[i].state == State::finished;
       }
       if (all_finished) break;
-      if (!ran && !open_barriers()) throw std::runtime_error(describe_divergence());
+      if (!ran && !open_barriers()) {
+        if (held < 0 && !waiting) throw std::runtime_error(describe_divergence());
+        if (held < 0 && ++in_vain > 1) throw std::runtime_error("threads wait in vain for a value in memory");
+        held = -1;
+      } else {
+        in_vain = 0;
+      }
     }
     current() = nullptr;
   }
@@ -137,7 +151,7 @@ class Cluster {
 
   // Lets other threads run first, any number of times: what this one waits for is in memory.
   void yield() {
-    if (++yields_ > 100'000'000) throw std::runtime_error("threads wait in vain for a value in memory");
+    yielded_ = true;
     leave(self());
   }
 
@@ -285,7 +299,7 @@ class Cluster {
   std::vector<std::unique_ptr<char, decltype(&std::free)>> shared_;
   ucontext_t scheduler_;
   Thread* running_ = nullptr;
-  int64_t yields_ = 0;
+  bool yielded_ = false;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
   std::exception_ptr failure_;
