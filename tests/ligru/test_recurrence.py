@@ -151,7 +151,9 @@ CASES = [
     *(Case(saturated=True, activation="tanh", dtype=d) for d in (torch.float32, torch.float64)),
     *(Case(normalize=True, affine=True, bidirectional=True, lengths=(2, 7, 1), dtype=d) for d in (torch.float32, torch.float64)),
     Case(normalize=True, affine=True, activation="tanh", dtype=torch.bfloat16),
-    Case(batch=20, units=40, bidirectional=True, steps=3, normalize=True, activation="tanh"),
+    # groups of several blocks, and on twelve multiprocessors more rows than groups
+    *(Case(batch=30, units=70, bidirectional=True, steps=3, normalize=n, activation="tanh") for n in (False, True)),
+    *(Case(units=150, steps=5, bidirectional=True, lengths=(5, 2, 0), normalize=n, mask=True) for n in (False, True)),
 ]  # fmt: skip
 
 
@@ -176,7 +178,7 @@ def test_sizes_that_are_used(units: int, normalize: bool, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("engine", ["cluster", "grid", "steps"])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_orders_of_threads_agree_bit_for_bit(engine: str, normalize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(batch=9, steps=5, units=30, lengths=(5, 4, 3, 2, 1, 0, 5, 5, 5), normalize=normalize, bidirectional=True)
+    case = Case(batch=9, steps=5, units=80, lengths=(5, 4, 3, 2, 1, 0, 5, 5, 5), normalize=normalize, bidirectional=True)
     problem = Problem.of(case, torch.device("cpu"))
     monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
     results = []
