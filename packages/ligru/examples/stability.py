@@ -22,7 +22,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from ligru import LiGRU, SLiGRU
-from rnnkit_common.testing import hardware
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -136,7 +135,7 @@ def draw(histories: dict[str, dict[float, dict[str, list[float]]]], options: arg
         if broke(runs[shown]):
             right.plot(len(losses) - 1, losses[-1], "x", color=colour, markersize=9, markeredgewidth=2)
     left.set(title=f"frame error after {options.steps} steps", xlabel="learning rate", xscale="log", ylim=(0, 1))
-    right.set(title=f"loss at learning rate {shown:g}", xlabel="training step", xlim=(0, options.steps), yscale="log")
+    right.set(title=f"loss at learning rate {shown:g}", xlabel="training step", xlim=(0, options.steps), ylim=(0, None))
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, loc="center left")
@@ -165,8 +164,9 @@ def main() -> None:
             )
             print(f"{net:6} at {lr:<6g} {end}")
     draw(histories, options)
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     settings = {k: v for k, v in vars(options).items() if k != "out"}
-    record = {"hardware": hardware(device == "cuda"), "settings": settings, "histories": histories}
+    record = {"torch": torch.__version__, "on": where, "settings": settings, "histories": histories}
     options.out.with_suffix(".json").write_text(json.dumps(record).replace("NaN", "null").replace("Infinity", "null") + "\n")
 
 

@@ -6,7 +6,10 @@
 #include "steps.h"
 
 #include <cstdlib>
+#include <map>
+#include <string>
 #include <string_view>
+#include <tuple>
 
 namespace rnnkit::cuda {
 
@@ -24,19 +27,42 @@ inline std::string_view wanted_engine() {
 }
 
 template <class scalar_t, bool backward>
-struct Choice {
+class Choice {
+ public:
   Layout<scalar_t, backward> layout{};
   int groups = 0;  // 0: step by step
 
+  // Made once for each size: asking the device takes longer than a launch.
   template <class Kernel>
-  Choice(int64_t rows, int64_t units, Kernel in_cluster, torch::stable::Device device) {
+  static const Choice& of(int64_t rows, int64_t units, Kernel in_cluster, torch::stable::Device device) {
     const DeviceProperties properties = device_properties(device);
     const std::string_view wanted = wanted_engine();
+    static thread_local std::map<std::tuple<int64_t, int64_t, int, int, std::string>, Choice> made;
+    const auto key = std::tuple(rows, units, int(device.index()), properties.multiprocessors, std::string(wanted));
+    const auto found = made.find(key);
+    if (found != made.end()) return found->second;
+    return made.emplace(key, Choice(rows, units, in_cluster, device, properties, wanted)).first->second;
+  }
+
+  static Launch shape(const Layout<scalar_t, backward>& layout, int groups) {
+    Launch launch;
+    launch.grid = dim3(unsigned(groups * layout.blocks));
+    launch.block = dim3(kThreads);
+    launch.shared_bytes = layout.shared_bytes();
+    launch.cluster = layout.in_cluster ? unsigned(layout.blocks) : 1;
+    launch.cooperative = !layout.in_cluster;
+    return launch;
+  }
+
+ private:
+  template <class Kernel>
+  Choice(int64_t rows, int64_t units, Kernel in_cluster, torch::stable::Device device, const DeviceProperties& properties,
+         std::string_view wanted) {
     const int tiles = int((rows + kRows - 1) / kRows);
     double least = wanted.empty() ? kStepLaunches + 2.0 * rows * units * units / kTorchProducts : 1e30;
+    if (wanted == "steps") return;
     const bool has_mma = sizeof(scalar_t) > 2 || properties.capability >= 80;
-    if (wanted == "steps" || !has_mma) return;
-    for (int width = 8; width <= kMaxWidth; width += 8) {
+    for (int width = 8; width <= kMaxWidth && has_mma; width += 8) {
       const int fewest = int(std::min<int64_t>((units + width - 1) / width, 1 << 20));
       for (const bool cluster : {true, false}) {
         int blocks = fewest;
@@ -61,21 +87,11 @@ struct Choice {
     STD_TORCH_CHECK(wanted.empty() || groups > 0, "RNNKIT_LIGRU_ENGINE is '", wanted, "', which cannot hold ", units,
                     " units on this device");
   }
-
-  static Launch shape(const Layout<scalar_t, backward>& layout, int groups) {
-    Launch launch;
-    launch.grid = dim3(unsigned(groups * layout.blocks));
-    launch.block = dim3(kThreads);
-    launch.shared_bytes = layout.shared_bytes();
-    launch.cluster = layout.in_cluster ? unsigned(layout.blocks) : 1;
-    launch.cooperative = !layout.in_cluster;
-    return launch;
-  }
 };
 
 template <class Problem, class scalar_t, bool backward, class Kernel>
 bool run_resident(const Problem& p, const Inputs& in, const scalar_t* along, Kernel in_cluster, Kernel in_grid) {
-  const Choice<scalar_t, backward> choice(p.rows(), p.units, in_cluster, in.g().device());
+  const auto& choice = Choice<scalar_t, backward>::of(p.rows(), p.units, in_cluster, in.g().device());
   if (choice.groups == 0) return false;
   const auto& layout = choice.layout;
   const int64_t sides = layout.in_cluster ? 0 : 2 * int64_t(choice.groups) * layout.blocks;

@@ -222,7 +222,7 @@ struct Moments {
 };
 
 template <class scalar_t, bool in_cluster>
-__global__ void __launch_bounds__(kThreads) resident_forward(Resident<Forward<scalar_t>, scalar_t, false> parameters) {
+__global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward<scalar_t>, scalar_t, false> parameters) {
   using M = Math<scalar_t>;
   const Forward<scalar_t>& p = parameters.problem;
   Member<decltype(parameters), Layout<scalar_t, false>, in_cluster> member(parameters);
@@ -339,7 +339,7 @@ __global__ void __launch_bounds__(kThreads) resident_forward(Resident<Forward<sc
 // What the normalisation takes out of a gradient goes through U as well: its mean meets the sums of U's columns, and the
 // part along what was normalised meets `along`, all made beforehand. So one exchange carries gradients and sums.
 template <class scalar_t, bool in_cluster>
-__global__ void __launch_bounds__(kThreads) resident_backward(Resident<Backward<scalar_t>, scalar_t, true> parameters) {
+__global__ void __launch_bounds__(kThreads, 1) resident_backward(Resident<Backward<scalar_t>, scalar_t, true> parameters) {
   using M = Math<scalar_t>;
   using PairOf = Pair<Backward<scalar_t>>;
   const Backward<scalar_t>& p = parameters.problem;
