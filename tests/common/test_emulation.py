@@ -41,7 +41,9 @@ def test_a_correct_kernel_gives_one_answer_in_every_order(run, sanitized: bool) 
     assert values[64] == sum(range(1, 33)) + 100.0
 
 
-@pytest.mark.parametrize("fault", ["missing_barrier", "shared_race", "block_race", "missing_cluster_barrier"])
+@pytest.mark.parametrize(
+    "fault", ["missing_barrier", "shared_race", "block_race", "missing_cluster_barrier", "early_cluster_write"]
+)
 def test_races_change_the_answer_between_orders(run, fault: str) -> None:
     answers = {run(fault, order).stdout for order in ORDERS}
     assert len(answers) > 1 or "nan" in answers.pop()  # nan: read before it was written, in whatever order

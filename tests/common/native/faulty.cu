@@ -17,6 +17,7 @@ enum Fault {
   early_exit,
   shuffle_outside_mask,
   missing_cluster_barrier,
+  early_cluster_write,
   uninitialised_shared,
   fault_count
 };
@@ -30,6 +31,7 @@ const char* const kNames[] = {"none",
                               "early_exit",
                               "shuffle_outside_mask",
                               "missing_cluster_barrier",
+                              "early_cluster_write",
                               "uninitialised_shared"};
 
 struct Parameters {
@@ -57,7 +59,10 @@ __global__ void kernel(Parameters p) {
     for (int bits = 16; bits > 0; bits /= 2) value += __shfl_xor_sync(mask, value, bits);
 
   if (rnnkit::cluster_size() > 1) {
-    __syncthreads();
+    if (p.fault == early_cluster_write)
+      __syncthreads();  // the other block may still be reading what is written here
+    else
+      rnnkit::cluster_barrier();
     if (t == 0) rnnkit::cluster_shared(shared, 1 - rnnkit::cluster_rank())[0] = 100.0f * (1 + rnnkit::cluster_rank());
     if (p.fault != missing_cluster_barrier) rnnkit::cluster_barrier();
     value += shared[0];
@@ -74,7 +79,7 @@ int main(int, char** arguments) {
   rnnkit_emulation_configure(std::stoi(arguments[2]), std::stoul(arguments[3]), 132);
   const int blocks = 4;
   std::vector<float> out(blocks * kThreads), total(1);
-  const unsigned cluster = fault == missing_cluster_barrier || fault == none ? 2 : 1;
+  const unsigned cluster = fault == missing_cluster_barrier || fault == early_cluster_write || fault == none ? 2 : 1;
   try {
     rnnkit::launch(&kernel, {dim3(blocks), dim3(kThreads), kThreads * sizeof(float), cluster}, 0,
                    Parameters{fault, out.data(), total.data()});
