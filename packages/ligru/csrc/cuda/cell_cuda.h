@@ -16,4 +16,11 @@ __device__ __forceinline__ acc at_or(const acc* from, int64_t i, acc otherwise) 
   return from == nullptr ? otherwise : from[i];
 }
 
+// Over the warp, for all its lanes.
+template <class acc>
+__device__ __forceinline__ acc warp_sum(acc x) {
+  for (int bit = 16; bit > 0; bit /= 2) x += __shfl_xor_sync(~0u, x, bit);
+  return x;
+}
+
 }  // namespace rnnkit::cuda

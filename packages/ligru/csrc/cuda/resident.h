@@ -85,6 +85,11 @@ class Member {
     return statistics(side) + (of_rank * kRows + n) * 2;
   }
 
+  __device__ __forceinline__ int units_of(int of_rank) const {
+    const int left = layout.units - of_rank * layout.width;
+    return left < 0 ? 0 : left < layout.width ? left : layout.width;
+  }
+
   // All blocks of the group have started: their memory may be written to.
   __device__ __forceinline__ void start() const {
     if constexpr (in_cluster) cluster_barrier();
@@ -208,19 +213,6 @@ struct Pair {
   }
 };
 
-// The mean and the sum of squared deviations of two sets of numbers in one.
-struct Moments {
-  float count, mean, squares;
-
-  __device__ __forceinline__ void join(const Moments& other) {
-    if (other.count == 0) return;
-    const float all = count + other.count, apart = other.mean - mean;
-    mean += apart * (other.count / all);
-    squares += other.squares + apart * apart * (count * other.count / all);
-    count = all;
-  }
-};
-
 template <class scalar_t, bool in_cluster>
 __global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward<scalar_t>, scalar_t, false> parameters) {
   using M = Math<scalar_t>;
@@ -272,17 +264,15 @@ __global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward
       if (p.normalize) {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;  // a warp for each row
         static_assert(kWarps == kRows);
-        Moments moments{0, 0, 0};
+        const int count = 2 * member.units_of(member.rank);
+        const auto value = [&](int m) { return member.product.sum(member.sums(), warp, m); };
+        float sum = 0, squares = 0;
+        for (int m = lane; m < 2 * width; m += 32) sum += value(m);  // 0 where there is no unit
+        const float mean = warp_sum(sum) / (count > 0 ? count : 1);
         for (int m = lane; m < 2 * width; m += 32)
-          if (first_unit + m % width < units) moments.join({1, member.product.sum(member.sums(), warp, m), 0});
-        for (int bit = 16; bit > 0; bit /= 2) {
-          Moments other;
-          other.count = __shfl_xor_sync(~0u, moments.count, bit);
-          other.mean = __shfl_xor_sync(~0u, moments.mean, bit);
-          other.squares = __shfl_xor_sync(~0u, moments.squares, bit);
-          moments.join(other);
-        }
-        if (lane == 0) member.tell(side, warp, moments.mean, moments.squares);
+          if (first_unit + m % width < units) squares += (value(m) - mean) * (value(m) - mean);
+        squares = warp_sum(squares);
+        if (lane == 0) member.tell(side, warp, mean, squares);
         member.exchange_statistics(side);
       }
       RNNKIT_UNROLL
@@ -300,17 +290,19 @@ __global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward
           float u[2] = {member.product.sum(member.sums(), pair.n, pair.unit),
                         member.product.sum(member.sums(), pair.n, width + pair.unit)};
           if (p.normalize) {
-            Moments moments{0, 0, 0};
+            float mean = 0, squares = 0;  // those of the blocks, around their means, and of their means around that of all
+            for (int rank = 0; rank < member.layout.blocks; ++rank)
+              mean += 2 * member.units_of(rank) * member.statistics(side, rank, pair.n)[0];
+            mean /= 2 * units;
             for (int rank = 0; rank < member.layout.blocks; ++rank) {
               const float* const told = member.statistics(side, rank, pair.n);
-              const int64_t left = units - int64_t(rank) * width;
-              moments.join({left <= 0 ? 0.0f : 2.0f * (left < width ? left : width), told[0], told[1]});
+              squares += told[1] + 2 * member.units_of(rank) * (told[0] - mean) * (told[0] - mean);
             }
-            const float rstd = 1 / sqrtf(moments.squares / (2 * units) + p.eps);
+            const float rstd = 1 / sqrtf(squares / (2 * units) + p.eps);
             if (p.gates != nullptr && pair.column == 0) p.rstd[p.offset(pair.r, t, 1)] = rstd;
             RNNKIT_UNROLL
             for (int j = 0; j < 2; ++j) {
-              u[j] = (u[j] - moments.mean) * rstd;
+              u[j] = (u[j] - mean) * rstd;
               if (p.gates != nullptr) p.normal[kept + j * units] = static_cast<scalar_t>(u[j]);
               u[j] = u[j] * at_or(p.weight, j * units + pair.column, 1.0f) + at_or(p.bias, j * units + pair.column, 0.0f);
             }
@@ -439,10 +431,8 @@ __global__ void __launch_bounds__(kThreads, 1) resident_backward(Resident<Backwa
           sum += scratch[warp * width + unit];
           along += scratch[(kRows + warp) * width + unit];
         }
-        for (int bit = 16; bit > 0; bit /= 2) {
-          sum += __shfl_xor_sync(~0u, sum, bit);
-          along += __shfl_xor_sync(~0u, along, bit);
-        }
+        sum = warp_sum(sum);
+        along = warp_sum(along);
         if (lane == 0) member.tell(side, warp, sum, along);
       }
       member.exchange(side, p.normalize);

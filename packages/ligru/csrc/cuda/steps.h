@@ -23,10 +23,8 @@ struct Step {
 template <class acc>
 __device__ __forceinline__ void sum_over_block(acc& first, acc& second) {
   acc* const scratch = shared_memory<acc>();
-  for (int bit = 16; bit > 0; bit /= 2) {
-    first += __shfl_xor_sync(~0u, first, bit);
-    second += __shfl_xor_sync(~0u, second, bit);
-  }
+  first = warp_sum(first);
+  second = warp_sum(second);
   __syncthreads();  // what this memory held before has been read
   if (threadIdx.x % 32 == 0) {
     scratch[threadIdx.x / 32] = first;
