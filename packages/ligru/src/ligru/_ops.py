@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import register_derivatives, state_dtype
+from ._shared import refuse_namesake, register_derivatives, state_dtype
 
 NAMESPACE = "rnnkit_ligru"
 EXTRAS = 2  # lengths, mask
@@ -78,4 +78,5 @@ def register(namespace: str) -> None:
     )
 
 
+refuse_namesake("ligru")
 register(NAMESPACE)
