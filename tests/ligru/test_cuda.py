@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ligru import LiGRU, SLiGRU, functional
-from rnnkit_common.testing import check_current_stream, check_device_error
+from rnnkit_common.testing import check_captured_training, check_current_stream, check_device_error
 from torch import nn
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -38,32 +38,7 @@ def test_nothing_waits_for_the_device(cls: type[nn.Module], engine: str, monkeyp
 def test_a_captured_training_step_draws_anew_at_every_replay(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
     net = SLiGRU(64, (4, 50, 32), dropout=0.3, ff_normalization="layernorm").cuda()
-    x = torch.randn(4, 50, 32, device="cuda")
-    parameters = list(net.parameters())
-
-    def train() -> tuple[torch.Tensor, ...]:
-        out = net(x)[0]
-        return out, *torch.autograd.grad(out.square().sum(), parameters)
-
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        train()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = train()
-    results = []
-    for _ in range(2):
-        graph.replay()
-        results.append([t.clone() for t in captured])
-    assert not torch.equal(results[0][0], results[1][0])
-    net.eval()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = train()
-    x.copy_(torch.randn_like(x))
-    graph.replay()
-    torch.testing.assert_close(captured, train())
+    check_captured_training(net, torch.randn(4, 50, 32, device="cuda"))
 
 
 @pytest.mark.parametrize("normalize", [False, True])

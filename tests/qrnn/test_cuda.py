@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from qrnn import QRNN, functional
-from rnnkit_common.testing import check_current_stream, check_device_error
+from rnnkit_common.testing import check_captured_training, check_current_stream, check_device_error
 from torch import nn
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
@@ -29,32 +29,7 @@ def test_nothing_waits_for_the_device() -> None:
 
 def test_a_captured_training_step_draws_anew_at_every_replay() -> None:
     rnn = QRNN(32, 32, 2, window=2, zoneout=0.3).cuda()
-    x = torch.randn(50, 4, 32, device="cuda")
-    parameters = list(rnn.parameters())
-
-    def train() -> tuple[torch.Tensor, ...]:
-        out, _ = rnn(x)
-        return out, *torch.autograd.grad(out.square().sum(), parameters)
-
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        train()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = train()
-    results = []
-    for _ in range(2):
-        graph.replay()
-        results.append([t.clone() for t in captured])
-    assert not torch.equal(results[0][0], results[1][0])
-    rnn.eval()
-    x.copy_(torch.randn_like(x))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = train()
-    graph.replay()
-    torch.testing.assert_close(captured, train())
+    check_captured_training(rnn, torch.randn(50, 4, 32, device="cuda"))
 
 
 def test_offsets_beyond_32_bits() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rnnkit_common.testing import check_current_stream, check_device_error
+from rnnkit_common.testing import check_captured_training, check_current_stream, check_device_error
 from sru import SRU, SRUpp, functional
 from torch import nn
 
@@ -33,33 +33,7 @@ def test_nothing_waits_for_the_device(options: dict) -> None:
 
 @pytest.mark.parametrize("make", [lambda: SRU(32, 32, dropout=0.3), lambda: SRUpp(32, 32, 16, dropout=0.3)])
 def test_a_captured_training_step_draws_anew_at_every_replay(make) -> None:
-    rnn = make().cuda()
-    x = torch.randn(50, 4, 32, device="cuda")
-    parameters = list(rnn.parameters())
-
-    def train() -> tuple[torch.Tensor, ...]:
-        out = rnn(x)[0]
-        return out, *torch.autograd.grad(out.square().sum(), parameters)
-
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        train()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = train()
-    results = []
-    for _ in range(2):
-        graph.replay()
-        results.append([t.clone() for t in captured])
-    assert not torch.equal(results[0][0], results[1][0])
-    rnn.eval()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = train()
-    x.copy_(torch.randn_like(x))
-    graph.replay()
-    torch.testing.assert_close(captured, train())
+    check_captured_training(make().cuda(), torch.randn(50, 4, 32, device="cuda"))
 
 
 def test_offsets_beyond_32_bits() -> None:

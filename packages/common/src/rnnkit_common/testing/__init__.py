@@ -8,7 +8,13 @@ from .accuracy import assert_no_worse, relative_error
 from .backends import Backend, backend_parameters
 from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided
 from .interop import check_compile, check_export, check_op, check_script
-from .parallel import check_current_stream, check_device_error, check_distributed, check_replicas
+from .parallel import (
+    check_captured_training,
+    check_current_stream,
+    check_device_error,
+    check_distributed,
+    check_replicas,
+)
 from .timing import alternate, copy_bandwidth, hardware, inference, keep_freed_memory, training_step
 
 __all__ = [
@@ -18,6 +24,7 @@ __all__ = [
     "alternate",
     "assert_no_worse",
     "backend_parameters",
+    "check_captured_training",
     "check_compile",
     "check_current_stream",
     "check_device_error",

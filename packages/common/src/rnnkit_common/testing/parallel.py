@@ -89,6 +89,37 @@ def check_current_stream(run: Callable[[Tensor], Tensor], x: Tensor) -> None:
     torch.testing.assert_close(total, expected)
 
 
+def check_captured_training(module: nn.Module, x: Tensor) -> None:
+    """A training step in a CUDA graph: dropout draws anew at every replay, and without it a replay gives the eager numbers."""
+    parameters = list(module.parameters())
+
+    def train() -> tuple[Tensor, ...]:
+        out = module(x)[0]
+        return out, *torch.autograd.grad(out.square().sum(), parameters)
+
+    def capture() -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            results = train()
+        return graph, results
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        train()
+    torch.cuda.current_stream().wait_stream(side)
+    graph, captured = capture()
+    outs = []
+    for _ in range(2):
+        graph.replay()
+        outs.append(captured[0].clone())
+    assert not torch.equal(outs[0], outs[1])
+    module.eval()
+    graph, captured = capture()
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    torch.testing.assert_close(captured, train())
+
+
 def check_device_error(code: str, words: str) -> None:
     """`code` ends in a CUDA error, after a kernel has said `words`: in a process of its own, because the context is lost."""
     run = f"{code}; torch.cuda.synchronize()"
