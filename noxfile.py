@@ -111,7 +111,7 @@ def lint(session: nox.Session) -> None:
         str(p)
         for suffix in ("h", "cpp", "cu")
         for p in sorted(ROOT.glob(f"*/**/*.{suffix}"))
-        if not {"build", "peers"} & set(p.parts)
+        if not {"build", "peers", ".nox"} & set(p.parts)
     ]
     session.run("ruff", "check", *(["--fix"] if fix else []))
     session.run("ruff", "format", *([] if fix else ["--check"]))
