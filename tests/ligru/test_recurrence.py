@@ -9,7 +9,8 @@ import pytest
 import torch
 from ligru import reference
 from rnnkit_common.testing import Backend, assert_no_worse
-from rnnkit_common.testing.cases import poisoned_outputs, saturated, strided
+from rnnkit_common.testing.backends import ORDERS
+from rnnkit_common.testing.cases import poisoned_outputs, saturated, strided, torch_threads
 from rnnkit_common.testing.scans import TOLERANCE
 from torch import Tensor
 
@@ -182,7 +183,7 @@ def test_orders_of_threads_agree_bit_for_bit(engine: str, normalize: bool, monke
     problem = Problem.of(case, torch.device("cpu"))
     monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
     results = []
-    for order in ("forward", "reversed", "shuffled-1", "shuffled-2"):
+    for order in ORDERS:
         Backend(order, order=order, multiprocessors=20).activate("ligru", CSRC, monkeypatch)
         results.append(run_op(case, problem))
     for other in results[1:]:
@@ -192,17 +193,13 @@ def test_orders_of_threads_agree_bit_for_bit(engine: str, normalize: bool, monke
 @pytest.mark.parametrize("threads", [2, 3, 16])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("batch", "units"), [(1, 300), (5, 300), (40, 30)])
-def test_threads_share_rows_and_units(batch: int, units: int, normalize: bool, threads: int, monkeypatch) -> None:
+def test_threads_share_rows_and_units(batch: int, units: int, normalize: bool, threads: int) -> None:
     """More threads than cores too: they wait for each other at every step."""
     case = Case(batch=batch, steps=20, units=units, dtype=torch.float64, normalize=normalize, bidirectional=True)
     problem = Problem.of(case, torch.device("cpu"))
     expected = run_reference(case, problem, torch.float64)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         actual = run_op(case, problem)
-    finally:
-        torch.set_num_threads(before)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-10)
 

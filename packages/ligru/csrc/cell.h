@@ -1,5 +1,6 @@
 // The mathematics of Li-GRU (arXiv:1803.10225) beside the product with U, over the vectors of M on the CPU and single values
-// on the GPU. No include guard (see rnnkit/cpu/foreach_target.h). SPDX-License-Identifier: Apache-2.0
+// on the GPU. No include guard (see rnnkit/cpu/foreach_target.h).
+// SPDX-License-Identifier: Apache-2.0
 
 namespace rnnkit::RNNKIT_TARGET {
 

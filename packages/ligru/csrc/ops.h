@@ -1,5 +1,6 @@
 // The ops, for any engine: from tensors to the problems of problem.h, and back. What is checked here keeps memory safe; the
-// Python layer checks first, and in the user's words. SPDX-License-Identifier: Apache-2.0
+// Python layer checks first, and in the user's words.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

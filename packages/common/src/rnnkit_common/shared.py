@@ -108,6 +108,12 @@ def wants_gradients(planes: list[Tensor], h0: Optional[Tensor]) -> bool:
     return wants
 
 
+def dropout_mask(like: Tensor, p: float, shape: list[int]) -> Tensor:
+    """A mask that is 0 with probability p and else 1 / (1 - p), in the dtype of states."""
+    keep = torch.full(shape, 1.0 - p, dtype=state_dtype(like), device=like.device)
+    return torch.bernoulli(keep) / (1.0 - p)
+
+
 def under_functorch() -> bool:
     """Whether a transform of torch.func is active: those cannot see into an op, but into plain PyTorch they can."""
     return not torch.compiler.is_compiling() and bool(torch._C._are_functorch_transforms_active())

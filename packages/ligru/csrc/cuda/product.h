@@ -1,7 +1,8 @@
 // The product of one block of threads: out[n][m] = sum over k of weights[m][k] x[n][k], for kRows rows x and the block's M
 // outputs, up to 128. The weights stay in the block's memory from the first step to the last. 16-bit ones meet x on tensor
 // cores, and the first of them in each warp stay in registers; others are multiplied one by one. The sum is over parts of k,
-// each made by threads of its own. SPDX-License-Identifier: Apache-2.0
+// each made by threads of its own.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/cuda/mma.h>

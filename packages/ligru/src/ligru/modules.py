@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import functional as lF
-from ._shared import check_input, check_lengths, check_state, state_dtype
+from ._shared import check_input, check_lengths, check_state, dropout_mask, state_dtype
 
 
 class _Layer(nn.Module):
@@ -169,9 +169,7 @@ class _Layer(nn.Module):
         """A mask of recurrent dropout (D, B, hidden_size), one for each sequence and direction, or None."""
         if not self.training or self.dropout == 0.0:
             return None
-        shape = [directions, like.shape[0], self.hidden_size]
-        keep = torch.full(shape, 1.0 - self.dropout, dtype=state_dtype(like), device=like.device)
-        return torch.bernoulli(keep) / (1.0 - self.dropout)
+        return dropout_mask(like, self.dropout, [directions, like.shape[0], self.hidden_size])
 
     def extra_repr(self) -> str:
         """The arguments that the submodules do not show, for print()."""

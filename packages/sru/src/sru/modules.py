@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from . import functional as sF
-from ._shared import check_input, check_lengths, check_state, state_dtype
+from ._shared import check_input, check_lengths, check_state, dropout_mask
 
 
 class SRUCell(nn.Module):
@@ -330,9 +330,7 @@ class SRUCell(nn.Module):
         """A variational dropout mask (B, size), or None."""
         if not self.training or p == 0.0:
             return None
-        batch = like.shape[0 if self.batch_first else 1]
-        keep = torch.full([batch, size], 1.0 - p, dtype=state_dtype(like), device=like.device)
-        return torch.bernoulli(keep) / (1.0 - p)
+        return dropout_mask(like, p, [like.shape[0 if self.batch_first else 1], size])
 
     def extra_repr(self) -> str:
         """The constructor's arguments that are not the default, for print()."""

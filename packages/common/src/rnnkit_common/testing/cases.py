@@ -29,6 +29,17 @@ def strided(t: Tensor, kind: str) -> Tensor:
 
 
 @contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """While active, torch works with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def poisoned_outputs() -> Iterator[None]:
     """While active, torch fills memory that C++ allocates with NaN, so that an element nobody writes shows."""
     before = torch.are_deterministic_algorithms_enabled()

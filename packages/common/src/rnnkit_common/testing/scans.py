@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .accuracy import assert_no_worse
 from .backends import ORDERS, Backend
-from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided
+from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided, torch_threads
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 LAYOUTS = ("packed", "planes", "time-major", "offset", "channels")
@@ -194,12 +194,8 @@ def check_shared_time(case: ScanCase, threads: int, device: torch.device) -> Non
     """More threads than sequences: the CPU engine cuts time into chunks. Nothing may show of that; the case is float64."""
     problem = Problem.of(case, device)
     expected = run_reference(case, problem, torch.float64)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         actual = run_op(case, problem)
-    finally:
-        torch.set_num_threads(before)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-11)
 

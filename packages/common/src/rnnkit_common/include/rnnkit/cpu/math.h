@@ -1,7 +1,8 @@
 // Vectors of floats or doubles and their elementary functions, for one instruction set (see foreach_target.h; no
 // include guard). `Math<T>::V` is a compiler vector: + - * / and comparisons are its own, `select` chooses by lane.
-// Accuracy, fp32: exp 1.2 ulp, sigmoid 2.2, tanh 2.9, log 0.9, sin and cos 1.7 (held by tests/common/test_math.py); fp64:
-// 1e-15. SPDX-License-Identifier: Apache-2.0
+// Accuracy, fp32: exp 1.2 ulp, sigmoid 2.2, tanh 2.9, log 0.9, sin and cos 1.7 (held by tests/common/test_math.py);
+// fp64: 1e-15.
+// SPDX-License-Identifier: Apache-2.0
 
 namespace rnnkit::RNNKIT_TARGET {
 

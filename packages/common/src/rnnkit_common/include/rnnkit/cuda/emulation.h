@@ -3,9 +3,8 @@
 // Every thread of a cluster of blocks is a fiber. Fibers run one at a time, each until it waits or ends, in forward,
 // reversed or shuffled order, the last with one block after another held back; a barrier opens when all that it is for wait
 // at it. Because threads and blocks run ahead as far as the barriers allow, a missing barrier or a race changes the answer
-// between orders; a barrier that some threads never reach
-// is reported, with who waits where; shared memory is allocated per block at its exact size, so that the address
-// sanitizer sees an access beyond it, and starts out as NaN.
+// between orders; a barrier that some threads never reach is reported, with who waits where; shared memory is allocated
+// per block at its exact size, so that the address sanitizer sees an access beyond it, and starts out as NaN.
 //
 // Supplied: threadIdx & co., __syncthreads, __syncwarp, warp shuffles and votes, atomics, and what launch.h offers
 // (dynamic shared memory, clusters, launch). Static __shared__ arrays are not: they do not compile.
