@@ -3,8 +3,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/tensors.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <optional>
 #include <tuple>
@@ -13,8 +13,6 @@
 #include "problem.h"
 
 namespace rnnkit {
-
-using torch::stable::Tensor;
 
 // The tensors and options that both passes have. inputs: g, u and, or not, the weight and bias of the normalisation.
 struct Inputs {
@@ -48,20 +46,14 @@ struct Inputs {
 
   // [B, T, width] of g's dtype
   void check_rows(const Tensor& t, int64_t width, const char* name) const {
-    STD_TORCH_CHECK(t.dim() == 3 && t.size(0) == batch() && t.size(1) == steps() && t.size(2) == width, name,
-                    ": expected shape (", batch(), ", ", steps(), ", ", width, ")");
-    STD_TORCH_CHECK(t.scalar_type() == g().scalar_type() && same_device(t), name, ": dtype or device differs from g's");
+    STD_TORCH_CHECK(has_shape(t, {batch(), steps(), width}), name, ": expected shape (", batch(), ", ", steps(), ", ", width,
+                    ")");
+    STD_TORCH_CHECK(t.scalar_type() == g().scalar_type() && same_device(t, g()), name, ": dtype or device differs from g's");
   }
 
   // Contiguous and of a fixed shape
   void check(const Tensor& t, ScalarType dtype, std::vector<int64_t> shape, const char* name) const {
-    bool fits = t.dim() == int64_t(shape.size()) && t.scalar_type() == dtype && t.is_contiguous() && same_device(t);
-    for (size_t i = 0; fits && i < shape.size(); ++i) fits = t.size(i) == shape[i];
-    STD_TORCH_CHECK(fits, name, ": not a contiguous tensor of the expected shape, dtype and device");
-  }
-
-  bool same_device(const Tensor& t) const {
-    return t.device().type() == g().device().type() && t.device().index() == g().device().index();
+    check_contiguous(t, g(), dtype, shape, name);
   }
 
   Tensor empty(std::vector<int64_t> shape) const { return torch::stable::new_empty(g(), shape); }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <rnnkit/scan.h>
+#include <rnnkit/tensors.h>
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -17,8 +18,6 @@
 #include <vector>
 
 namespace rnnkit {
-
-using torch::stable::Tensor;
 
 struct PlaceOfPlane {
   size_t tensor;
@@ -54,17 +53,15 @@ class ScanTensors {
 
   // A [B, T, width] tensor of the planes' dtype with unit stride along its last dimension.
   Tensor rows(const Tensor& t, int64_t width, const char* name) const {
-    STD_TORCH_CHECK(t.dim() == 3 && t.size(0) == batch && t.size(1) == steps && t.size(2) == width, name,
-                    ": expected shape (", batch, ", ", steps, ", ", width, ")");
-    STD_TORCH_CHECK(t.scalar_type() == dtype && same_device(t), name, ": dtype or device differs from the planes'");
+    STD_TORCH_CHECK(has_shape(t, {batch, steps, width}), name, ": expected shape (", batch, ", ", steps, ", ", width, ")");
+    STD_TORCH_CHECK(t.scalar_type() == dtype && (tensors_.empty() || same_device(t, tensors_[0])), name,
+                    ": dtype or device differs from the planes'");
     return t.stride(2) == 1 || t.size(2) == 1 ? t : torch::stable::contiguous(t);
   }
 
   // A contiguous tensor of a fixed shape.
   void check(const Tensor& t, ScalarType expected, std::vector<int64_t> shape, const char* name) const {
-    bool fits = t.dim() == int64_t(shape.size()) && t.scalar_type() == expected && t.is_contiguous() && same_device(t);
-    for (size_t i = 0; fits && i < shape.size(); ++i) fits = t.size(i) == shape[i];
-    STD_TORCH_CHECK(fits, name, ": not a contiguous tensor of the expected shape, dtype and device");
+    check_contiguous(t, tensors_[0], expected, shape, name);
   }
 
   Tensor empty_rows(int64_t width) const {  // uninitialised [B, T, width]
@@ -130,11 +127,6 @@ class ScanTensors {
         places.push_back({size_t(j), 0});
     }
     return places;
-  }
-
-  bool same_device(const Tensor& t) const {
-    const auto mine = tensors_.empty() ? t.device() : tensors_[0].device();
-    return t.device().type() == mine.type() && t.device().index() == mine.index();
   }
 
   const bool time_major_;

@@ -1,0 +1,234 @@
+// The joiner that adds, and the one that is tanh of a sum.
+// SPDX-License-Identifier: Apache-2.0
+
+namespace rnnkit::RNNKIT_TARGET {
+
+// f(row) for the rows of [B, count, C], in parallel.
+template <class F>
+void for_rows(int64_t rows, int64_t width, F f) {
+  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, width)),
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t row = begin; row < end; ++row) f(row);
+                              });
+}
+
+// e^(x - max), and max; zeros where the row is padding.
+template <class scalar_t, class acc>
+void exponentials(const scalar_t* x, int64_t count, bool valid, acc* exps, acc& most) {
+  using M = Math<acc>;
+  using V = typename M::V;
+  most = 0;
+  if (!valid) return void(std::fill_n(exps, count, acc(0)));
+  V many = M::set(-std::numeric_limits<acc>::infinity());
+  int64_t i = 0;
+  for (; i + M::kLanes <= count; i += M::kLanes) {
+    const V v = M::load(x + i);
+    many = M::select(v > many, v, many);
+  }
+  most = -std::numeric_limits<acc>::infinity();
+  for (int lane = 0; lane < M::kLanes; ++lane) most = std::max<acc>(most, many[lane]);
+  for (; i < count; ++i) most = std::max(most, acc(x[i]));
+  if (most == -std::numeric_limits<acc>::infinity()) most = 0;
+  for (i = 0; i < count; i += M::kLanes) {
+    const int n = int(std::min<int64_t>(M::kLanes, count - i));
+    M::store(exps + i, M::exp(M::load(x + i, n) - most), n);
+  }
+}
+
+template <class scalar_t>
+void simple_exponentials(const Simple<scalar_t>& p) {
+  for_rows(p.batch * p.rows, p.classes, [&](int64_t row) {
+    const Bounds in = p.bounds(row / p.rows);
+    const bool valid = row % p.rows >= in.s0 && row % p.rows <= in.s1 && in.t1 > in.t0;
+    exponentials(p.lm + row * p.classes, p.classes, valid, p.exp_lm + row * p.classes, p.max_lm[row]);
+  });
+  for_rows(p.batch * p.frames, p.classes, [&](int64_t row) {
+    const Bounds in = p.bounds(row / p.frames);
+    const bool valid = row % p.frames >= in.t0 && row % p.frames < in.t1;
+    exponentials(p.am + row * p.classes, p.classes, valid, p.exp_am + row * p.classes, p.max_am[row]);
+  });
+}
+
+// log sum_v e^(lm_v + am_v)
+template <class scalar_t>
+acc_t<scalar_t> exact_norm(const scalar_t* lm, const scalar_t* am, int64_t count) {
+  using M = Math<acc_t<scalar_t>>;
+  const auto both = [lm, am](int64_t i, int n) __attribute__((always_inline)) {
+    return M::load(lm + i, n) + M::load(am + i, n);
+  };
+  return LogSum<acc_t<scalar_t>>::over(count, both).value();
+}
+
+constexpr int64_t kFrameBlock = 16;
+
+template <class scalar_t>
+void simple_scores(const Simple<scalar_t>& p) {
+  using acc = acc_t<scalar_t>;
+  using M = Math<acc>;
+  using V = typename M::V;
+  const acc none = -std::numeric_limits<acc>::infinity();
+  const int64_t blocks = (p.frames + kFrameBlock - 1) / kFrameBlock;
+  for_rows(p.batch * blocks, kFrameBlock * p.rows * 64, [&](int64_t item) {
+    const int64_t b = item / blocks, begin = item % blocks * kFrameBlock, end = std::min(begin + kFrameBlock, p.frames);
+    const Bounds in = p.bounds(b);
+    std::vector<acc> of_label(p.rows), of_blank(p.rows);  // lm's part
+    for (int64_t s = in.s0; s <= in.s1 && in.t1 > in.t0; ++s) {
+      const scalar_t* const lm = p.lm + (b * p.rows + s) * p.classes;
+      of_label[s] = s < in.s1 ? acc(lm[p.targets[b * p.symbols + s]]) : acc(0);
+      of_blank[s] = lm[p.blank];
+    }
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t at = (b * p.frames + t) * p.rows;
+      acc* const norm = p.norm + at;
+      acc* const blank = p.blank_scores + at;
+      acc* const label = p.label + (b * p.frames + t) * p.symbols;
+      std::fill_n(norm, p.rows, acc(0));
+      std::fill_n(blank, p.rows, none);
+      std::fill_n(label, p.symbols, none);
+      if (t < in.t0 || t >= in.t1) continue;
+      const scalar_t* const am = p.am + (b * p.frames + t) * p.classes;
+      const acc *product = p.product + at, *max_lm = p.max_lm + b * p.rows;
+      const V max_am = M::set(p.max_am[b * p.frames + t]);
+      for (int64_t s = in.s0; s <= in.s1; s += M::kLanes) {
+        const int n = int(std::min<int64_t>(M::kLanes, in.s1 + 1 - s));
+        M::store(norm + s, M::log(M::load(product + s, n)) + (M::load(max_lm + s, n) + max_am), n);
+      }
+      const acc am_blank = am[p.blank];
+      for (int64_t s = in.s0; s <= in.s1; ++s) {
+        if (!(product[s] >= p.least())) norm[s] = exact_norm(p.lm + (b * p.rows + s) * p.classes, am, p.classes);
+        blank[s] = of_blank[s] + am_blank - norm[s];
+        if (s < in.s1) label[s] = of_label[s] + acc(am[p.targets[b * p.symbols + s]]) - norm[s];
+      }
+    }
+  });
+}
+
+// What the product's gradient is multiplied by, -(gradients of both scores) / product; 0 where the norm was summed anew.
+template <class scalar_t>
+void simple_weights(const Simple<scalar_t>& p) {
+  using acc = acc_t<scalar_t>;
+  using M = Math<acc>;
+  for_rows(p.batch * p.frames, p.rows * 8, [&](int64_t frame) {
+    const int64_t b = frame / p.frames, t = frame % p.frames;
+    const Bounds in = p.bounds(b);
+    acc* const weight = p.product + frame * p.rows;
+    std::fill_n(weight, p.rows, acc(0));
+    if (t < in.t0 || t >= in.t1) return;
+    for (int64_t s = in.s0; s <= in.s1; ++s)
+      weight[s] = -((s < in.s1 ? p.grad_label.at(b, t, s) : acc(0)) + p.grad_blank.at(b, t, s));
+    const acc *norm = p.norm + frame * p.rows, *max_lm = p.max_lm + b * p.rows;
+    for (int64_t s = in.s0; s <= in.s1; s += M::kLanes) {
+      const int n = int(std::min<int64_t>(M::kLanes, in.s1 + 1 - s));
+      const auto shift = M::load(max_lm + s, n) + p.max_am[frame] - M::load(norm + s, n);  // -log of the product
+      const auto scaled = M::load(weight + s, n) * M::exp(shift);
+      M::store(weight + s, M::select(shift <= -p.log_least(), scaled, M::set(0)), n);
+    }
+  });
+}
+
+// grad = exps * product, and what each of `others` has of labels, blanks, and norms that were summed anew.
+template <class scalar_t, class acc, class F>
+void simple_gradient(const Simple<scalar_t>& p, bool valid, const acc* exps, acc* product, scalar_t* grad, F add) {
+  using M = Math<acc>;
+  if (valid) {
+    for (int64_t v = 0; v < p.classes; v += M::kLanes) {
+      const int n = int(std::min<int64_t>(M::kLanes, p.classes - v));
+      M::store(product + v, M::load(exps + v, n) * M::load(product + v, n), n);
+    }
+    add();
+  } else {
+    std::fill_n(product, p.classes, acc(0));
+  }
+  if constexpr (!std::is_same_v<scalar_t, acc>) {
+    for (int64_t v = 0; v < p.classes; v += M::kLanes) {
+      const int n = int(std::min<int64_t>(M::kLanes, p.classes - v));
+      M::store(grad + v, M::load(product + v, n), n);
+    }
+  }
+}
+
+// Adds the gradient of node (t, s) to that of lm's row s, or of am's row t.
+template <class scalar_t, class acc>
+RNNKIT_INLINE void add_node(const Simple<scalar_t>& p, int64_t b, int64_t t, int64_t s, const Bounds& in, acc* grad) {
+  const acc label = s < in.s1 ? p.grad_label.at(b, t, s) : acc(0), blank = p.grad_blank.at(b, t, s);
+  if (s < in.s1) grad[p.targets[b * p.symbols + s]] += label;
+  grad[p.blank] += blank;
+  const acc norm = p.norm[(b * p.frames + t) * p.rows + s];
+  if (p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm <= -p.log_least() || label + blank == 0) return;
+  const scalar_t* const lm = p.lm + (b * p.rows + s) * p.classes;
+  const scalar_t* const am = p.am + (b * p.frames + t) * p.classes;
+  for (int64_t v = 0; v < p.classes; ++v) grad[v] -= (label + blank) * std::exp(acc(lm[v]) + acc(am[v]) - norm);
+}
+
+template <class scalar_t>
+void simple_gradients(const Simple<scalar_t>& p) {
+  for_rows(p.batch * p.frames, p.classes, [&](int64_t row) {
+    const int64_t b = row / p.frames, t = row % p.frames, place = row * p.classes;
+    const Bounds in = p.bounds(b);
+    simple_gradient(p, t >= in.t0 && t < in.t1, p.exp_am + place, p.grad_am_acc + place, p.grad_am + place, [&] {
+      for (int64_t s = in.s0; s <= in.s1; ++s) add_node(p, b, t, s, in, p.grad_am_acc + place);
+    });
+  });
+  for_rows(p.batch * p.rows, p.classes, [&](int64_t row) {
+    const int64_t b = row / p.rows, s = row % p.rows, place = row * p.classes;
+    const Bounds in = p.bounds(b);
+    simple_gradient(p, s >= in.s0 && s <= in.s1, p.exp_lm + place, p.grad_lm_acc + place, p.grad_lm + place, [&] {
+      for (int64_t t = in.t0; t < in.t1; ++t) add_node(p, b, t, s, in, p.grad_lm_acc + place);
+    });
+  });
+}
+
+template <class scalar_t>
+void run(const Join<scalar_t>& p) {
+  using acc = acc_t<scalar_t>;
+  using M = Math<acc>;
+  for_rows(p.count, p.rows * p.width, [&](int64_t i) {
+    const int64_t b = (p.first + i) / p.frames, t = (p.first + i) % p.frames;
+    const Bounds in = p.bounds(b);
+    const scalar_t* const enc = p.enc + (p.first + i) * p.width;
+    for (int64_t k = 0; k < p.rows; ++k) {
+      const int64_t s = k + p.first_row(b, t);
+      scalar_t* const hidden = p.hidden + (i * p.rows + k) * p.width;
+      if (t < in.t0 || t >= in.t1 || s < in.s0 || s > in.s1) {
+        std::fill_n(hidden, p.width, scalar_t(0));
+        continue;
+      }
+      const scalar_t* const dec = p.dec + (b * (p.symbols + 1) + s) * p.width;
+      for (int64_t v = 0; v < p.width; v += M::kLanes) {
+        const int n = int(std::min<int64_t>(M::kLanes, p.width - v));
+        M::store(hidden + v, M::tanh(M::load(enc + v, n) + M::load(dec + v, n)), n);
+      }
+    }
+  });
+}
+
+// Threads share the width, so that each sum is one thread's, in one order.
+template <class scalar_t>
+void run(const JoinBackward<scalar_t>& p) {
+  using acc = acc_t<scalar_t>;
+  using M = Math<acc>;
+  const int64_t blocks = (p.width + M::kLanes - 1) / M::kLanes;
+  torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+    const int64_t begin = first * M::kLanes, end = std::min(last * M::kLanes, p.width);
+    for (int64_t i = 0; i < p.count; ++i) {
+      const int64_t b = (p.first + i) / p.frames, t = (p.first + i) % p.frames;
+      const Bounds in = p.bounds(b);
+      if (t < in.t0 || t >= in.t1) continue;
+      acc* const enc = p.grad_enc + (p.first + i) * p.width;
+      for (int64_t k = 0; k < p.rows; ++k) {
+        const int64_t s = k + p.first_row(b, t), at = (i * p.rows + k) * p.width;
+        if (s < in.s0 || s > in.s1) continue;
+        acc* const dec = p.grad_dec + (b * (p.symbols + 1) + s) * p.width;
+        for (int64_t v = begin; v < end; v += M::kLanes) {
+          const int n = int(std::min<int64_t>(M::kLanes, end - v));
+          const auto h = M::load(p.hidden + at + v, n);
+          const auto d = M::load(p.grad_hidden + at + v, n) * (M::set(1) - h * h);
+          M::store(enc + v, M::load(enc + v, n) + d, n);
+          M::store(dec + v, M::load(dec + v, n) + d, n);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace rnnkit::RNNKIT_TARGET

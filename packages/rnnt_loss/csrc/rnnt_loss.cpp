@@ -1,0 +1,38 @@
+// Op schemas. Shapes and meanings: src/rnnt_loss/_ops.py.
+// SPDX-License-Identifier: Apache-2.0
+#include <rnnkit/library.h>
+
+RNNKIT_LIBRARY(m) {
+  m.def(
+      "lattice(Tensor label, Tensor blank, int[] label_durations, int[] blank_durations, Tensor? boundary, Tensor? begin, "
+      "bool label_end, bool viterbi, bool occupancies, float label_weight) -> (Tensor score, Tensor label_occupancy, "
+      "Tensor blank_occupancy)");
+
+  m.def(
+      "joint_scores(Tensor logits, Tensor symbols, Tensor? boundary, Tensor? begin, Tensor? offsets, int frames, "
+      "int[] blanks, int mode, float clamp, bool reuse) -> (Tensor label, Tensor blank, Tensor norm)");
+  m.def(
+      "joint_scores_(Tensor logits, Tensor symbols, Tensor? boundary, Tensor? begin, int first, int[] blanks, int mode, "
+      "Tensor(a!) label, Tensor(b!) blank, Tensor(c!) norm) -> ()");
+  m.def(
+      "joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm, "
+      "Tensor? boundary, Tensor? begin, Tensor? offsets, int[] blanks, int mode, float clamp) -> Tensor");
+  m.def(
+      "joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor(a!) logits, Tensor symbols, Tensor norm, "
+      "Tensor? boundary, Tensor? begin, Tensor? offsets, int first, int[] blanks, int mode, float clamp) -> ()");
+
+  m.def(
+      "simple_scores(Tensor lm, Tensor am, Tensor symbols, Tensor? boundary, int blank) -> (Tensor label, Tensor blank, "
+      "Tensor norm, Tensor exp_lm, Tensor exp_am, Tensor max_lm, Tensor max_am)");
+  m.def(
+      "simple_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor lm, Tensor am, Tensor symbols, Tensor norm, "
+      "Tensor exp_lm, Tensor exp_am, Tensor max_lm, Tensor max_am, Tensor? boundary, int blank) -> Tensor[]");
+
+  m.def("join(Tensor enc, Tensor dec, Tensor? boundary, Tensor? begin, int rows, int first, int count) -> Tensor");
+  m.def(
+      "join_backward_(Tensor grad_hidden, Tensor hidden, Tensor? boundary, Tensor? begin, int first, Tensor(a!) grad_enc, "
+      "Tensor(b!) grad_dec) -> ()");
+
+  m.def(
+      "prune_ranges(Tensor label_occupancy, Tensor blank_occupancy, Tensor boundary, int s_range, int max_step) -> Tensor");
+}

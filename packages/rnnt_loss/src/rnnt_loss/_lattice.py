@@ -1,0 +1,152 @@
+"""What all losses share: checks of their arguments, and the way from scores to losses."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from . import _ops
+from ._shared import check_floating
+
+RNNT_TYPES = ("regular", "modified", "constrained")
+REDUCTIONS = ("none", "mean", "sum")
+
+_always = os.environ.get("RNNKIT_CHECK_VALUES", "0") == "1"
+
+
+def check_values(enabled: bool) -> None:
+    """Whether values on a GPU (boundaries, symbols, ranges) are checked too, at the price of a device synchronisation a call.
+
+    By default only values on the CPU are; on a GPU the kernels stop with a CUDA error at what would lead them out of a tensor.
+    The environment variable RNNKIT_CHECK_VALUES=1 enables it from the start.
+    """
+    global _always
+    _always = enabled
+
+
+def may_read(x: Tensor) -> bool:
+    """Whether looking at values is free, or asked for."""
+    if torch.compiler.is_compiling() or _ops.under_functorch():
+        return False
+    return x.device.type == "cpu" or (_always and not torch.cuda.is_current_stream_capturing())
+
+
+def check_choice(name: str, value: str | None, known: tuple[str, ...]) -> None:
+    """Raises ValueError unless value is one of those known."""
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def check_index(name: str, value: int, classes: int) -> int:
+    """A class, which may count from the end, as it counts from the start."""
+    if not -classes <= value < classes:
+        raise ValueError(f"{name}: expected a class within 0..{classes - 1}, got {value}")
+    return value % classes
+
+
+def check_logits(name: str, x: Tensor, dims: str) -> None:
+    """Raises unless x is floating and has the dimensions that are named."""
+    check_floating(name, x)
+    if x.dim() != len(dims.split(", ")):
+        raise ValueError(f"{name}: expected shape ({dims}), got {list(x.shape)}")
+
+
+def check_integers(name: str, x: Tensor, shape: list[int], like: Tensor) -> Tensor:
+    """x, of integers, as contiguous int64 on the device of `like`; it may come from the CPU."""
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"{name}: expected integers, got {x.dtype}")
+    if list(x.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {list(x.shape)}")
+    if x.device != like.device and x.device.type != "cpu":
+        raise ValueError(f"{name}: expected device cpu or {like.device}, got {x.device}")
+    return x.to(device=like.device, dtype=torch.int64).contiguous()
+
+
+def check_boundary(boundary: Tensor | None, batch: int, symbols: int, frames: int, like: Tensor) -> Tensor | None:
+    """The boundary as int64 on the device of `like`, its values within the tensors where they may be read."""
+    if boundary is None:
+        return None
+    checked = check_integers("boundary", boundary, [batch, 4], like)
+    if may_read(boundary) and batch > 0:
+        s0, t0, s1, t1 = boundary.unbind(1)
+        good = (s0 >= 0) & (s0 <= s1) & (s1 <= symbols) & (t0 >= 0) & (t0 <= t1) & (t1 <= frames)
+        if not bool(good.all()):
+            b = int((~good).nonzero()[0])
+            raise ValueError(
+                f"boundary: expected [begin_symbol, begin_frame, end_symbol, end_frame] with begins <= ends, symbols within "
+                f"0..{symbols} and frames within 0..{frames}, got {boundary[b].tolist()} at {b}"
+            )
+    return checked
+
+
+def check_symbols(symbols: Tensor, batch: int, count: int, classes: int, boundary: Tensor | None, like: Tensor) -> Tensor:
+    """The symbols as int64 on the device of `like`, within 0..classes - 1 where they are not padding and may be read."""
+    checked = check_integers("symbols", symbols, [batch, count], like)
+    if may_read(symbols) and (boundary is None or may_read(boundary)) and symbols.numel() > 0:
+        wrong = (checked < 0) | (checked >= classes)
+        if boundary is not None:
+            s = torch.arange(count, device=checked.device)
+            wrong = wrong & (s >= boundary[:, 0, None]) & (s < boundary[:, 2, None])
+        if bool(wrong.any()):
+            b, s = wrong.nonzero()[0].tolist()
+            raise ValueError(f"symbols: expected values within 0..{classes - 1}, got {int(checked[b, s])} at [{b}, {s}]")
+    return checked
+
+
+def check_ranges(ranges: Tensor, batch: int, frames: int, rows: int, symbols: int, like: Tensor) -> Tensor:
+    """The band's first row (B, T), from all of its rows (B, T, s_range)."""
+    checked = check_integers("ranges", ranges, [batch, frames, rows], like)
+    if may_read(ranges) and checked.numel() > 0:
+        begin = checked[..., :1]
+        if not torch.equal(checked, begin + torch.arange(rows, device=checked.device)):
+            raise ValueError("ranges: expected consecutive symbol positions in the last dimension")
+        if int(begin.min()) < 0 or int(checked.max()) > symbols:
+            raise ValueError(f"ranges: expected values within 0..{symbols}, got {int(begin.min())}..{int(checked.max())}")
+    return checked[..., 0].contiguous()
+
+
+def fold_constrained(label: Tensor, blank: Tensor, band: bool) -> Tensor:
+    """Labels of a constrained lattice: each is followed by the blank of the next context, at the same frame."""
+    following = blank[..., 1:]
+    return label + (torch.nn.functional.pad(following, (0, 1), value=-torch.inf) if band else following)
+
+
+def solve(
+    label: Tensor,
+    blank: Tensor,
+    rnnt_type: str,
+    boundary: Tensor | None,
+    begin: Tensor | None = None,
+    *,
+    delay_penalty: float = 0.0,
+    fastemit_lambda: float = 0.0,
+    emission_window: Tensor | None = None,
+    occupancies: bool = False,
+    viterbi: bool = False,
+) -> tuple[Tensor, ...]:
+    """Score (B,), and occupancies (B, T, S or rows), (B, T, rows), if wanted."""
+    if rnnt_type == "constrained":
+        label = fold_constrained(label, blank, begin is not None)
+    batch, frames = blank.shape[:2]
+    t = torch.arange(frames, device=blank.device, dtype=blank.dtype)[:, None]
+    if delay_penalty > 0:
+        end = t.new_full((batch, 1, 1), frames) if boundary is None else boundary[:, 3, None, None]
+        label = label + delay_penalty * ((end - 1) / 2 - t)
+    if emission_window is not None:
+        window = check_integers("emission_window", emission_window, [batch, label.shape[2], 2], label)
+        label = label.masked_fill((t < window[:, None, :, 0]) | (t > window[:, None, :, 1]), -torch.inf)
+    wanted = occupancies or (torch.is_grad_enabled() and (label.requires_grad or blank.requires_grad))
+    duration = 0 if rnnt_type == "regular" else 1
+    arcs = ([duration], [1], boundary, begin, duration > 0, viterbi, wanted, 1 + fastemit_lambda)
+    score, *found = _ops.lattice(label[:, None], blank[:, None], *arcs)
+    return score, *(t[:, 0] if wanted else t for t in found)
+
+
+def reduce(score: Tensor, reduction: str, zero_infinity: bool = False) -> Tensor:
+    """The loss from scores (B,)."""
+    loss = -score
+    if zero_infinity:
+        loss = torch.where(loss == torch.inf, 0.0, loss)
+    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss

@@ -1,0 +1,373 @@
+"""The ops of `torch.ops.rnnkit_rnnt_loss`, as torch sees them: shapes and derivatives.
+
+Importing this module loads the compiled library. Nodes are laid out as in `reference`: (B, T, rows). What all have:
+
+    symbols    (B, S) int64
+    boundary   (B, 4) int64, or None: every sequence has S symbols and T frames
+    begin      (B, T) int64, the first row of a band, with a boundary; or None: rows are 0..S
+
+lattice(label (B, NL, T or T + 1, S or rows), blank (B, NB, T, rows), ...) -> score (B,), and the occupancies of label and blank
+    in their shapes, or (0,) unless `occupancies`. `label_weight` multiplies the labels' gradients alone (FastEmit).
+joint_scores(logits, symbols, boundary, begin, offsets, frames, blanks, mode, clamp, reuse) -> label (B, T, S or rows),
+    blank (B, len(blanks), T, rows), norm (B, T, rows). Logits are (B, T, rows, C), or packed (nodes, C) with `offsets` (B,).
+    `clamp` limits each logit's gradient; `reuse` writes gradients over the logits.
+simple_scores(lm (B, S + 1, C), am (B, T, C), symbols, boundary, blank) -> label (B, T, S), blank (B, T, S + 1), and what
+    backward needs
+joiner_scores(enc (B, T, H), dec (B, S + 1, H), weight (C, H), bias (C), ...) -> joint_scores of Linear(tanh(enc + dec)), of
+    which `rows_at_once` rows exist at a time
+prune_ranges(label_occupancy, blank_occupancy, boundary, s_range, max_step) -> begin
+
+Second derivatives are those of `reference`: exact, but computed node by node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
+from . import reference
+from ._shared import refuse_namesake, state_dtype, under_functorch
+
+NAMESPACE = "rnnkit_rnnt_loss"
+SOFTMAX, HAT, LOG_PROBS = range(3)
+
+
+def whole(boundary: Tensor | None, batch: int, symbols: int, frames: int, like: Tensor) -> Tensor:
+    """The boundary, or that of sequences without padding."""
+    if boundary is not None:
+        return boundary
+    return torch.tensor([[0, 0, symbols, frames]], device=like.device).expand(batch, 4).contiguous()
+
+
+def lattice(label: Tensor, blank: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The op; under torch.func, whose transforms cannot see into it, the reference, without occupancies."""
+    if under_functorch():
+        return _lattice_reference(label, blank, *options), label.new_empty(0), blank.new_empty(0)
+    return torch.ops.rnnkit_rnnt_loss.lattice(label, blank, *options)
+
+
+def joint_scores(logits: Tensor, symbols: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    """Labels and blanks, of the op or of the reference."""
+    if under_functorch():
+        return _joint_reference(logits, symbols, *options)
+    return torch.ops.rnnkit_rnnt_loss.joint_scores(logits, symbols, *options)[:2]
+
+
+def simple_scores(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int) -> tuple[Tensor, Tensor]:
+    """Labels and blanks, of the op or of the reference."""
+    if under_functorch():
+        return _simple_reference(lm, am, symbols, boundary, blank)
+    with torch.autocast(am.device.type, enabled=False):  # its product needs the precision of its inputs
+        return torch.ops.rnnkit_rnnt_loss.simple_scores(lm, am, symbols, boundary, blank)[:2]
+
+
+def _lattice_reference(
+    label: Tensor,
+    blank: Tensor,
+    label_durations: list[int],
+    blank_durations: list[int],
+    boundary: Tensor | None,
+    begin: Tensor | None,
+    label_end: bool,
+    viterbi: bool,
+    occupancies: bool,
+    label_weight: float,
+) -> Tensor:
+    if viterbi or label_weight != 1:
+        raise NotImplementedError("FastEmit and Viterbi paths have first derivatives only, and none under torch.func")
+    boundary = whole(boundary, blank.shape[0], label.shape[3], blank.shape[2], blank)
+    return reference.lattice(label, blank, label_durations, blank_durations, boundary, begin, label_end)
+
+
+def _joint_reference(
+    logits: Tensor,
+    symbols: Tensor,
+    boundary: Tensor | None,
+    begin: Tensor | None,
+    offsets: Tensor | None,
+    frames: int,
+    blanks: list[int],
+    mode: int,
+    clamp: float,
+    reuse: bool,
+) -> tuple[Tensor, Tensor]:
+    if clamp > 0 or reuse:
+        raise NotImplementedError("clamp and reuse_logits: first derivatives only, and none under torch.func")
+    boundary = whole(boundary, symbols.shape[0], symbols.shape[1], frames, logits)
+    if offsets is not None:
+        logits = reference.unpacked(logits, boundary, frames, symbols.shape[1])
+    label, blank = reference.joint_scores(logits, symbols, boundary, begin, blanks, reference.MODES[mode])
+    return label.to(state_dtype(logits)), blank.to(state_dtype(logits))
+
+
+def _simple_reference(
+    lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int
+) -> tuple[Tensor, Tensor]:
+    boundary = whole(boundary, am.shape[0], symbols.shape[1], am.shape[1], am)
+    label, blanks = reference.simple_scores(lm, am, symbols, boundary, blank)
+    return label.to(state_dtype(am)), blanks.to(state_dtype(am))
+
+
+def _joiner_reference(
+    enc: Tensor,
+    dec: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    symbols: Tensor,
+    boundary: Tensor | None,
+    begin: Tensor | None,
+    rows: int,
+    blank: int,
+    mode: int,
+    rows_at_once: int,
+) -> tuple[Tensor, Tensor]:
+    frames = enc.shape[1]
+    if begin is None:
+        joined = enc[:, :, None] + dec[:, None]
+    else:
+        s = (begin[:, :, None] + torch.arange(rows, device=begin.device)).clamp(max=dec.shape[1] - 1)
+        joined = enc[:, :, None] + dec[torch.arange(len(dec), device=begin.device)[:, None, None], s]
+    logits = torch.nn.functional.linear(joined.tanh(), weight, bias)
+    return _joint_reference(logits, symbols, boundary, begin, None, frames, [blank], mode, 0.0, False)
+
+
+def _gradients(
+    function: Callable[..., Any], inputs: list[Tensor], grads: list[Tensor | None], rest: tuple[Any, ...]
+) -> list[Tensor | None]:
+    """Gradients of the reference that can be differentiated again."""
+    with torch.enable_grad():
+        # views, so that each is an input of its own
+        views = [t.view_as(t) for t in inputs]
+        outputs = function(*views, *rest)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+        wanted = [v for v in views if v.requires_grad]
+        found = iter(
+            torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True)
+        )
+        return [next(found) if v.requires_grad else None for v in views]
+
+
+def _both(
+    label: Tensor | None, blank: Tensor | None, norm: Tensor, blanks: int, symbols: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of label and blank scores, zeros where nothing came of one; with `symbols`, there is no band."""
+    batch, frames, rows = norm.shape
+    if label is None:
+        label = norm.new_zeros(batch, frames, rows if symbols is None else symbols.shape[1])
+    if blank is None:
+        blank = norm.new_zeros(batch, blanks, frames, rows)
+    return label, blank
+
+
+def _chunks(frames: int, rows: int, rows_at_once: int) -> Iterator[tuple[int, int]]:
+    """(first, count) of groups of frames that have about so many rows."""
+    step = max(1, rows_at_once // max(rows, 1))
+    for first in range(0, frames, step):
+        yield first, min(step, frames - first)
+
+
+def register(namespace: str) -> None:
+    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
+    ops = getattr(torch.ops, namespace)
+
+    @torch.library.register_fake(f"{namespace}::lattice")
+    def _(label, blank, label_durations, blank_durations, boundary, begin, label_end, viterbi, occupancies, label_weight):  # type: ignore[no-untyped-def]
+        found = [t.new_empty(t.shape if occupancies else (0,)) for t in (label, blank)]
+        return blank.new_empty(blank.shape[0]), *found
+
+    def setup_lattice(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        label, blank, *options = inputs
+        ctx.options = [*options[:2], *options[4:]]
+        ctx.save_for_backward(label, blank, *options[2:4], *output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+
+    def lattice_backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Any, ...]:
+        label, blank, boundary, begin, label_occupancy, blank_occupancy = ctx.saved_tensors
+        nothing = [None] * 8
+        if torch.is_grad_enabled():
+            rest = (*ctx.options[:2], boundary, begin, *ctx.options[2:])
+            return *_gradients(_lattice_reference, [label, blank], [grad], rest), *nothing
+        scale = grad[:, None, None, None]
+        return scale * ctx.options[-1] * label_occupancy, scale * blank_occupancy, *nothing
+
+    torch.library.register_autograd(f"{namespace}::lattice", lattice_backward, setup_context=setup_lattice)
+
+    @torch.library.register_fake(f"{namespace}::joint_scores")
+    def _(logits, symbols, boundary, begin, offsets, frames, blanks, mode, clamp, reuse):  # type: ignore[no-untyped-def]
+        batch, dtype = symbols.shape[0], state_dtype(logits)
+        rows = symbols.shape[1] + 1 if offsets is not None else logits.shape[-2]
+        label = logits.new_empty(batch, frames, rows if begin is not None else symbols.shape[1], dtype=dtype)
+        return label, label.new_empty(batch, len(blanks), frames, rows), label.new_empty(batch, frames, rows)
+
+    @torch.library.register_fake(f"{namespace}::joint_scores_")
+    def _(*_):  # type: ignore[no-untyped-def]
+        return None
+
+    @torch.library.register_fake(f"{namespace}::joint_scores_backward")
+    def _(grad_label, grad_blank, logits, *_):  # type: ignore[no-untyped-def]
+        return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+    @torch.library.register_fake(f"{namespace}::joint_scores_backward_")
+    def _(*_):  # type: ignore[no-untyped-def]
+        return None
+
+    def setup_joint(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        logits, symbols, boundary, begin, offsets, *ctx.options = inputs
+        ctx.save_for_backward(logits, symbols, boundary, begin, offsets, output[2])
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[2])
+
+    def joint_backward(ctx: Any, grad_label: Tensor | None, grad_blank: Tensor | None, *_: None) -> tuple[Any, ...]:
+        logits, symbols, boundary, begin, offsets, norm = ctx.saved_tensors
+        _, blanks, mode, clamp, reuse = ctx.options
+        nothing = [None] * 9
+        if torch.is_grad_enabled():
+            rest = (symbols, boundary, begin, offsets, *ctx.options)
+            return *_gradients(_joint_reference, [logits], [grad_label, grad_blank], rest), *nothing
+        logits = logits.detach()
+        grads = _both(grad_label, grad_blank, norm, len(blanks), symbols if begin is None else None)
+        given = (*grads, logits, symbols, norm, boundary, begin, offsets)
+        if reuse:
+            ops.joint_scores_backward_(*given, 0, blanks, mode, clamp)
+            return logits, *nothing
+        return ops.joint_scores_backward(*given, blanks, mode, clamp), *nothing
+
+    torch.library.register_autograd(f"{namespace}::joint_scores", joint_backward, setup_context=setup_joint)
+
+    @torch.library.register_fake(f"{namespace}::simple_scores")
+    def _(lm, am, symbols, boundary, blank):  # type: ignore[no-untyped-def]
+        (batch, frames, classes), rows, dtype = am.shape, lm.shape[1], state_dtype(am)
+        shapes = [(frames, rows - 1), (frames, rows), (frames, rows), (rows, classes), (frames, classes), (rows,), (frames,)]
+        return tuple(am.new_empty(batch, *shape, dtype=dtype) for shape in shapes)
+
+    @torch.library.register_fake(f"{namespace}::simple_scores_backward")
+    def _(grad_label, grad_blank, lm, am, *_):  # type: ignore[no-untyped-def]
+        return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (lm, am)]
+
+    def setup_simple(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        lm, am, symbols, boundary, ctx.blank = inputs
+        ctx.save_for_backward(lm, am, symbols, boundary, *output[2:])
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[2:])
+
+    def simple_backward(ctx: Any, grad_label: Tensor | None, grad_blank: Tensor | None, *_: None) -> tuple[Any, ...]:
+        lm, am, symbols, boundary, *kept = ctx.saved_tensors
+        nothing = [None] * 3
+        if torch.is_grad_enabled():
+            rest = (symbols, boundary, ctx.blank)
+            return *_gradients(_simple_reference, [lm, am], [grad_label, grad_blank], rest), *nothing
+        with torch.autocast(am.device.type, enabled=False):
+            label, blanks = _both(grad_label, grad_blank if grad_blank is None else grad_blank[:, None], kept[0], 1, symbols)
+            grads = ops.simple_scores_backward(label, blanks[:, 0], lm, am, symbols, *kept, boundary, ctx.blank)
+        return *grads, *nothing
+
+    torch.library.register_autograd(f"{namespace}::simple_scores", simple_backward, setup_context=setup_simple)
+
+    @torch.library.register_fake(f"{namespace}::join")
+    def _(enc, dec, boundary, begin, rows, first, count):  # type: ignore[no-untyped-def]
+        return enc.new_empty(count, rows, enc.shape[2])
+
+    @torch.library.register_fake(f"{namespace}::join_backward_")
+    def _(*_):  # type: ignore[no-untyped-def]
+        return None
+
+    @torch.library.register_fake(f"{namespace}::prune_ranges")
+    def _(label, blank, boundary, s_range, max_step):  # type: ignore[no-untyped-def]
+        return boundary.new_empty(blank.shape[:2])
+
+    @torch.library.custom_op(f"{namespace}::joiner_scores", mutates_args=())
+    def joiner_scores(
+        enc: Tensor,
+        dec: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        symbols: Tensor,
+        boundary: Tensor | None,
+        begin: Tensor | None,
+        rows: int,
+        blank: int,
+        mode: int,
+        rows_at_once: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        found = _empty_scores(enc, symbols, begin, rows)
+        for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
+            hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
+            logits = torch.nn.functional.linear(hidden, weight, bias)
+            ops.joint_scores_(logits, symbols, boundary, begin, first, [blank], mode, *found)
+        return found
+
+    def _empty_scores(enc: Tensor, symbols: Tensor, begin: Tensor | None, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        batch, frames, dtype = enc.shape[0], enc.shape[1], state_dtype(enc)
+        label = enc.new_empty(batch, frames, rows if begin is not None else symbols.shape[1], dtype=dtype)
+        return label, label.new_empty(batch, 1, frames, rows), label.new_empty(batch, frames, rows)
+
+    @joiner_scores.register_fake
+    def _(enc, dec, weight, bias, symbols, boundary, begin, rows, *_):  # type: ignore[no-untyped-def]
+        return _empty_scores(enc, symbols, begin, rows)
+
+    @torch.library.custom_op(f"{namespace}::joiner_scores_backward", mutates_args=())
+    def joiner_scores_backward(
+        grad_label: Tensor,
+        grad_blank: Tensor,
+        enc: Tensor,
+        dec: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        symbols: Tensor,
+        norm: Tensor,
+        boundary: Tensor | None,
+        begin: Tensor | None,
+        rows: int,
+        blank: int,
+        mode: int,
+        rows_at_once: int,
+    ) -> list[Tensor]:
+        sums = [torch.zeros(t.shape, dtype=state_dtype(t), device=t.device) for t in (enc, dec, weight, bias)]
+        grad_enc, grad_dec, grad_weight, grad_bias = sums
+        for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
+            hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
+            logits = torch.nn.functional.linear(hidden, weight, bias)
+            given = (grad_label, grad_blank, logits, symbols, norm, boundary, begin, None)
+            ops.joint_scores_backward_(*given, first, [blank], mode, 0.0)
+            grads = logits.flatten(0, 1)
+            if grads.dtype == grad_weight.dtype:
+                grad_weight.addmm_(grads.T, hidden.flatten(0, 1))
+            else:
+                grad_weight += grads.T @ hidden.flatten(0, 1)
+            grad_bias += grads.sum(0, dtype=grad_bias.dtype)
+            ops.join_backward_((grads @ weight).view_as(hidden), hidden, boundary, begin, first, grad_enc, grad_dec)
+        return [s.to(t.dtype) for s, t in zip(sums, (enc, dec, weight, bias), strict=True)]
+
+    @joiner_scores_backward.register_fake
+    def _(grad_label, grad_blank, enc, dec, weight, bias, *_):  # type: ignore[no-untyped-def]
+        return [t.new_empty(t.shape) for t in (enc, dec, weight, bias)]
+
+    def setup_joiner(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, rows, blank, mode, rows_at_once = inputs
+        ctx.options = rows, blank, mode, rows_at_once
+        ctx.save_for_backward(*tensors, output[2])
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[2])
+
+    def joiner_backward(ctx: Any, grad_label: Tensor | None, grad_blank: Tensor | None, *_: None) -> tuple[Any, ...]:
+        *inputs, symbols, boundary, begin, norm = ctx.saved_tensors
+        nothing = [None] * 7
+        if torch.is_grad_enabled():
+            rest = (symbols, boundary, begin, *ctx.options)
+            return *_gradients(_joiner_reference, inputs, [grad_label, grad_blank], rest), *nothing
+        with torch.autocast(norm.device.type, enabled=False):
+            grads = _both(grad_label, grad_blank, norm, 1, symbols if begin is None else None)
+            given = (*grads, *inputs, symbols, norm, boundary, begin)
+            return *ops.joiner_scores_backward(*given, *ctx.options), *nothing
+
+    joiner_scores.register_autograd(joiner_backward, setup_context=setup_joiner)
+
+
+refuse_namesake("rnnt_loss")
+register(NAMESPACE)
