@@ -90,6 +90,7 @@ std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints labe
     p.label_frames = label.size(2);
     p.label_rows = label.size(3);
     p.label_end = label_end;
+    p.keeps = occupancies;
     p.viterbi = viterbi;
     p.score = score.mutable_data_ptr<scalar_t>();
     Engine::run(p, blank);

@@ -73,11 +73,11 @@ struct Lattice : Sequences {
   int max_diagonals;  // of the arcs
   Arc kinds[kMaxArcs];
   Nodes<const scalar_t> scores[kMaxArcs];
-  Nodes<scalar_t> occupancies[kMaxArcs];  // data null: not wanted
+  Nodes<scalar_t> occupancies[kMaxArcs];
+  bool keeps;                             // whether they are wanted
   int64_t label_frames, label_rows;       // of the labels' tensors: T or T + 1, S or the band's rows
   bool label_end;                         // whether a label may lead to frame t1
   bool viterbi;
-  double* work;     // what the backend needs: see Engine
   scalar_t* score;  // [B]
 
   RNNKIT_HOST_DEVICE int64_t frames_of(const Arc& arc) const { return arc.label ? label_frames : frames; }
@@ -166,9 +166,9 @@ struct Simple : Sequences {
   acc *grad_lm_acc, *grad_am_acc;  // the products with the weights, and the gradients where scalar_t is acc
   scalar_t *grad_lm, *grad_am;
 
-  // Below this, e^-80 or e^-700, what has underflowed in the exponentials could be missed.
-  static constexpr acc least() { return sizeof(acc) == 4 ? acc(1e-28) : acc(1e-280); }
-  static constexpr acc log_least() { return sizeof(acc) == 4 ? acc(-64.472382603833) : acc(-644.72382603833); }
+  // Below this, what has underflowed in the exponentials could be missed.
+  static constexpr acc kLeast = sizeof(acc) == 4 ? acc(1e-28) : acc(1e-280);
+  static constexpr acc kLogLeast = sizeof(acc) == 4 ? acc(-64.472382603833) : acc(-644.72382603833);
 };
 
 template <class scalar_t>

@@ -5,10 +5,13 @@
 
 namespace rnnkit::RNNKIT_TARGET {
 
+// kArcs: how many kinds of arcs there are; 0: as many as the problem has.
+template <int kArcs>
 class Diagonals {
   using M = Math<double>;
   using V = typename M::V;
   static constexpr int64_t kLanes = M::kLanes;
+  static constexpr int kMost = kArcs > 0 ? kArcs : kMaxArcs;
   static constexpr double kNone = -std::numeric_limits<double>::infinity();
 
  public:
@@ -18,8 +21,10 @@ class Diagonals {
         n0_(in_.t0 + in_.s0),
         count_(in_.t1 + in_.s1 - n0_ + 1),
         depth_(p.max_diagonals + 1),
+        arcs_(kArcs > 0 ? kArcs : p.arcs),
         low_(count_),
-        high_(count_) {
+        high_(count_),
+        base_(count_) {
     // The frames whose nodes reach diagonal n are those from `earliest` to `latest`: both only ever grow, by at most 1 a
     // diagonal, so that neighbours are never further apart than `depth_`.
     int64_t earliest = in_.t0, latest = in_.t0, widest = 0;
@@ -32,138 +37,161 @@ class Diagonals {
       widest = std::max(widest, high_[i] - low_[i]);
     }
     width_ = (widest + 2 * depth_ + 2 * kLanes + kLanes - 1) / kLanes * kLanes;
-    arcs_.assign(p.arcs * count_ * width_, kNone);
-    ring_.assign(depth_ * width_, kNone);
+    for (int64_t i = 0; i < count_; ++i) base_[i] = i * width_ - low_[i] + depth_;
+    scores_.assign((arcs_ * count_ + 1) * width_, kNone);
+    ring_.assign((depth_ + 1) * width_, kNone);
+    for (int a = 0; a < arcs_; ++a) diagonals_[a] = p.kinds[a].diagonals(), symbols_[a] = p.kinds[a].symbols();
   }
 
   template <class scalar_t>
   void solve(const Lattice<scalar_t>& p, int64_t b) {
-    for (int a = 0; a < p.arcs; ++a)
-      visit(p, b, a, [&](double& mine, int64_t t, int64_t k) { mine = p.scores[a].at(b, t, k); });
-    const double score = p.viterbi ? forward<true>(p) : forward<false>(p);
+    for (int a = 0; a < arcs_; ++a) {
+      visit(p, b, a, [&](int64_t t, int64_t k, int64_t count, const int64_t* base, double* mine) {
+        const auto& from = p.scores[a];
+        for (int64_t j = 0; j < count; ++j) mine[base[j] + j] = from.at(b, t, k + j);
+      });
+    }
+    const double score = p.viterbi ? forward<true>() : forward<false>();
     p.score[b] = static_cast<scalar_t>(score);
-    if (p.occupancies[0].data == nullptr) return;
-    backward(p, score != kNone);
-    for (int a = 0; a < p.arcs; ++a) {
-      const auto& out = p.occupancies[a];
-      const int64_t frames = p.frames_of(p.kinds[a]), rows = p.rows_of(p.kinds[a]);
-      for (int64_t t = 0; t < frames; ++t) std::fill_n(&out.at(b, t, 0), rows, scalar_t(0));
-      visit(p, b, a, [&](double mine, int64_t t, int64_t k) { out.at(b, t, k) = static_cast<scalar_t>(mine); });
+    if (!p.keeps) return;
+    backward(score != kNone);
+    for (int a = 0; a < arcs_; ++a) {
+      const auto& to = p.occupancies[a];
+      for (int64_t t = 0; t < p.frames_of(p.kinds[a]); ++t)
+        std::fill_n(&to.at(b, t, 0), p.rows_of(p.kinds[a]), scalar_t(0));
+      visit(p, b, a, [&](int64_t t, int64_t k, int64_t count, const int64_t* base, const double* mine) {
+        for (int64_t j = 0; j < count; ++j) to.at(b, t, k + j) = static_cast<scalar_t>(mine[base[j] + j]);
+      });
     }
   }
 
  private:
-  // f(place of the arc here, t, k) for each node that arc `a` leaves; a few frames at a time, because a node's neighbours in
-  // time lie in other rows here.
+  // f(t, k, count, base, mine) for each frame with nodes that arc `a` leaves: row k + j of it is at mine[base[j] + j].
   template <class scalar_t, class F>
   void visit(const Lattice<scalar_t>& p, int64_t b, int a, F f) {
-    constexpr int64_t kFrames = 8;
     const Arc& arc = p.kinds[a];
-    const int64_t rows = p.rows_of(arc);
-    for (int64_t begin = in_.t0; begin <= in_.t1; begin += kFrames) {
-      const int64_t end = std::min(begin + kFrames, in_.t1 + 1);
-      for (int64_t k = 0; k < rows; ++k) {
-        for (int64_t t = begin; t < end; ++t) {
-          if (t >= p.frames_of(arc)) break;
-          const int64_t s = k + (t < p.frames ? p.first_row(b, t) : 0);
-          if (s >= in_.s0 && s <= in_.s1 && p.leaves(arc, t, s, in_)) f(*at(a, t + s - n0_, s), t, k);
-        }
-      }
+    for (int64_t t = in_.t0; t < std::min(in_.t1 + 1, p.frames_of(arc)); ++t) {
+      if (!p.leaves(arc, t, in_.s0 - 1, in_)) continue;
+      const int64_t first = t < p.frames ? p.first_row(b, t) : 0;
+      const int64_t begin = std::max(in_.s0, first);
+      const int64_t end = std::min(in_.s1 + (arc.label ? 0 : 1), first + p.rows_of(arc));
+      if (begin < end) f(t, begin - first, end - begin, &base_[t + begin - n0_], scores_.data() + a * count_ * width_ + begin);
     }
   }
 
-  double* at(int a, int64_t i, int64_t s) { return arcs_.data() + (a * count_ + i) * width_ + s - low_[i] + depth_; }
-  double* ring(int64_t i, int64_t s) { return ring_.data() + i % depth_ * width_ + s - low_[i] + depth_; }
+  // What the arcs from diagonal i - diagonals_[a] to the nodes of diagonal i hold, at the symbol count of those nodes; where
+  // there are none, a row that nobody needs.
+  double* arcs_to(int a, int64_t i) {
+    const int64_t from = i - diagonals_[a];
+    return from < 0 ? spare(scores_.data() + arcs_ * count_ * width_, i) : row(a, from) - symbols_[a];
+  }
+  const double* nodes_to(int a, int64_t i) {
+    const int64_t from = i - diagonals_[a];
+    return from < 0 ? spare(ring_.data() + depth_ * width_, i) : ring(from) - symbols_[a];
+  }
+  double* spare(double* row, int64_t i) { return row - low_[i] + depth_; }
+  double* row(int a, int64_t i) { return scores_.data() + a * count_ * width_ + base_[i]; }
+  double* ring(int64_t i) { return ring_.data() + i % depth_ * width_ - low_[i] + depth_; }
   void clear_ring(int64_t i, double value) { std::fill_n(ring_.data() + i % depth_ * width_, width_, value); }
 
-  V inside(int64_t s, int64_t i, V x, double otherwise) const {  // x up to the diagonal's end
+  // f(s, keep) for the vectors of a diagonal; keep(x, otherwise) is x up to the diagonal's end.
+  template <class F>
+  RNNKIT_INLINE void for_vectors(int64_t i, F f) {
+    int64_t s = low_[i];
+    for (; s + kLanes <= high_[i]; s += kLanes) f(s, [](V x, double) { return x; });
+    if (s >= high_[i]) return;
     V lane;
     for (int l = 0; l < kLanes; ++l) lane[l] = l;
-    return M::select(lane < M::set(double(high_[i] - s)), x, M::set(otherwise));
+    const auto inside = lane < M::set(double(high_[i] - s));
+    f(s, [inside](V x, double otherwise) { return M::select(inside, x, M::set(otherwise)); });
   }
 
   // Leaves, in place of each arc's score, how probable it is that a path to the node it leads to comes over it.
-  template <bool viterbi, class Problem>
-  double forward(const Problem& p) {
-    double score = kNone;
+  template <bool viterbi>
+  double forward() {
+    const double lowest = -std::numeric_limits<double>::max();
     for (int64_t i = 0; i < count_; ++i) {
       clear_ring(i, kNone);
-      for (int64_t s = low_[i]; s < high_[i]; s += kLanes) {
-        V x[kMaxArcs], best = M::set(-std::numeric_limits<double>::max()), sum = M::set(0);
-        double* from[kMaxArcs];
-        int arcs = 0;
-        for (int a = 0; a < p.arcs; ++a) {
-          const int64_t source = i - p.kinds[a].diagonals();
-          if (source < 0) continue;
-          from[arcs] = at(a, source, s - p.kinds[a].symbols());
-          x[arcs] = M::load(ring(source, s - p.kinds[a].symbols())) + M::load(from[arcs]);
-          best = M::select(x[arcs] <= best, best, x[arcs]);  // NaN stays
-          ++arcs;
+      double* to = ring(i);
+      double* arcs[kMost];
+      const double* nodes[kMost];
+      for (int a = 0; a < arcs_; ++a) arcs[a] = arcs_to(a, i), nodes[a] = nodes_to(a, i);
+      const int count = kArcs > 0 ? kArcs : arcs_;
+      for_vectors(i, [&](int64_t s, auto keep) __attribute__((always_inline)) {
+        V x[kMost], best = M::set(lowest), alpha;
+        for (int a = 0; a < count; ++a) {
+          x[a] = M::load(nodes[a] + s) + M::load(arcs[a] + s);
+          best = M::select(x[a] <= best, best, x[a]);  // NaN stays
         }
-        V alpha;
         if constexpr (viterbi) {
           V none_yet = M::set(1);
-          for (int a = 0; a < arcs; ++a) {  // the first of the best
+          for (int a = 0; a < count; ++a) {  // the first of the best
             const V chosen = M::select(x[a] == best, none_yet, M::set(0));
             none_yet -= chosen;
-            M::store(from[a], inside(s, i, chosen, 0));
+            M::store(arcs[a] + s, keep(chosen, 0));
           }
-          alpha = M::select(best == M::set(-std::numeric_limits<double>::max()), M::set(kNone), best);
+          alpha = M::select(best == M::set(lowest), M::set(kNone), best);
         } else {
-          for (int a = 0; a < arcs; ++a) {
-            x[a] = M::exp(x[a] - best);
-            sum += x[a];
-          }
+          V sum = M::set(0);
+          for (int a = 0; a < count; ++a) sum += x[a] = M::exp(x[a] - best);
           const V scale = M::set(1) / M::select(sum == M::set(0), M::set(1), sum);
-          for (int a = 0; a < arcs; ++a) M::store(from[a], inside(s, i, x[a] * scale, 0));
+          for (int a = 0; a < count; ++a) M::store(arcs[a] + s, keep(x[a] * scale, 0));
           alpha = best + M::log(sum);
         }
-        M::store(ring(i, s), inside(s, i, alpha, kNone));
-      }
-      if (i == 0 && low_[0] == in_.s0 && high_[0] > in_.s0) *ring(0, in_.s0) = 0;
+        M::store(to + s, keep(alpha, kNone));
+      });
+      if (i == 0 && high_[0] > in_.s0) to[in_.s0] = 0;
     }
-    if (low_.back() <= in_.s1 && in_.s1 < high_.back()) score = *ring(count_ - 1, in_.s1);
-    return score;
+    return low_.back() <= in_.s1 && in_.s1 < high_.back() ? ring(count_ - 1)[in_.s1] : kNone;
   }
 
   // Replaces those probabilities by the occupancies; the ring holds those of nodes.
-  template <class Problem>
-  void backward(const Problem& p, bool reachable) {
+  void backward(bool reachable) {
     std::fill(ring_.begin(), ring_.end(), 0.0);
-    for (int64_t i = count_ - 1; i >= 0; --i) {
+    if (reachable) ring(count_ - 1)[in_.s1] = 1;
+    for (int64_t i = count_ - 2; i >= 0; --i) {
       clear_ring(i, 0);
-      if (i == count_ - 1) {
-        if (reachable) *ring(i, in_.s1) = 1;
-        continue;
+      double* to = ring(i);
+      double* arcs[kMost];
+      const double* nodes[kMost];
+      const int count = kArcs > 0 ? kArcs : arcs_;
+      for (int a = 0; a < count; ++a) {
+        const int64_t target = i + diagonals_[a];
+        arcs[a] = row(a, i);
+        nodes[a] = target < count_ ? ring(target) + symbols_[a] : spare(ring_.data() + depth_ * width_, i);
       }
-      for (int64_t s = low_[i]; s < high_[i]; s += kLanes) {
+      for_vectors(i, [&](int64_t s, auto keep) __attribute__((always_inline)) {
         V node = M::set(0);
-        for (int a = 0; a < p.arcs; ++a) {
-          const int64_t target = i + p.kinds[a].diagonals();
-          if (target >= count_) continue;
-          double* const mine = at(a, i, s);
-          const V reached = M::load(ring(target, s + p.kinds[a].symbols()));
-          const V occupancy = M::select(reached == M::set(0), M::set(0), M::load(mine) * reached);
-          M::store(mine, occupancy);
+        for (int a = 0; a < count; ++a) {
+          const V reached = M::load(nodes[a] + s);
+          const V occupancy = M::select(reached == M::set(0), M::set(0), M::load(arcs[a] + s) * reached);
+          M::store(arcs[a] + s, occupancy);
           node += occupancy;
         }
-        M::store(ring(i, s), inside(s, i, node, 0));
-      }
+        M::store(to + s, keep(node, 0));
+      });
     }
   }
 
   const Bounds in_;
   const int64_t n0_, count_, depth_;
-  std::vector<int64_t> low_, high_;
+  const int arcs_;
+  int diagonals_[kMost], symbols_[kMost];
+  std::vector<int64_t> low_, high_, base_;  // of each diagonal: its symbol counts, and where count 0 would be in its row
   int64_t width_;
-  std::vector<double> arcs_;  // [arcs, diagonals, width]
-  std::vector<double> ring_;  // [depth, width], of the nodes
+  std::vector<double> scores_;  // [arcs, diagonals, width], and a spare row
+  std::vector<double> ring_;    // [depth, width], of the nodes, and a spare row
 };
 
 template <class scalar_t>
 void run(const Lattice<scalar_t>& p) {
   torch::stable::parallel_for(0, p.batch, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) Diagonals(p, b).solve(p, b);
+    for (int64_t b = begin; b < end; ++b) {
+      if (p.arcs == 2)
+        Diagonals<2>(p, b).solve(p, b);
+      else
+        Diagonals<0>(p, b).solve(p, b);
+    }
   });
 }
 

@@ -95,7 +95,7 @@ void simple_scores(const Simple<scalar_t>& p) {
       }
       const acc am_blank = am[p.blank];
       for (int64_t s = in.s0; s <= in.s1; ++s) {
-        if (!(product[s] >= p.least())) norm[s] = exact_norm(p.lm + (b * p.rows + s) * p.classes, am, p.classes);
+        if (!(product[s] >= Simple<scalar_t>::kLeast)) norm[s] = exact_norm(p.lm + (b * p.rows + s) * p.classes, am, p.classes);
         blank[s] = of_blank[s] + am_blank - norm[s];
         if (s < in.s1) label[s] = of_label[s] + acc(am[p.targets[b * p.symbols + s]]) - norm[s];
       }
@@ -121,7 +121,7 @@ void simple_weights(const Simple<scalar_t>& p) {
       const int n = int(std::min<int64_t>(M::kLanes, in.s1 + 1 - s));
       const auto shift = M::load(max_lm + s, n) + p.max_am[frame] - M::load(norm + s, n);  // -log of the product
       const auto scaled = M::load(weight + s, n) * M::exp(shift);
-      M::store(weight + s, M::select(shift <= -p.log_least(), scaled, M::set(0)), n);
+      M::store(weight + s, M::select(shift <= -Simple<scalar_t>::kLogLeast, scaled, M::set(0)), n);
     }
   });
 }
@@ -154,7 +154,7 @@ RNNKIT_INLINE void add_node(const Simple<scalar_t>& p, int64_t b, int64_t t, int
   if (s < in.s1) grad[p.targets[b * p.symbols + s]] += label;
   grad[p.blank] += blank;
   const acc norm = p.norm[(b * p.frames + t) * p.rows + s];
-  if (p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm <= -p.log_least() || label + blank == 0) return;
+  if (p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm <= -Simple<scalar_t>::kLogLeast || label + blank == 0) return;
   const scalar_t* const lm = p.lm + (b * p.rows + s) * p.classes;
   const scalar_t* const am = p.am + (b * p.frames + t) * p.classes;
   for (int64_t v = 0; v < p.classes; ++v) grad[v] -= (label + blank) * std::exp(acc(lm[v]) + acc(am[v]) - norm);

@@ -119,17 +119,18 @@ def lattice(
     alpha: dict[tuple[int, int], Tensor] = {}
     for t in range(blank.shape[2] + 1):
         for s in range(symbols + 1):
+            here = (t0 <= t) & (t <= t1) & (s0 <= s) & (s <= s1)
             terms = [none]
             for i, d in enumerate(label_durations):
                 if (t - d, s - 1) in alpha and t - d < label.shape[2]:
-                    allowed = (alpha[t - d, s - 1] > -torch.inf) & ((t < t1) | label_end)
+                    allowed = here & (alpha[t - d, s - 1] > -torch.inf) & ((t < t1) | label_end)
                     terms.append(torch.where(allowed, alpha[t - d, s - 1] + label[:, i, t - d, s - 1], -torch.inf))
             for j, d in enumerate(blank_durations):
                 if (t - d, s) in alpha:
-                    allowed = alpha[t - d, s] > -torch.inf
+                    allowed = here & (alpha[t - d, s] > -torch.inf)
                     terms.append(torch.where(allowed, alpha[t - d, s] + blank[:, j, t - d, s], -torch.inf))
             node = torch.where((t == t0) & (s == s0), torch.zeros_like(none), log_sum_exp(terms))
-            alpha[t, s] = torch.where((t0 <= t) & (t <= t1) & (s0 <= s) & (s <= s1), node, -torch.inf)
+            alpha[t, s] = torch.where(here, node, -torch.inf)
     grid = torch.stack([torch.stack([alpha[t, s] for s in range(symbols + 1)]) for t in range(blank.shape[2] + 1)])
     return grid[t1, s1, torch.arange(len(t1), device=t1.device)]
 

@@ -1,0 +1,88 @@
+// CUDA kernels and their registration.
+// SPDX-License-Identifier: Apache-2.0
+#include <rnnkit/library.h>
+
+#include "../ops.h"
+#include "joint.h"
+#include "lattice.h"
+#include "simple.h"
+
+namespace rnnkit::cuda {
+
+inline dim3 blocks(int64_t count, int64_t each) {
+  const int64_t needed = (count + each - 1) / each;
+  STD_TORCH_CHECK(needed < (int64_t(1) << 31), "too many rows for one launch: ", count);
+  return dim3(unsigned(needed));
+}
+
+struct Engine {
+  template <class scalar_t>
+  static void run(const Lattice<scalar_t>& p, const Tensor& like) {
+    if (p.batch == 0) return;
+    const int64_t width = p.rows + p.max_diagonals + 1, shared = (p.max_diagonals + 1) * width * int64_t(sizeof(double));
+    STD_TORCH_CHECK(shared <= int64_t(device_properties(like.device()).shared_bytes), "lattice: ", p.rows - 1,
+                    " symbols are more than this GPU's shared memory can hold");
+    Launch shape{dim3(unsigned(p.batch)), dim3(unsigned(std::min<int64_t>((width + 31) / 32 * 32, kLatticeThreads))), size_t(shared)};
+    launch(p.arcs == 2 ? lattice_kernel<scalar_t, 2> : lattice_kernel<scalar_t, 0>, shape, like.device(),
+           LatticeLaunch<scalar_t>{p, int(width)});
+  }
+
+  template <class scalar_t>
+  static void run(const JointForward<scalar_t>& p, const Tensor& like) {
+    run_rows(joint_forward_kernel<scalar_t>, p, p.count * p.rows, kRowWarps, like);
+  }
+
+  template <class scalar_t>
+  static void run(const JointBackward<scalar_t>& p, const Tensor& like) {
+    run_rows(joint_backward_kernel<scalar_t>, p, p.count * p.rows, kRowWarps, like);
+  }
+
+  template <class scalar_t>
+  static void simple_exponentials(const Simple<scalar_t>& p, const Tensor& like) {
+    run_rows(exponentials_kernel<scalar_t>, Exponentials<scalar_t>{p, true}, p.batch * p.rows, kRowWarps, like);
+    run_rows(exponentials_kernel<scalar_t>, Exponentials<scalar_t>{p, false}, p.batch * p.frames, kRowWarps, like);
+  }
+
+  template <class scalar_t>
+  static void simple_scores(const Simple<scalar_t>& p, const Tensor& like) {
+    run_rows(simple_scores_kernel<scalar_t>, p, p.batch * p.frames * p.rows, kRowThreads, like);
+  }
+
+  template <class scalar_t>
+  static void simple_weights(const Simple<scalar_t>& p, const Tensor& like) {
+    run_rows(simple_weights_kernel<scalar_t>, p, p.batch * p.frames * p.rows, kRowThreads, like);
+  }
+
+  template <class scalar_t>
+  static void simple_gradients(const Simple<scalar_t>& p, const Tensor& like) {
+    run_rows(simple_gradients_kernel<scalar_t>, Exponentials<scalar_t>{p, true}, p.batch * p.rows, kRowWarps, like);
+    run_rows(simple_gradients_kernel<scalar_t>, Exponentials<scalar_t>{p, false}, p.batch * p.frames, kRowWarps, like);
+  }
+
+  template <class scalar_t>
+  static void run(const Join<scalar_t>& p, const Tensor& like) {
+    run_rows(join_kernel<scalar_t>, p, p.count * p.rows, 1, like);
+  }
+
+  template <class scalar_t>
+  static void run(const JoinBackward<scalar_t>& p, const Tensor& like) {
+    if (p.count == 0) return;
+    const int64_t sequences = (p.first + p.count - 1) / p.frames - p.first / p.frames + 1;
+    run_rows(join_backward_kernel<scalar_t>, p, p.count + sequences * (p.symbols + 1), 1, like);
+  }
+
+  template <class scalar_t>
+  static void run(const Ranges<scalar_t>& p, const Tensor& like) {
+    run_rows(ranges_kernel<scalar_t>, p, p.batch, 1, like);
+  }
+
+ private:
+  template <class Problem>
+  static void run_rows(void (*kernel)(Problem), const Problem& p, int64_t count, int64_t each, const Tensor& like) {
+    if (count > 0) launch(kernel, {blocks(count, each), dim3(kRowThreads)}, like.device(), p);
+  }
+};
+
+}  // namespace rnnkit::cuda
+
+RNNKIT_LIBRARY_IMPL(RNNKIT_CUDA_KEY, m) { RNNKIT_RNNT_OPS(m, rnnkit::cuda::Engine); }

@@ -1,0 +1,124 @@
+"""Random problems with poisoned padding, and what the reference makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from rnnt_loss import reference
+from torch import Tensor
+
+TYPES = ("regular", "modified", "constrained")
+# Loss and gradients against the reference: absolute, and relative to values above 1.
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+@dataclasses.dataclass
+class Problem:
+    """Tensors of a transducer: logits (B, T, S + 1, C), lm (B, S + 1, C), am (B, T, C), NaN outside of the boundary."""
+
+    logits: Tensor
+    lm: Tensor
+    am: Tensor
+    symbols: Tensor
+    boundary: Tensor
+    weights: Tensor  # (B,), of the losses
+
+    @staticmethod
+    def of(
+        frames: int = 7,
+        symbols: int = 4,
+        classes: int = 6,
+        *,
+        batch: int = 3,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+        boundary: Sequence[Sequence[int]] | None = None,
+        scale: float = 1.0,
+    ) -> Problem:
+        """Draws one, always the same. Without a boundary, sequences end at different times."""
+        torch.manual_seed(0)
+        if boundary is None:
+            ends = [(max(symbols - b, 0), max(frames - 2 * b, 1) if frames else 0) for b in range(batch)]
+            boundary = [[0, 0, s, t] for s, t in ends]
+        bounds = torch.tensor(boundary, device=device).view(batch, 4)
+        logits = scale * torch.randn(batch, frames, symbols + 1, classes, dtype=torch.float64)
+        lm = scale * torch.randn(batch, symbols + 1, classes, dtype=torch.float64)
+        am = scale * torch.randn(batch, frames, classes, dtype=torch.float64)
+        targets = torch.randint(0, classes, (batch, symbols))
+        logits, lm, am = (t.to(dtype).to(device) for t in (logits, lm, am))
+        valid = reference.inside(bounds, None, frames, symbols + 1)
+        logits = torch.where(valid[..., None], logits, torch.nan)
+        lm = torch.where(valid.any(1)[..., None], lm, torch.nan)
+        am = torch.where(valid.any(2)[..., None], am, torch.nan)
+        s = torch.arange(symbols)
+        inside = (s >= bounds[:, :1].cpu()) & (s < bounds[:, 2:3].cpu())
+        targets = torch.where(inside, targets, -7).to(device)
+        weights = torch.linspace(0.5, -1.5, batch, dtype=torch.float64).to(device)
+        return Problem(logits, lm, am, targets, bounds, weights)
+
+
+def reference_score(
+    label: Tensor, blank: Tensor, rnnt_type: str, boundary: Tensor, begin: Tensor | None = None, delay_penalty: float = 0.0
+) -> Tensor:
+    """The score of scores (B, T, S or rows), (B, 1, T, rows)."""
+    if rnnt_type == "constrained":
+        following = blank[:, 0, :, 1:]
+        label = label + (following if begin is None else torch.nn.functional.pad(following, (0, 1), value=-torch.inf))
+    if delay_penalty:
+        t = torch.arange(label.shape[1], device=label.device)[:, None]
+        label = label + delay_penalty * ((boundary[:, 3, None, None] - 1) / 2 - t)
+    duration = 0 if rnnt_type == "regular" else 1
+    return reference.lattice(label[:, None], blank, [duration], [1], boundary, begin, duration == 1)
+
+
+def compare(
+    run: Callable[..., Tensor],
+    oracle: Callable[..., Tensor],
+    leaves: Sequence[Tensor],
+    weights: Tensor,
+    tolerance: float | None = None,
+) -> None:
+    """run(*leaves) -> losses (B,), and their gradients, beside those of oracle(*leaves in float64)."""
+    mine = [t.detach().requires_grad_() for t in leaves]
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    loss, expected = run(*mine), oracle(*exact)
+    state = torch.float64 if leaves[0].dtype == torch.float64 else torch.float32
+    assert loss.dtype == state
+    tolerance = TOLERANCE[state] if tolerance is None else tolerance
+    torch.testing.assert_close(loss.double(), expected, rtol=tolerance, atol=tolerance)
+    grads = torch.autograd.grad((loss * weights.to(loss.dtype)).sum(), mine)
+    for grad, leaf, truth in zip(
+        grads, leaves, torch.autograd.grad((expected * weights).sum(), exact, allow_unused=True), strict=True
+    ):
+        truth = torch.zeros_like(leaf).double() if truth is None else truth
+        assert grad.dtype == leaf.dtype
+        close = max(tolerance, TOLERANCE[leaf.dtype])
+        torch.testing.assert_close(grad.double(), truth, rtol=close, atol=close)
+
+
+def all_paths(frames: int, symbols: int, rnnt_type: str) -> list[list[tuple[str, int, int]]]:
+    """Every path of a small lattice, as its arcs (kind, t, s)."""
+    paths = []
+    if rnnt_type == "regular":  # the last arc is a blank
+        for emits in itertools.combinations(range(frames + symbols - 1), symbols):
+            t = s = 0
+            path = []
+            for step in range(frames + symbols):
+                kind = "label" if step in emits else "blank"
+                path.append((kind, t, s))
+                t, s = (t, s + 1) if kind == "label" else (t + 1, s)
+            paths.append(path)
+    else:
+        for emits in itertools.combinations(range(frames), symbols):
+            s, path = 0, []
+            for t in range(frames):
+                path.append(("label" if t in emits else "blank", t, s))
+                if t in emits:
+                    if rnnt_type == "constrained":
+                        path.append(("blank", t, s + 1))
+                    s += 1
+            paths.append(path)
+    return paths
