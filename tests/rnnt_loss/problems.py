@@ -68,7 +68,7 @@ def reference_score(
         following = blank[:, 0, :, 1:]
         label = label + (following if begin is None else torch.nn.functional.pad(following, (0, 1), value=-torch.inf))
     if delay_penalty:
-        t = torch.arange(label.shape[1], device=label.device)[:, None]
+        t = torch.arange(label.shape[1], device=label.device, dtype=label.dtype)[:, None]
         label = label + delay_penalty * ((boundary[:, 3, None, None] - 1) / 2 - t)
     duration = 0 if rnnt_type == "regular" else 1
     return reference.lattice(label[:, None], blank, [duration], [1], boundary, begin, duration == 1)

@@ -1,0 +1,300 @@
+"""Every loss and its gradients against the float64 reference, with poisoned padding, on every backend."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import rnnt_loss as rl
+from rnnkit_common.testing import Backend, poisoned_outputs
+from rnnt_loss import reference
+from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
+from torch import nn
+
+from .problems import TYPES, Problem, compare, reference_score
+
+pytestmark = pytest.mark.kernels
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+@pytest.mark.parametrize("hat", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rnnt_loss(rnnt_type: str, hat: bool, dtype: torch.dtype, backend: Backend) -> None:
+    problem = Problem.of(dtype=dtype, device=backend.device)
+    symbols, boundary = problem.symbols, problem.boundary
+
+    def run(logits):
+        options = {"reduction": "none", "use_hat_loss": hat, "delay_penalty": 0.1}
+        with poisoned_outputs():
+            return rl.rnnt_loss(logits, symbols, 2, boundary, rnnt_type, **options)
+
+    def oracle(logits):
+        scores = reference.joint_scores(logits, symbols, boundary, None, [2], "hat" if hat else "softmax")
+        return -reference_score(*scores, rnnt_type, boundary, delay_penalty=0.1)
+
+    compare(run, oracle, [problem.logits], problem.weights)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 4, 7, 8, 31, 33, 64, 100, 255, 501])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_number_of_classes(classes: int, dtype: torch.dtype, backend: Backend) -> None:
+    problem = Problem.of(3, 2, classes, dtype=dtype, device=backend.device, scale=3)
+    symbols, boundary, blank = problem.symbols, problem.boundary, classes - 1
+
+    def oracle(logits):
+        return -reference_score(*reference.joint_scores(logits, symbols, boundary, None, [blank]), "regular", boundary)
+
+    compare(
+        lambda x: rl.rnnt_loss(x, symbols, -1, boundary, reduction="none"), oracle, [problem.logits], problem.weights
+    )
+
+
+@pytest.mark.parametrize("boundary", [[[0, 0, 0, 4]], [[0, 0, 0, 1]], [[2, 1, 4, 6]], [[0, 3, 4, 7]], [[0, 0, 4, 0]]], ids=str)
+def test_sequences_of_any_bounds(boundary: list[list[int]], backend: Backend) -> None:
+    """Among them no symbols, one frame, beginnings within the tensors, and no frames at all."""
+    problem = Problem.of(batch=1, boundary=boundary, device=backend.device)
+
+    def run(logits):
+        return rl.rnnt_loss(logits, problem.symbols, 0, problem.boundary, reduction="none", zero_infinity=True)
+
+    def oracle(logits):
+        scores = reference.joint_scores(logits, problem.symbols, problem.boundary, None, [0])
+        return -reference_score(*scores, "regular", problem.boundary).nan_to_num(neginf=0.0)
+
+    compare(run, oracle, [problem.logits], problem.weights)
+
+
+@pytest.mark.parametrize("shape", [(7, 0, 5), (1, 0, 3), (1, 3, 4), (0, 0, 2), (0, 3, 4)], ids=str)
+@pytest.mark.parametrize("batch", [0, 2])
+def test_empty_and_tiny_tensors(shape: tuple[int, int, int], batch: int, backend: Backend) -> None:
+    frames, symbols, classes = shape
+    bounds = [[0, 0, symbols, frames]] * batch
+    problem = Problem.of(frames, symbols, classes, batch=batch, boundary=bounds, device=backend.device)
+    logits = problem.logits.requires_grad_()
+    loss = rl.rnnt_loss(logits, problem.symbols, 0, reduction="none")
+    scores = reference.joint_scores(logits, problem.symbols, problem.boundary, None, [0])
+    if batch and frames:
+        torch.testing.assert_close(loss, -reference_score(*scores, "regular", problem.boundary))
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_simple_loss(rnnt_type: str, dtype: torch.dtype, backend: Backend) -> None:
+    problem = Problem.of(dtype=dtype, device=backend.device)
+    symbols, boundary = problem.symbols, problem.boundary
+
+    def run(lm, am):
+        with poisoned_outputs():
+            return rl.rnnt_loss_simple(lm, am, symbols, 1, boundary, rnnt_type, reduction="none")
+
+    def oracle(lm, am):
+        label, blank = reference.simple_scores(lm, am, symbols, boundary, 1)
+        return -reference_score(label, blank[:, None], rnnt_type, boundary)
+
+    compare(run, oracle, [problem.lm, problem.am], problem.weights)
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 45.0), (torch.float32, 300.0), (torch.float64, 900.0)])
+def test_simple_loss_where_the_product_of_exponentials_underflows(
+    dtype: torch.dtype, apart: float, backend: Backend
+) -> None:
+    """lm and am peak on different classes, twice `apart` from each other."""
+    problem = Problem.of(9, 5, 40, batch=2, dtype=dtype, device=backend.device)
+    lm, am = problem.lm.clone(), problem.am.clone()
+    lm[..., 3] += apart
+    am[..., 4] += apart
+    am[:, 2] = am[:, 1]
+    lm[0, 1] -= apart  # elsewhere it does not
+    symbols, boundary = problem.symbols, problem.boundary
+
+    def oracle(lm, am):
+        label, blank = reference.simple_scores(lm, am, symbols, boundary, 1)
+        return -reference_score(label, blank[:, None], "regular", boundary)
+
+    run = lambda lm, am: rl.rnnt_loss_simple(lm, am, symbols, 1, boundary, reduction="none")
+    # scores are differences of numbers so large: their rounding shows, whoever computes them
+    tolerance = 1e-11 if dtype == torch.float64 else 1e-5 if apart < 100 else 5e-4
+    compare(run, oracle, [lm, am], problem.weights, tolerance)
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+@pytest.mark.parametrize("scales", [(0.25, 0.0), (0.0, 0.3), (0.1, 0.1)])
+def test_smoothed_loss(rnnt_type: str, scales: tuple[float, float], backend: Backend) -> None:
+    problem = Problem.of(device=backend.device)
+    symbols, boundary = problem.symbols, problem.boundary
+    lm_only, am_only = scales
+
+    def oracle(lm, am):
+        valid = reference.inside(boundary, None, am.shape[1], lm.shape[1])
+        rows, frames = valid.any(1)[..., None], valid.any(2)[..., None]
+        lm, am = torch.where(rows, lm, 0.0), torch.where(frames, am, 0.0)
+        q = (lm.softmax(-1) * rows).sum((0, 1)) / rows.sum()
+        parts = [am[:, :, None] + lm[:, None], lm[:, None].expand(-1, am.shape[1], -1, -1), (am + q.log())[:, :, None]]
+        parts[2] = parts[2].expand(-1, -1, lm.shape[1], -1)
+        pairs = [reference.joint_scores(part, symbols, boundary, None, [1]) for part in parts]
+        weights = (1 - lm_only - am_only, lm_only, am_only)
+        label, blank = (
+            sum(w * pair[i].masked_fill(pair[0 if i == 0 else 1] == -torch.inf, -1e5) for w, pair in zip(weights, pairs, strict=True))
+            for i in (0, 1)
+        )
+        return -reference_score(label, blank, rnnt_type, boundary)
+
+    run = lambda lm, am: rl.rnnt_loss_smoothed(lm, am, symbols, 1, lm_only, am_only, boundary, rnnt_type, reduction="none")
+    compare(run, oracle, [problem.lm, problem.am], problem.weights)
+
+
+def band(problem: Problem, rnnt_type: str, s_range: int) -> torch.Tensor:
+    lm, am = (t.nan_to_num().float() for t in (problem.lm, problem.am))
+    _, occupancies = rl.rnnt_loss_simple(lm, am, problem.symbols, 0, problem.boundary, rnnt_type, return_grad=True)
+    return rl.get_rnnt_prune_ranges(*occupancies, problem.boundary, s_range)
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+@pytest.mark.parametrize("hat", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_pruned_loss(rnnt_type: str, hat: bool, dtype: torch.dtype, backend: Backend) -> None:
+    problem = Problem.of(10, 6, dtype=dtype, device=backend.device)
+    symbols, boundary = problem.symbols, problem.boundary
+    ranges = band(problem, rnnt_type, 3)
+    begin = ranges[..., 0].contiguous()
+    logits = problem.logits.gather(2, ranges[..., None].expand(-1, -1, -1, problem.logits.shape[3]))
+
+    def run(logits):
+        options = {"reduction": "none", "use_hat_loss": hat, "delay_penalty": 0.1}
+        with poisoned_outputs():
+            return rl.rnnt_loss_pruned(logits, symbols, ranges, 1, boundary, rnnt_type, **options)
+
+    def oracle(logits):
+        scores = reference.joint_scores(logits, symbols, boundary, begin, [1], "hat" if hat else "softmax")
+        return -reference_score(*scores, rnnt_type, boundary, begin, delay_penalty=0.1)
+
+    compare(run, oracle, [logits], problem.weights)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("rows_at_once", [1, 7, 10**6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_fused_joiner(pruned: bool, rows_at_once: int, dtype: torch.dtype, backend: Backend) -> None:
+    """The Linear after a tanh, and any callable, against the joiner and its loss one after the other."""
+    problem = Problem.of(8, 5, dtype=dtype, device=backend.device)
+    symbols, boundary = problem.symbols, problem.boundary
+    linear = nn.Linear(6, 9).to(backend.device, dtype)
+    ranges = band(problem, "regular", 3) if pruned else None
+    joiner = lambda am, lm: linear(torch.tanh(am + lm))
+
+    def losses(am, lm, how):
+        options = {"reduction": "none", "delay_penalty": 0.1}
+        if how == "in turn":
+            am, lm = am.nan_to_num(), lm.nan_to_num()
+            if not pruned:
+                return rl.rnnt_loss(joiner(am[:, :, None], lm[:, None]), symbols, 1, boundary, **options)
+            return rl.rnnt_loss_pruned(joiner(*rl.do_rnnt_pruning(am, lm, ranges)), symbols, ranges, 1, boundary, **options)
+        options["rows_at_once"] = rows_at_once
+        output = linear if how == "linear" else joiner
+        if how == "callable":  # what a joiner makes of NaN is its own affair
+            am, lm = am.nan_to_num(), lm.nan_to_num()
+        with poisoned_outputs():
+            if not pruned:
+                return rl.rnnt_loss_fused(am, lm, output, symbols, 1, boundary, **options)
+            return rl.rnnt_loss_pruned_fused(am, lm, output, symbols, ranges, 1, boundary, **options)
+
+    results = []
+    for how in ("in turn", "linear", "callable"):
+        leaves = [t.detach().requires_grad_() for t in (problem.am, problem.lm)]
+        loss = losses(*leaves, how)
+        grads = torch.autograd.grad((loss * problem.weights.to(dtype)).sum(), [*leaves, *linear.parameters()])
+        results.append([loss, *grads])
+    tolerance = 1e-11 if dtype == torch.float64 else 1e-5
+    for other in results[1:]:
+        for a, e in zip(other, results[0], strict=True):
+            torch.testing.assert_close(a, e, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rnnt_type", TYPES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_packed_logits(rnnt_type: str, dtype: torch.dtype, backend: Backend) -> None:
+    bounds = [[0, 0, 4, 7], [1, 2, 3, 6], [0, 0, 0, 5], [2, 0, 4, 3]]
+    problem = Problem.of(batch=4, boundary=bounds, dtype=dtype, device=backend.device)
+    logits = problem.logits.detach().requires_grad_()
+
+    def pack(x):
+        return torch.cat([x[b, t0:t1, s0 : s1 + 1].flatten(0, 1) for b, (s0, t0, s1, t1) in enumerate(bounds)])
+
+    expected = rl.rnnt_loss(logits, problem.symbols, 0, problem.boundary, rnnt_type, reduction="none")
+    given = pack(problem.logits).requires_grad_()
+    with poisoned_outputs():
+        loss = rl.rnnt_loss_packed(given, problem.symbols, 0, problem.boundary, rnnt_type, reduction="none")
+        torch.testing.assert_close(loss, expected)
+        (grad,) = torch.autograd.grad((loss * problem.weights.to(loss.dtype)).sum(), given)
+    (truth,) = torch.autograd.grad((expected * problem.weights.to(loss.dtype)).sum(), logits)
+    torch.testing.assert_close(grad, pack(truth))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_over_the_logits(dtype: torch.dtype, backend: Backend) -> None:
+    problem = Problem.of(dtype=dtype, device=backend.device)
+    grads = []
+    for reuse in (False, True):
+        leaf = problem.logits.detach().requires_grad_()
+        logits = leaf.clone()
+        loss = rl.rnnt_loss(logits, problem.symbols, 0, problem.boundary, reduction="sum", reuse_logits=reuse)
+        grads.append(torch.autograd.grad(loss, leaf)[0])
+        assert reuse == torch.equal(logits, grads[-1])
+    assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize("clamp", [-1.0, 0.02])
+@pytest.mark.parametrize("fused", [True, False])
+def test_torchaudio_options(clamp: float, fused: bool, backend: Backend) -> None:
+    """The clamp applies before what reaches the loss; without fused_log_softmax the logits are log-probabilities."""
+    problem = Problem.of(device=backend.device)
+    lengths = (problem.boundary[:, 3].int(), problem.boundary[:, 2].int())
+    leaf = problem.logits.detach().requires_grad_()
+    loss = torchaudio_loss(leaf, problem.symbols.int(), *lengths, 2, clamp, "none", fused)
+    exact = problem.logits.detach().requires_grad_()
+    scores = reference.joint_scores(
+        exact, problem.symbols, problem.boundary, None, [2], "softmax" if fused else "log_probs"
+    )
+    truth = -reference_score(*scores, "regular", problem.boundary)
+    torch.testing.assert_close(loss, truth)
+    (grad,) = torch.autograd.grad((loss * problem.weights).sum(), leaf)
+    (expected,) = torch.autograd.grad(truth.sum(), exact)
+    if clamp > 0:
+        assert (expected.abs() > clamp).any()
+        expected = expected.clamp(-clamp, clamp)
+    torch.testing.assert_close(grad, expected * problem.weights[:, None, None, None])
+
+
+@pytest.mark.parametrize("frames_symbols", [(12, 9), (40, 7), (3, 2), (33, 0), (70, 31)], ids=str)
+@pytest.mark.parametrize("rnnt_type", ["regular", "modified"])
+def test_prune_ranges(frames_symbols: tuple[int, int], rnnt_type: str, backend: Backend) -> None:
+    frames, symbols = frames_symbols
+    problem = Problem.of(frames, symbols, device=backend.device)
+    lm, am = problem.lm, problem.am
+    _, (px, py) = rl.rnnt_loss_simple(lm, am, problem.symbols, 0, problem.boundary, rnnt_type, return_grad=True)
+    regular = rnnt_type == "regular"
+    for s_range in (2, 3, 5):
+        ranges = rl.get_rnnt_prune_ranges(px, py, problem.boundary, s_range)
+        rows = min(s_range, symbols + 1)
+        assert ranges.shape == (3, frames, rows)
+        begin = reference.prune_ranges(
+            px.transpose(1, 2), py.transpose(1, 2), problem.boundary, rows, rows - 1 if regular else 1
+        )
+        assert torch.equal(ranges, begin[..., None] + torch.arange(rows, device=begin.device))
+        assert (ranges[:, 0, 0] == 0).all()
+        steps = ranges[:, 1:, 0] - ranges[:, :-1, 0]
+        assert ((steps >= 0) & (steps <= (rows - 1 if regular else 1))).all()
+        for b, (_, _, s1, t1) in enumerate(problem.boundary.tolist()):
+            assert ranges[b, t1 - 1, -1] >= s1 or not regular
+
+
+def test_fewer_rows_than_a_path_needs_are_raised_with_a_warning() -> None:
+    problem = Problem.of(2, 8, batch=1)
+    _, grads = rl.rnnt_loss_simple(problem.lm, problem.am, problem.symbols, 0, problem.boundary, return_grad=True)
+    with pytest.warns(UserWarning, match="s_range: 3 rows a frame cannot reach all symbols, 5 are taken"):
+        ranges = rl.get_rnnt_prune_ranges(*grads, problem.boundary, 3)
+    assert ranges.shape == (1, 2, 5)
+    logits = problem.logits.gather(2, ranges[..., None].expand(-1, -1, -1, 6))
+    assert rl.rnnt_loss_pruned(logits, problem.symbols, ranges, 0, problem.boundary).isfinite()
