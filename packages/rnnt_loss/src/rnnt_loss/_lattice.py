@@ -141,7 +141,7 @@ def solve(
     duration = 0 if rnnt_type == "regular" else 1
     arcs = ([duration], [1], boundary, begin, duration > 0, viterbi, wanted, 1 + fastemit_lambda)
     score, *found = _ops.lattice(label[:, None], blank[:, None], *arcs)
-    return score, *(t[:, 0] if wanted else t for t in found)
+    return score, *(t[:, 0] if t.dim() == 4 else t for t in found)
 
 
 def reduce(score: Tensor, reduction: str, zero_infinity: bool = False) -> Tensor:

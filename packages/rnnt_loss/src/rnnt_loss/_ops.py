@@ -8,8 +8,9 @@ Importing this module loads the compiled library. Nodes are laid out as in `refe
 
 lattice(label (B, NL, T or T + 1, S or rows), blank (B, NB, T, rows), ...) -> score (B,), and the occupancies of label and blank
     in their shapes, or (0,) unless `occupancies`. `label_weight` multiplies the labels' gradients alone (FastEmit).
-joint_scores(logits, symbols, boundary, begin, offsets, frames, blanks, mode, clamp, reuse) -> label (B, T, S or rows),
+joint_scores(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, reuse) -> label (B, T, S or rows),
     blank (B, len(blanks), T, rows), norm (B, T, rows). Logits are (B, T, rows, C), or packed (nodes, C) with `offsets` (B,).
+    `kind` is the index of one of reference.MODES.
     `clamp` limits each logit's gradient; `reuse` writes gradients over the logits.
 simple_scores(lm (B, S + 1, C), am (B, T, C), symbols, boundary, blank) -> label (B, T, S), blank (B, T, S + 1), and what
     backward needs
@@ -187,9 +188,11 @@ def register(namespace: str) -> None:
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
 
-    def lattice_backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Any, ...]:
+    def lattice_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
         label, blank, boundary, begin, label_occupancy, blank_occupancy = ctx.saved_tensors
         nothing = [None] * 8
+        if grad is None:
+            return None, None, *nothing
         if torch.is_grad_enabled():
             rest = (*ctx.options[:2], boundary, begin, *ctx.options[2:])
             return *_gradients(_lattice_reference, [label, blank], [grad], rest), *nothing
@@ -199,7 +202,7 @@ def register(namespace: str) -> None:
     torch.library.register_autograd(f"{namespace}::lattice", lattice_backward, setup_context=setup_lattice)
 
     @torch.library.register_fake(f"{namespace}::joint_scores")
-    def _(logits, symbols, boundary, begin, offsets, frames, blanks, mode, clamp, reuse):  # type: ignore[no-untyped-def]
+    def _(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, reuse):  # type: ignore[no-untyped-def]
         batch, dtype = symbols.shape[0], state_dtype(logits)
         rows = symbols.shape[1] + 1 if offsets is not None else logits.shape[-2]
         label = logits.new_empty(batch, frames, rows if begin is not None else symbols.shape[1], dtype=dtype)
@@ -292,14 +295,14 @@ def register(namespace: str) -> None:
         begin: Tensor | None,
         rows: int,
         blank: int,
-        mode: int,
+        kind: int,
         rows_at_once: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         found = _empty_scores(enc, symbols, begin, rows)
         for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
             hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
             logits = torch.nn.functional.linear(hidden, weight, bias)
-            ops.joint_scores_(logits, symbols, boundary, begin, first, [blank], mode, *found)
+            ops.joint_scores_(logits, symbols, boundary, begin, first, [blank], kind, *found)
         return found
 
     def _empty_scores(enc: Tensor, symbols: Tensor, begin: Tensor | None, rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -325,7 +328,7 @@ def register(namespace: str) -> None:
         begin: Tensor | None,
         rows: int,
         blank: int,
-        mode: int,
+        kind: int,
         rows_at_once: int,
     ) -> list[Tensor]:
         sums = [torch.zeros(t.shape, dtype=state_dtype(t), device=t.device) for t in (enc, dec, weight, bias)]
@@ -334,7 +337,7 @@ def register(namespace: str) -> None:
             hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
             logits = torch.nn.functional.linear(hidden, weight, bias)
             given = (grad_label, grad_blank, logits, symbols, norm, boundary, begin, None)
-            ops.joint_scores_backward_(*given, first, [blank], mode, 0.0)
+            ops.joint_scores_backward_(*given, first, [blank], kind, 0.0)
             grads = logits.flatten(0, 1)
             if grads.dtype == grad_weight.dtype:
                 grad_weight.addmm_(grads.T, hidden.flatten(0, 1))
