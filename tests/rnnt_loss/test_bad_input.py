@@ -1,0 +1,128 @@
+"""Bad input is refused in words that name the argument, what was given and what is accepted; it never crashes."""
+
+from __future__ import annotations
+
+import pytest
+import rnnt_loss as rl
+import torch
+from rnnt_loss import MultiblankRNNTLoss, TDTLoss
+from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
+from torch import nn
+
+pytestmark = pytest.mark.kernels
+
+X, LM, AM = torch.randn(2, 6, 4, 5), torch.randn(2, 4, 5), torch.randn(2, 6, 5)
+Y = torch.randint(0, 5, (2, 3))
+PX, PY = torch.rand(2, 3, 7), torch.rand(2, 4, 6)
+RANGES = torch.arange(2).expand(2, 6, 2).contiguous()
+P = torch.randn(2, 6, 2, 5)
+LINEAR = nn.Linear(5, 7)
+
+
+def bounds(*rows: list[int]) -> torch.Tensor:
+    return torch.tensor(rows)
+
+
+GOOD = bounds([0, 0, 3, 6], [0, 0, 3, 6])
+ENDS = (torch.tensor([6, 6]), torch.tensor([3, 3]))
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "call"),
+    [
+        (ValueError, r"logits: expected shape \(B, T, S \+ 1, C\), got \[6, 4, 5\]", lambda: rl.rnnt_loss(X[0], Y, 0)),
+        (ValueError, r"logits: expected shape .*, frames before symbols, for symbols \(B, S\) = \[2, 3\], got \[2, 4, 6, 5\]", lambda: rl.rnnt_loss(X.transpose(1, 2), Y, 0)),
+        (TypeError, "logits: expected float64, float32, float16 or bfloat16, got torch.int64", lambda: rl.rnnt_loss(X.long(), Y, 0)),
+        (TypeError, "symbols: expected integers, got torch.float32", lambda: rl.rnnt_loss(X, Y.float(), 0)),
+        (ValueError, r"symbols: expected values within 0..4, got 5 at \[1, 0\]", lambda: rl.rnnt_loss(X, torch.tensor([[0, 1, 2], [5, 0, 0]]), 0)),
+        (ValueError, r"symbols: expected values within 0..4, got -1 at \[0, 1\]", lambda: rl.rnnt_loss_simple(LM, AM, torch.tensor([[0, -1, 2], [0, 0, 0]]), 0)),
+        (ValueError, "symbols: expected device cpu, got meta|symbols: expected device cpu or cpu, got meta", lambda: rl.rnnt_loss(X, Y.to("meta"), 0)),
+        (ValueError, "termination_symbol: expected a class within 0..4, got 5", lambda: rl.rnnt_loss(X, Y, 5)),
+        (ValueError, "termination_symbol: expected a class within 0..4, got -6", lambda: rl.rnnt_loss_simple(LM, AM, Y, -6)),
+        (ValueError, r"boundary: expected shape \[2, 4\], got \[2, 3\]", lambda: rl.rnnt_loss(X, Y, 0, GOOD[:, :3])),
+        (TypeError, "boundary: expected integers, got torch.float32", lambda: rl.rnnt_loss(X, Y, 0, GOOD.float())),
+        (ValueError, r"boundary: expected .* symbols within 0..3 and frames within 0..6, got \[0, 0, 4, 6\] at 1", lambda: rl.rnnt_loss(X, Y, 0, bounds([0, 0, 3, 6], [0, 0, 4, 6]))),
+        (ValueError, r"boundary: .* got \[0, 0, 3, 7\] at 0", lambda: rl.rnnt_loss_simple(LM, AM, Y, 0, bounds([0, 0, 3, 7], [0, 0, 3, 6]))),
+        (ValueError, r"boundary: .* got \[2, 0, 1, 6\] at 0", lambda: rl.rnnt_loss(X, Y, 0, bounds([2, 0, 1, 6], [0, 0, 3, 6]))),
+        (ValueError, r"boundary: .* got \[-1, 0, 1, 6\] at 0", lambda: rl.mutual_information_recursion(PX, PY, bounds([-1, 0, 1, 6], [0, 0, 3, 6]))),
+        (ValueError, "rnnt_type: expected one of 'regular', 'modified', 'constrained', got 'fast'", lambda: rl.rnnt_loss(X, Y, 0, rnnt_type="fast")),
+        (ValueError, "reduction: expected one of 'none', 'mean', 'sum', got 'avg'", lambda: rl.rnnt_loss(X, Y, 0, reduction="avg")),
+        (ValueError, "reduction: expected one of 'none', 'mean', 'sum', got None", lambda: rl.rnnt_loss_simple(LM, AM, Y, 0, reduction=None)),
+        (ValueError, "reuse_logits: expected logits that a joiner computed", lambda: rl.rnnt_loss(X.clone().requires_grad_(), Y, 0, reuse_logits=True)),
+        (ValueError, r"emission_window: expected shape \[2, 3, 2\], got \[2, 3\]", lambda: rl.rnnt_loss(X, Y, 0, emission_window=Y)),
+        (ValueError, r"lm: expected shape \(B, S \+ 1, C\) for am \(B, T, C\) = \[2, 6, 5\], got \[2, 4, 4\]", lambda: rl.rnnt_loss_simple(LM[..., 1:], AM, Y, 0)),
+        (TypeError, "lm: expected am's torch.float32, got torch.float64", lambda: rl.rnnt_loss_simple(LM.double(), AM, Y, 0)),
+        (ValueError, "lm: expected am's device cpu, got meta", lambda: rl.rnnt_loss_simple(LM.to("meta"), AM, Y, 0)),
+        (ValueError, r"am: expected shape \(B, T, C\), got \[6, 5\]", lambda: rl.rnnt_loss_simple(LM, AM[0], Y, 0)),
+        (ValueError, r"symbols: expected shape \[2, 3\], got \[2, 2\]", lambda: rl.rnnt_loss_simple(LM, AM, Y[:, 1:], 0)),
+        (ValueError, r"ranges: expected shape \[2, 6, 2\], got \[2, 6, 1\]", lambda: rl.rnnt_loss_pruned(P, Y, RANGES[..., :1], 0)),
+        (ValueError, "ranges: expected consecutive symbol positions", lambda: rl.rnnt_loss_pruned(P, Y, RANGES * 2, 0)),
+        (ValueError, "ranges: expected values within 0..3, got 3..4", lambda: rl.rnnt_loss_pruned(P, Y, RANGES + 3, 0)),
+        (RuntimeError, "ranges.* may not begin below 0, nor fall over time", lambda: rl.rnnt_loss_pruned(P, Y, RANGES + torch.tensor([0, 1, 2, 1, 0, 0])[:, None], 0)),
+        (ValueError, r"symbols: expected shape \[2, S\], got \[3\]", lambda: rl.rnnt_loss_pruned(P, Y[0], RANGES, 0)),
+        (ValueError, "s_range: expected at least 2, got 1", lambda: rl.get_rnnt_prune_ranges(PX, PY, GOOD, 1)),
+        (ValueError, "s_range: expected at least 1, got 0", lambda: rl.get_rnnt_prune_ranges(PX[..., 1:], PY, GOOD, 0)),
+        (ValueError, r"py_grad: expected shape .*, got \[2, 3, 6\] for \[2, 3, 7\]", lambda: rl.get_rnnt_prune_ranges(PX, PY[:, 1:], GOOD, 2)),
+        (TypeError, "px_grad: expected float32 or float64, got torch.bfloat16", lambda: rl.get_rnnt_prune_ranges(PX.bfloat16(), PY, GOOD, 2)),
+        (ValueError, r"py: expected shape .*, got \[2, 4, 4\] for \[2, 3, 7\]", lambda: rl.mutual_information_recursion(PX, PY[..., 2:])),
+        (TypeError, "py: expected torch.float32 on cpu, got torch.float64 on cpu", lambda: rl.mutual_information_recursion(PX, PY.double())),
+        (TypeError, "px: expected float32 or float64, got torch.float16", lambda: rl.mutual_information_recursion(PX.half(), PY.half())),
+        (ValueError, "px and py: expected as many of each, and at least one, got 1 and 2", lambda: rl.joint_mutual_information_recursion([PX], [PY, PY])),
+        (ValueError, r"ranges: expected shape \[2, 6, 's_range'\], got \[2, 5, 2\]", lambda: rl.do_rnnt_pruning(AM, LM, RANGES[:, 1:])),
+        (ValueError, "ranges: expected values within 0..3", lambda: rl.do_rnnt_pruning(AM, LM, RANGES + 3)),
+        (ValueError, "am and lm: expected the joiner's width 5, got 4 and 5", lambda: rl.rnnt_loss_fused(AM[..., 1:], LM, LINEAR, Y, 0)),
+        (TypeError, "joiner.weight: expected am's torch.float64 on cpu, got torch.float32", lambda: rl.rnnt_loss_fused(AM.double(), LM.double(), LINEAR, Y, 0)),
+        (ValueError, "rows_at_once: expected at least 1, got 0", lambda: rl.rnnt_loss_fused(AM, LM, LINEAR, Y, 0, rows_at_once=0)),
+        (ValueError, "lm: expected 2 sequences, as am has", lambda: rl.rnnt_loss_fused(AM, LM[:1], LINEAR, Y, 0)),
+        (ValueError, r"joiner: expected shape \(B, T, S \+ 1, C\), got \[2, 6\]", lambda: rl.rnnt_loss_fused(AM, LM, lambda a, b: AM[..., 0], Y, 0)),
+        (ValueError, "logits: expected 48 nodes, as the boundary says, got 47", lambda: rl.rnnt_loss_packed(X.flatten(0, 2)[1:], Y, 0, GOOD)),
+        (ValueError, r"logits: expected shape \(N, C\)", lambda: rl.rnnt_loss_packed(X, Y, 0, GOOD)),
+        (ValueError, "durations: expected different numbers, 0 and 1 among them", lambda: rl.tdt_loss(X, Y, [1, 2], 0)),
+        (ValueError, "durations: expected different numbers", lambda: rl.tdt_loss(X, Y, [0, 1, 1], 0)),
+        (ValueError, "blank_durations: expected one for each of at most 8 blanks", lambda: rl.multiblank_rnnt_loss(X, Y, [0, 1], [1])),
+        (ValueError, "blanks: expected a class within 0..4, got 9", lambda: rl.multiblank_rnnt_loss(X, Y, [0, 9], [1, 2])),
+        (ValueError, "reduction: expected one of 'none', 'mean', 'sum', 'mean_volume', got 'x'", lambda: TDTLoss(4, [0, 1], "x")),
+        (ValueError, "blanks: expected a class", lambda: MultiblankRNNTLoss(0, [2, 3, 4, 5, 6, 7])(X, Y, *ENDS)),
+        (ValueError, "logit_lengths: expected values within 0..6, got 6..7", lambda: torchaudio_loss(X, Y, torch.tensor([6, 7]), ENDS[1])),
+        (ValueError, "target_lengths: expected values within 0..3, got -1..3", lambda: torchaudio_loss(X, Y, ENDS[0], torch.tensor([3, -1]))),
+        (ValueError, r"targets: expected shape \[2, 3\] for logits", lambda: torchaudio_loss(X, Y[:, 1:], *ENDS)),
+        (ValueError, "blank: expected a class within 0..4, got 5", lambda: torchaudio_loss(X, Y, *ENDS, blank=5)),
+    ],
+)  # fmt: skip
+def test_it_is_named(error: type[Exception], words: str, call) -> None:
+    with pytest.raises(error, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        ("boundary", lambda ops: ops.lattice(PX[:, None].mT, PY[:, None].mT, [0], [1], GOOD + 9, None, True, False, True, 1.0)),
+        ("durations", lambda ops: ops.lattice(PX[:, None].mT, PY[:, None].mT, [], [1], GOOD, None, True, False, True, 1.0)),
+        ("label", lambda ops: ops.lattice(PX[:, None], PY[:, None].mT, [0], [1], GOOD, None, True, False, True, 1.0)),
+        ("expected float32 or float64", lambda ops: ops.lattice(PX[:, None].mT.half(), PY[:, None].mT.half(), [0], [1], GOOD, None, True, False, True, 1.0)),
+        ("blank_durations", lambda ops: ops.lattice(PX[:, None].mT, PY[:, None].mT, [0], [0], GOOD, None, True, False, True, 1.0)),
+        ("symbols", lambda ops: ops.joint_scores(X, Y + 5, GOOD, None, None, 6, [0], 0, 0.0, False)),
+        ("blanks", lambda ops: ops.joint_scores(X, Y, GOOD, None, None, 6, [5], 0, 0.0, False)),
+        ("logits: expected shape", lambda ops: ops.joint_scores(X, Y, GOOD, None, None, 7, [0], 0, 0.0, False)),
+        ("packed", lambda ops: ops.joint_scores(X.flatten(0, 2), Y, GOOD, None, torch.tensor([0, 25]), 6, [0], 0, 0.0, False)),
+        ("rows: expected", lambda ops: ops.joint_scores(P, Y, GOOD, None, None, 6, [0], 0, 0.0, False)),
+        ("lm: not a contiguous tensor", lambda ops: ops.simple_scores(LM[:1], AM, Y, GOOD, 0)),
+        ("symbols", lambda ops: ops.simple_scores(LM, AM, Y - 9, GOOD, 0)),
+        ("first and count", lambda ops: ops.join(AM, LM, GOOD, None, 4, 10, 3)),
+        ("s_range", lambda ops: ops.prune_ranges(PX.mT, PY.mT, GOOD, 9, 1)),
+    ],
+)  # fmt: skip
+def test_the_ops_themselves_keep_memory_safe(words: str, call, backend) -> None:
+    if backend.device.type == "cuda":
+        pytest.skip("errors on the device end its context: tests/rnnt_loss/test_cuda.py")
+    with pytest.raises(RuntimeError, match=words):
+        call(torch.ops.rnnkit_rnnt_loss)
+
+
+def test_values_are_read_when_asked_for() -> None:
+    rl.check_values(True)
+    try:
+        assert rl.rnnt_loss(X, Y, 0, GOOD).isfinite()
+    finally:
+        rl.check_values(False)
