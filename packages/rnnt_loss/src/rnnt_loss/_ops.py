@@ -23,6 +23,7 @@ Second derivatives are those of `reference`: exact, but computed node by node.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +36,7 @@ from ._shared import refuse_namesake, state_dtype, under_functorch
 
 NAMESPACE = "rnnkit_rnnt_loss"
 SOFTMAX, HAT, LOG_PROBS = range(3)
+_ONEDNN = platform.machine() in ("x86_64", "AMD64") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def whole(boundary: Tensor | None, batch: int, symbols: int, frames: int, like: Tensor) -> Tensor:
@@ -163,6 +165,14 @@ def _both(
     if blank is None:
         blank = norm.new_zeros(batch, blanks, frames, rows)
     return label, blank
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias. Large float32 products on an x86 CPU are made by oneDNN, through the op that torch.compile uses for
+    nn.Linear: on an AMD EPYC 180 GFLOP/s, where torch's own, by MKL, are at 105 to 150."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and weight.numel() >= 1 << 16 and x.shape[0] > 0 and _ONEDNN:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.nn.functional.linear(x, weight, bias)
 
 
 def _chunks(frames: int, rows: int, rows_at_once: int) -> Iterator[tuple[int, int]]:
@@ -301,7 +311,7 @@ def register(namespace: str) -> None:
         found = _empty_scores(enc, symbols, begin, rows)
         for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
             hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
-            logits = torch.nn.functional.linear(hidden, weight, bias)
+            logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
             ops.joint_scores_(logits, symbols, boundary, begin, first, [blank], kind, *found)
         return found
 
@@ -335,7 +345,7 @@ def register(namespace: str) -> None:
         grad_enc, grad_dec, grad_weight, grad_bias = sums
         for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
             hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
-            logits = torch.nn.functional.linear(hidden, weight, bias)
+            logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
             given = (grad_label, grad_blank, logits, symbols, norm, boundary, begin, None)
             ops.joint_scores_backward_(*given, first, [blank], kind, 0.0)
             grads = logits.flatten(0, 1)
@@ -344,7 +354,7 @@ def register(namespace: str) -> None:
             else:
                 grad_weight += grads.T @ hidden.flatten(0, 1)
             grad_bias += grads.sum(0, dtype=grad_bias.dtype)
-            ops.join_backward_((grads @ weight).view_as(hidden), hidden, boundary, begin, first, grad_enc, grad_dec)
+            ops.join_backward_(_linear(grads, weight.T).view_as(hidden), hidden, boundary, begin, first, grad_enc, grad_dec)
         return [s.to(t.dtype) for s, t in zip(sums, (enc, dec, weight, bias), strict=True)]
 
     @joiner_scores_backward.register_fake

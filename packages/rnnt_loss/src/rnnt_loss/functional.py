@@ -336,7 +336,7 @@ def rnnt_loss_fused(
         lm: (B, S + 1, H), the predictor's.
         joiner: the output nn.Linear(H, C), after a tanh; or any callable that takes (B, t, S + 1, H) twice, frames of am and
             rows of lm, and returns logits (B, t, S + 1, C): it is called again in backward, a few frames at a time.
-        rows_at_once: how many nodes' logits exist at a time. Default: 1024 on a CPU, 65536 on a GPU.
+        rows_at_once: how many nodes' logits exist at a time. Default: 512 on a CPU, 65536 on a GPU.
         others: see `rnnt_loss`.
     """
     return _fused(
@@ -857,7 +857,7 @@ def _fused(
     checked = check_boundary(boundary, batch, count, frames, am)
     bounds = checked if begin is None else _ops.whole(checked, batch, count, frames, am)
     if rows_at_once is None:
-        rows_at_once = 1024 if am.device.type == "cpu" else 1 << 16
+        rows_at_once = 512 if am.device.type == "cpu" else 1 << 16
     if rows_at_once < 1:
         raise ValueError(f"rows_at_once: expected at least 1, got {rows_at_once}")
     check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
