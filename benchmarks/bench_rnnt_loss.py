@@ -2,7 +2,7 @@
 
 CPU, (B, T, S, C) = (8, 200, 50, 500) in float32: the exact loss from logits, the smoothed loss, and the whole pruned step of
 icefall's recipes (smoothed loss, ranges, pruning, a tanh joiner of width 512, pruned loss; both losses go backward), beside
-torchaudio 2.11 and fast_rnnt 1.3; time, and peak memory beyond the inputs.
+torchaudio 2.11 and fast_rnnt 1.3, and beside the joiner's products alone; time, and peak memory beyond the inputs.
 GPU: the protocol of csukuangfj/transducer-loss-benchmarking, whose table fast_rnnt's README has, with shapes drawn to the same
 means and maxima instead of LibriSpeech's: batches of 30, or sorted up to 10,000 frames, and a joiner before each loss.
 All candidates of a row take turns in one run. Peers are fetched into peers/, which git ignores; fast_rnnt is compiled from its
@@ -97,7 +97,8 @@ def fast_rnnt(cuda: bool) -> Any:
     if not folder.exists():
         archive = next(PEERS.glob("fast_rnnt-*.tar.gz"), None)
         archive = archive or fetch("fast_rnnt==1.3", "--no-binary=:all:", "--no-build-isolation")
-        tarfile.open(archive).extractall(PEERS, filter="data")
+        with tarfile.open(archive) as file:
+            file.extractall(PEERS, filter="data")
     names = ["fast_rnnt/csrc/mutual_information_cpu.cu", "fast_rnnt/python/csrc/fast_rnnt.cu"]
     names += ["fast_rnnt/python/csrc/mutual_information.cu"]
     if cuda:
@@ -169,6 +170,13 @@ class Step:
         pruned = package.rnnt_loss_pruned(logits, self.symbols, ranges, 0, self.boundary, reduction="sum")
         backward(0.5 * simple + pruned, *self.leaves)
 
+    def products(self) -> None:
+        """The joiner's three matrix products, which all candidates make."""
+        rows = self.am.shape[0] * self.am.shape[1] * S_RANGE
+        hidden = self.am.new_empty(rows, WIDTH).fill_(0.5).requires_grad_()
+        logits = self.output(hidden)
+        torch.autograd.grad(logits, [hidden, *self.output.parameters()], logits.detach())
+
     def fused(self) -> None:
         simple, ranges = self.simple(ours)
         given = (self.am, self.lm, self.output, self.symbols, ranges, 0, self.boundary)
@@ -183,7 +191,10 @@ def cpu(seconds: float) -> dict[str, Any]:
     boundary = torch.tensor([[0, 0, symbols, frames]]).repeat(batch, 1)
     logits = torch.randn(batch, frames, symbols + 1, classes, requires_grad=True)
     lengths = (torch.full((batch,), frames).int(), torch.full((batch,), symbols).int())
-    lm, am = torch.randn(batch, symbols + 1, classes, requires_grad=True), torch.randn(batch, frames, classes, requires_grad=True)
+    lm, am = (
+        torch.randn(batch, symbols + 1, classes, requires_grad=True),
+        torch.randn(batch, frames, classes, requires_grad=True),
+    )
 
     full: dict[str, Run] = {
         "rnnt_loss": lambda: backward(ours.rnnt_loss(logits, targets, 0, boundary, reduction="sum"), logits),
@@ -202,12 +213,17 @@ def cpu(seconds: float) -> dict[str, Any]:
         return run
 
     step = Step(
-        torch.randn(batch, frames, WIDTH, requires_grad=True), torch.randn(batch, symbols + 1, WIDTH, requires_grad=True), targets, boundary, classes
+        torch.randn(batch, frames, WIDTH, requires_grad=True),
+        torch.randn(batch, symbols + 1, WIDTH, requires_grad=True),
+        targets,
+        boundary,
+        classes,
     )
     pruned: dict[str, Run] = {
         "rnnt_loss": lambda: step.in_turn(ours),
         "rnnt_loss, fused": step.fused,
         "fast_rnnt": lambda: step.in_turn(theirs),
+        "products alone": step.products,
     }
     groups: dict[str, dict[str, Run]] = {
         "exact loss of logits": full,
@@ -253,61 +269,66 @@ def batches(order: str, count: int) -> list[Tensor]:
     return found
 
 
+def joint_losses(ends: Tensor, audio: Any, theirs: Any) -> dict[str, Run]:
+    """The candidates of one batch, each after its joiner."""
+    frames, symbols = (int(n) for n in ends.amax(0))
+    targets = torch.randint(1, 500, (len(ends), symbols), device="cuda")
+    boundary = torch.cat([torch.zeros(len(ends), 2, dtype=torch.int64), ends.flip(1).long()], 1).cuda()
+    lengths = (ends[:, 0].cuda().int(), ends[:, 1].cuda().int())
+    am = torch.rand(len(ends), frames, WIDTH, device="cuda", requires_grad=True)
+    lm = torch.rand(len(ends), symbols + 1, WIDTH, device="cuda", requires_grad=True)
+    step = Step(am, lm, targets, boundary, 500)
+    given = (targets, 0, boundary)
+
+    def joined(loss: Callable[[Tensor], Tensor]) -> Run:
+        def run() -> None:
+            backward(loss(step.output(torch.tanh(am[:, :, None] + lm[:, None]))), *step.leaves)
+
+        return run
+
+    return {
+        "rnnt_loss": joined(lambda z: ours.rnnt_loss(z, *given, reduction="sum")),
+        "rnnt_loss, over the logits": joined(lambda z: ours.rnnt_loss(z, *given, reduction="sum", reuse_logits=True)),
+        "rnnt_loss, fused": lambda: backward(
+            ours.rnnt_loss_fused(am, lm, step.output, *given, reduction="sum"), *step.leaves
+        ),
+        "fast_rnnt": joined(lambda z: theirs.rnnt_loss(z, *given, reduction="sum")),
+        "torchaudio": joined(lambda z: audio(z, targets.int(), *lengths)),
+        "rnnt_loss, pruned": lambda: step.in_turn(ours),
+        "rnnt_loss, pruned and fused": step.fused,
+        "fast_rnnt, pruned": lambda: step.in_turn(theirs),
+    }
+
+
+def share_of_roofline(ends: Tensor, dtype: torch.dtype, audio: Any, bandwidth: float, seconds: float) -> dict[str, float]:
+    """The loss alone, without a joiner: the time of three passes over the logits, of what it takes."""
+    frames, symbols = (int(n) for n in ends.amax(0))
+    logits = torch.randn(len(ends), frames, symbols + 1, 500, device="cuda", dtype=dtype, requires_grad=True)
+    targets = torch.randint(1, 500, (len(ends), symbols), device="cuda")
+    lengths = (ends[:, 0].cuda().int(), ends[:, 1].cuda().int())
+    boundary = torch.cat([torch.zeros(len(ends), 2, dtype=torch.int64), ends.flip(1).long()], 1).cuda()
+    runs: dict[str, Run] = {"rnnt_loss": lambda: backward(ours.rnnt_loss(logits, targets, 0, boundary), logits)}
+    if dtype == torch.float32:
+        runs["torchaudio"] = lambda: backward(audio(logits, targets.int(), *lengths), logits)
+    times = alternate(runs, seconds=seconds, warmup=2, cuda=True)
+    return {name: 3 * logits.nbytes / bandwidth / t["median"] for name, t in times.items()}
+
+
 def gpu(seconds: float) -> dict[str, Any]:
-    bandwidth = copy_bandwidth(1.0)
-    candidates: dict[str, Any] = {"torchaudio": torchaudio(), "fast_rnnt": fast_rnnt(True)}
-    result: dict[str, Any] = {"copy bandwidth, GB/s": bandwidth / 1e9, "rows": []}
+    bandwidth, audio, theirs = copy_bandwidth(1.0), torchaudio(), fast_rnnt(True)
+    rows = []
     for order in ("30 in a row", "sorted"):
         for ends in batches(order, 4)[1:3]:
-            frames, symbols = (int(n) for n in ends.amax(0))
-            targets = torch.randint(1, 500, (len(ends), symbols), device="cuda")
-            zeros = torch.zeros(len(ends), 2, dtype=torch.int64)
-            boundary = torch.cat([zeros, ends.flip(1).long()], 1).cuda()
-            lengths = (ends[:, 0].cuda().int(), ends[:, 1].cuda().int())
-            am = torch.rand(len(ends), frames, WIDTH, device="cuda", requires_grad=True)
-            lm = torch.rand(len(ends), symbols + 1, WIDTH, device="cuda", requires_grad=True)
-            step = Step(am, lm, targets, boundary, 500)
-
-            def joined(loss: Callable[[Tensor], Tensor], step: Step = step) -> Run:
-                def run() -> None:
-                    logits = step.output(torch.tanh(step.am[:, :, None] + step.lm[:, None]))
-                    backward(loss(logits), *step.leaves)
-
-                return run
-
-            def exact(package: Any, targets: Tensor = targets, boundary: Tensor = boundary, **options: Any) -> Any:
-                return lambda logits: package.rnnt_loss(logits, targets, 0, boundary, reduction="sum", **options)
-
-            audio = candidates["torchaudio"]
-            runs: dict[str, Run] = {
-                "rnnt_loss": joined(exact(ours)),
-                "rnnt_loss, over the logits": joined(exact(ours, reuse_logits=True)),
-                "rnnt_loss, fused": lambda: backward(
-                    ours.rnnt_loss_fused(step.am, step.lm, step.output, targets, 0, boundary, reduction="sum"), *step.leaves
-                ),
-                "fast_rnnt": joined(exact(candidates["fast_rnnt"])),
-                "torchaudio": joined(lambda logits: audio(logits, targets.int(), *lengths)),
-                "rnnt_loss, pruned": lambda: step.in_turn(ours),
-                "rnnt_loss, pruned and fused": step.fused,
-                "fast_rnnt, pruned": lambda: step.in_turn(candidates["fast_rnnt"]),
-            }
-            row: dict[str, Any] = {"batches": order, "B, T, S": [len(ends), frames, symbols]}
+            runs = joint_losses(ends, audio, theirs)
+            row: dict[str, Any] = {"batches": order, "B, T, S": [len(ends), *(int(n) for n in ends.amax(0))]}
             row["seconds"] = {k: t["median"] for k, t in alternate(runs, seconds=seconds, warmup=2, cuda=True).items()}
             row["peak memory, MB"] = {name: peak_beyond(run) for name, run in runs.items()}
             for dtype in (torch.float32, torch.bfloat16):
-                logits = torch.randn(len(ends), frames, symbols + 1, 500, device="cuda", dtype=dtype, requires_grad=True)
-                alone: dict[str, Run] = {"rnnt_loss": lambda: backward(exact(ours)(logits), logits)}
-                if dtype == torch.float32:
-                    alone["torchaudio"] = lambda: backward(audio(logits, targets.int(), *lengths), logits)
-                times = alternate(alone, seconds=seconds, warmup=2, cuda=True)
-                least = 3 * logits.nbytes / 2 / bandwidth  # the bandwidth counts bytes read and written
-                row[f"loss alone, {dtype}, share of the 3-pass roofline"] = {
-                    k: 2 * least / t["median"] for k, t in times.items()
-                }
-                del logits
-            result["rows"].append(row)
+                share = share_of_roofline(ends, dtype, audio, bandwidth, seconds)
+                row[f"share of the 3-pass roofline, {dtype}"] = share
+            rows.append(row)
             print(json.dumps(row), flush=True)
-    return result
+    return {"copy bandwidth, GB/s": bandwidth / 1e9, "rows": rows}
 
 
 def report(result: dict[str, Any]) -> None:
@@ -337,7 +358,9 @@ def main() -> None:
     if options.device == "cpu":
         batch, frames, symbols, classes = SHAPE
         title = f"RNN-T losses, (B, T, S, C) = {batch, frames, symbols, classes}, {machine['cpu']}"
-        groups = {kind: times for kind, times in result["seconds"].items() if kind in ("exact loss of logits", "pruned step")}
+        groups = {
+            kind: times for kind, times in result["seconds"].items() if kind in ("exact loss of logits", "pruned step")
+        }
         bars(groups, OURS, title, RESULTS / "rnnt_loss-cpu.png")
     path = RESULTS / f"rnnt_loss-{options.device}.json"
     path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")

@@ -116,7 +116,7 @@ def test_values_are_checked_first_when_asked_for() -> None:
     logits, symbols = torch.randn(1, 6, 4, 5, device="cuda"), torch.full((1, 3), 9, device="cuda")
     rl.check_values(True)
     try:
-        with pytest.raises(ValueError, match="symbols: expected values within 0..4, got 9"):
+        with pytest.raises(ValueError, match=r"symbols: expected values within 0..4, got 9"):
             rl.rnnt_loss(logits, symbols, 0)
     finally:
         rl.check_values(False)

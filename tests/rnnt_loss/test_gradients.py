@@ -81,9 +81,7 @@ def test_functional_gradients(name: str) -> None:
     torch.testing.assert_close(found, torch.autograd.grad(loss(*leaves), leaves))
 
 
-@pytest.mark.parametrize(
-    "options", [{"fastemit_lambda": 0.1}, {"reuse_logits": True}], ids=["fastemit", "reuse"]
-)
+@pytest.mark.parametrize("options", [{"fastemit_lambda": 0.1}, {"reuse_logits": True}], ids=["fastemit", "reuse"])
 def test_what_has_no_second_derivative_says_so(options: dict) -> None:
     logits = CLEAN["logits"].clone()
     (grad,) = torch.autograd.grad(rl.rnnt_loss(logits, *ARGUMENTS), logits, create_graph=True)

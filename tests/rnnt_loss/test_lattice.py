@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from rnnkit_common.testing import Backend, poisoned_outputs
@@ -185,5 +184,3 @@ def test_long_sequences_in_float32(backend: Backend) -> None:
     torch.testing.assert_close(actual[0].double(), score.detach(), rtol=1e-6, atol=0)
     for a, e in zip(actual[1:], truth, strict=True):
         torch.testing.assert_close(a.double(), e, rtol=0, atol=1e-6)
-
-

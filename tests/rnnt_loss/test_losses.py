@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 import rnnt_loss as rl
+import torch
 from rnnkit_common.testing import Backend, poisoned_outputs
 from rnnt_loss import reference
 from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
@@ -44,12 +44,12 @@ def test_any_number_of_classes(classes: int, dtype: torch.dtype, backend: Backen
     def oracle(logits):
         return -reference_score(*reference.joint_scores(logits, symbols, boundary, None, [blank]), "regular", boundary)
 
-    compare(
-        lambda x: rl.rnnt_loss(x, symbols, -1, boundary, reduction="none"), oracle, [problem.logits], problem.weights
-    )
+    compare(lambda x: rl.rnnt_loss(x, symbols, -1, boundary, reduction="none"), oracle, [problem.logits], problem.weights)
 
 
-@pytest.mark.parametrize("boundary", [[[0, 0, 0, 4]], [[0, 0, 0, 1]], [[2, 1, 4, 6]], [[0, 3, 4, 7]], [[0, 0, 4, 0]]], ids=str)
+@pytest.mark.parametrize(
+    "boundary", [[[0, 0, 0, 4]], [[0, 0, 0, 1]], [[2, 1, 4, 6]], [[0, 3, 4, 7]], [[0, 0, 4, 0]]], ids=str
+)
 def test_sequences_of_any_bounds(boundary: list[list[int]], backend: Backend) -> None:
     """Among them no symbols, one frame, beginnings within the tensors, and no frames at all."""
     problem = Problem.of(batch=1, boundary=boundary, device=backend.device)
@@ -136,7 +136,10 @@ def test_smoothed_loss(rnnt_type: str, scales: tuple[float, float], backend: Bac
         pairs = [reference.joint_scores(part, symbols, boundary, None, [1]) for part in parts]
         weights = (1 - lm_only - am_only, lm_only, am_only)
         label, blank = (
-            sum(w * pair[i].masked_fill(pair[0 if i == 0 else 1] == -torch.inf, -1e5) for w, pair in zip(weights, pairs, strict=True))
+            sum(
+                w * pair[i].masked_fill(pair[0 if i == 0 else 1] == -torch.inf, -1e5)
+                for w, pair in zip(weights, pairs, strict=True)
+            )
             for i in (0, 1)
         )
         return -reference_score(label, blank, rnnt_type, boundary)
@@ -254,9 +257,7 @@ def test_torchaudio_options(clamp: float, fused: bool, backend: Backend) -> None
     leaf = problem.logits.detach().requires_grad_()
     loss = torchaudio_loss(leaf, problem.symbols.int(), *lengths, 2, clamp, "none", fused)
     exact = problem.logits.detach().requires_grad_()
-    scores = reference.joint_scores(
-        exact, problem.symbols, problem.boundary, None, [2], "softmax" if fused else "log_probs"
-    )
+    scores = reference.joint_scores(exact, problem.symbols, problem.boundary, None, [2], "softmax" if fused else "log_probs")
     truth = -reference_score(*scores, "regular", problem.boundary)
     torch.testing.assert_close(loss, truth)
     (grad,) = torch.autograd.grad((loss * problem.weights).sum(), leaf)

@@ -90,7 +90,13 @@ def test_the_call_pattern_of_icefall() -> None:
     symbols = torch.randint(1, C, (B, S))
     model = PrunedRNNTLoss(16, 12, 20, C, s_range=3)
     names = {name.rsplit(".", 1)[0] for name, _ in model.named_parameters()}
-    assert names == {"simple_am_proj", "simple_lm_proj", "joiner.encoder_proj", "joiner.decoder_proj", "joiner.output_linear"}
+    assert names == {
+        "simple_am_proj",
+        "simple_lm_proj",
+        "joiner.encoder_proj",
+        "joiner.decoder_proj",
+        "joiner.output_linear",
+    }
     lm, am = model.simple_lm_proj(decoder_out), model.simple_am_proj(encoder_out)
     simple_loss, (px_grad, py_grad) = fast_rnnt.rnnt_loss_smoothed(
         lm=lm.float(),

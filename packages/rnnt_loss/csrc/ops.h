@@ -74,8 +74,7 @@ std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints labe
   const auto run = [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     Lattice<scalar_t> p;
-    fill_sequences(p, blank, batch, frames, begin ? kAnySymbols : rows - 1, rows,
-                   boundary, begin);
+    fill_sequences(p, blank, batch, frames, begin ? kAnySymbols : rows - 1, rows, boundary, begin);
     p.arcs = int(labels + blanks);
     p.max_diagonals = 1;
     for (int i = 0; i < p.arcs; ++i) {
@@ -136,7 +135,8 @@ void place_logits(Joint<scalar_t>& p, const Tensor& logits, int64_t first) {
   p.row_stride = logits.stride(-2);
   p.packed = logits.size(0);
   if (p.offsets != nullptr) {
-    STD_TORCH_CHECK(dims == 2 && p.boundary != nullptr && p.begin == nullptr, "packed logits: expected (N, C) and a boundary");
+    STD_TORCH_CHECK(dims == 2 && p.boundary != nullptr && p.begin == nullptr,
+                    "packed logits: expected (N, C) and a boundary");
     p.count = p.batch * p.frames;
     p.batch_stride = p.frame_stride = 0;
     return;
@@ -144,8 +144,8 @@ void place_logits(Joint<scalar_t>& p, const Tensor& logits, int64_t first) {
   STD_TORCH_CHECK((dims == 4 || dims == 3) && logits.size(-2) == p.rows, "logits: expected ", p.rows, " rows");
   p.frame_stride = logits.stride(-3);
   if (dims == 4) {
-    STD_TORCH_CHECK(logits.size(0) == p.batch && logits.size(1) == p.frames && first == 0, "logits: expected shape (", p.batch,
-                    ", ", p.frames, ", ", p.rows, ", C)");
+    STD_TORCH_CHECK(logits.size(0) == p.batch && logits.size(1) == p.frames && first == 0, "logits: expected shape (",
+                    p.batch, ", ", p.frames, ", ", p.rows, ", C)");
     p.batch_stride = logits.stride(0);
     p.count = p.batch * p.frames;
   } else {
@@ -192,7 +192,8 @@ void joint_scores_chunk(Tensor logits, Tensor symbols, MaybeTensor boundary, May
 
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor> joint_scores(Tensor logits, Tensor symbols, MaybeTensor boundary, MaybeTensor begin,
-                                                MaybeTensor offsets, int64_t frames, Ints blanks, int64_t mode, double, bool) {
+                                                MaybeTensor offsets, int64_t frames, Ints blanks, int64_t mode, double,
+                                                bool) {
   STD_TORCH_CHECK(symbols.dim() == 2 && logits.dim() >= 2, "symbols and logits: expected 2 dimensions and more");
   const int64_t batch = symbols.size(0), rows = offsets ? symbols.size(1) + 1 : logits.size(-2);
   const ScalarType acc = acc_type(logits);
@@ -241,8 +242,8 @@ template <class Engine>
 void joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
                             MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, int64_t first, Ints blanks,
                             int64_t mode, double clamp) {
-  joint_gradients<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, first, blanks, mode, clamp,
-                          logits);
+  joint_gradients<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, first, blanks, mode,
+                          clamp, logits);
 }
 
 template <class scalar_t>
@@ -369,8 +370,8 @@ Tensor join(Tensor enc, Tensor dec, MaybeTensor boundary, MaybeTensor begin, int
 }
 
 template <class Engine>
-void join_backward_(Tensor grad_hidden, Tensor hidden, MaybeTensor boundary, MaybeTensor begin, int64_t first, Tensor grad_enc,
-                    Tensor grad_dec) {
+void join_backward_(Tensor grad_hidden, Tensor hidden, MaybeTensor boundary, MaybeTensor begin, int64_t first,
+                    Tensor grad_enc, Tensor grad_dec) {
   STD_TORCH_CHECK(hidden.dim() == 3 && grad_enc.dim() == 3 && grad_dec.dim() == 3, "hidden: expected 3 dimensions");
   const int64_t batch = grad_enc.size(0), frames = grad_enc.size(1), width = grad_enc.size(2), rows = hidden.size(1);
   const int64_t symbols = grad_dec.size(1) - 1, count = hidden.size(0);
@@ -428,14 +429,14 @@ Tensor prune_ranges(Tensor label, Tensor blank, Tensor boundary, int64_t s_range
 
 }  // namespace rnnkit
 
-#define RNNKIT_RNNT_OPS(m, Engine)                                                     \
-  m.impl("lattice", TORCH_BOX(&rnnkit::lattice<Engine>));                              \
-  m.impl("joint_scores", TORCH_BOX(&rnnkit::joint_scores<Engine>));                    \
-  m.impl("joint_scores_", TORCH_BOX(&rnnkit::joint_scores_chunk<Engine>));             \
-  m.impl("joint_scores_backward", TORCH_BOX(&rnnkit::joint_scores_backward<Engine>));  \
+#define RNNKIT_RNNT_OPS(m, Engine)                                                      \
+  m.impl("lattice", TORCH_BOX(&rnnkit::lattice<Engine>));                               \
+  m.impl("joint_scores", TORCH_BOX(&rnnkit::joint_scores<Engine>));                     \
+  m.impl("joint_scores_", TORCH_BOX(&rnnkit::joint_scores_chunk<Engine>));              \
+  m.impl("joint_scores_backward", TORCH_BOX(&rnnkit::joint_scores_backward<Engine>));   \
   m.impl("joint_scores_backward_", TORCH_BOX(&rnnkit::joint_scores_backward_<Engine>)); \
-  m.impl("simple_scores", TORCH_BOX(&rnnkit::simple_scores<Engine>));                  \
+  m.impl("simple_scores", TORCH_BOX(&rnnkit::simple_scores<Engine>));                   \
   m.impl("simple_scores_backward", TORCH_BOX(&rnnkit::simple_scores_backward<Engine>)); \
-  m.impl("join", TORCH_BOX(&rnnkit::join<Engine>));                                    \
-  m.impl("join_backward_", TORCH_BOX(&rnnkit::join_backward_<Engine>));                \
+  m.impl("join", TORCH_BOX(&rnnkit::join<Engine>));                                     \
+  m.impl("join_backward_", TORCH_BOX(&rnnkit::join_backward_<Engine>));                 \
   m.impl("prune_ranges", TORCH_BOX(&rnnkit::prune_ranges<Engine>))

@@ -1,10 +1,10 @@
 // What the kernels compute, free of tensors and of any one backend.
 //
 // The lattice of a sequence has the nodes (t, s): t frames are consumed and s symbols emitted. A blank of duration d leads
-// from (t, s) to (t + d, s), a label of duration d to (t + d, s + 1); plain RNN-T has blanks of 1 and labels of 0. Paths lead
-// from (t0, s0) to (t1, s1), the sequence's bounds. A band keeps, of each frame, `rows` nodes from `begin` on. Everything that
-// is made for nodes, or for the arcs that leave them, is [B, T, rows], rows counted from the band's begin: node (t, s) is in
-// row k = s - begin. What lies outside of the bounds is never read.
+// from (t, s) to (t + d, s), a label of duration d to (t + d, s + 1); plain RNN-T has blanks of 1 and labels of 0. Paths
+// lead from (t0, s0) to (t1, s1), the sequence's bounds. A band keeps, of each frame, `rows` nodes from `begin` on.
+// Everything that is made for nodes, or for the arcs that leave them, is [B, T, rows], rows counted from the band's begin:
+// node (t, s) is in row k = s - begin. What lies outside of the bounds is never read.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -65,8 +65,8 @@ struct Arc {
   RNNKIT_HOST_DEVICE int diagonals() const { return duration + symbols(); }  // by which t + s grows
 };
 
-// Scores are log-probabilities. Occupancies are the probabilities that a path takes an arc, given the sequence; with viterbi,
-// 1 on the best path and 0 elsewhere, and the score is that path's.
+// Scores are log-probabilities. Occupancies are the probabilities that a path takes an arc, given the sequence; with
+// viterbi, 1 on the best path and 0 elsewhere, and the score is that path's.
 template <class scalar_t>
 struct Lattice : Sequences {
   int arcs;
@@ -74,9 +74,9 @@ struct Lattice : Sequences {
   Arc kinds[kMaxArcs];
   Nodes<const scalar_t> scores[kMaxArcs];
   Nodes<scalar_t> occupancies[kMaxArcs];
-  bool keeps;                             // whether they are wanted
-  int64_t label_frames, label_rows;       // of the labels' tensors: T or T + 1, S or the band's rows
-  bool label_end;                         // whether a label may lead to frame t1
+  bool keeps;                        // whether they are wanted
+  int64_t label_frames, label_rows;  // of the labels' tensors: T or T + 1, S or the band's rows
+  bool label_end;                    // whether a label may lead to frame t1
   bool viterbi;
   scalar_t* score;  // [B]
 
@@ -101,14 +101,14 @@ struct Joint : Sequences {
   using acc = acc_t<scalar_t>;
   Mode mode;
   int64_t classes;
-  int64_t first, count;      // frames, counted over the batch, of which `logits` has the nodes
-  const int64_t* targets;    // [B, S]
+  int64_t first, count;    // frames, counted over the batch, of which `logits` has the nodes
+  const int64_t* targets;  // [B, S]
   int blanks;
   int64_t blank[kMaxBlanks];
-  const int64_t* offsets;    // [B], the node (t0, s0) of each sequence in packed logits; null: not packed
-  int64_t packed;            // how many nodes those have
+  const int64_t* offsets;  // [B], the node (t0, s0) of each sequence in packed logits; null: not packed
+  int64_t packed;          // how many nodes those have
   int64_t batch_stride, frame_stride, row_stride;  // of the logits
-  acc* norm;                 // [B, T, rows]: N
+  acc* norm;                                       // [B, T, rows]: N
 
   RNNKIT_HOST_DEVICE bool packed_fits(int64_t b, const Bounds& in) const {
     const int64_t end = offsets[b] + (in.t1 - in.t0) * (in.s1 - in.s0 + 1);
@@ -149,19 +149,19 @@ struct JointBackward : Joint<scalar_t> {
   }
 };
 
-// Scores of the joiner lm + am: N(t, s) = log sum_v e^(lm(s, v) + am(t, v)), of which one matrix product of exponentials makes
-// all; where that is too small to be exact, it is summed anew.
+// Scores of the joiner lm + am: N(t, s) = log sum_v e^(lm(s, v) + am(t, v)), of which one matrix product of exponentials
+// makes all; where that is too small to be exact, it is summed anew.
 template <class scalar_t>
 struct Simple : Sequences {
   using acc = acc_t<scalar_t>;
   int64_t classes, blank;
   const int64_t* targets;
-  const scalar_t *lm, *am;       // [B, S + 1, C], [B, T, C]
-  acc *exp_lm, *exp_am;          // the same, e^(x - max); 0 in the padding
-  acc *max_lm, *max_am;          // [B, S + 1], [B, T]
-  acc* product;                  // [B, T, S + 1]: of the exponentials; in backward, the weights of its gradient
-  acc* norm;                     // [B, T, S + 1]
-  acc *label, *blank_scores;     // [B, T, S], [B, T, S + 1]
+  const scalar_t *lm, *am;    // [B, S + 1, C], [B, T, C]
+  acc *exp_lm, *exp_am;       // the same, e^(x - max); 0 in the padding
+  acc *max_lm, *max_am;       // [B, S + 1], [B, T]
+  acc* product;               // [B, T, S + 1]: of the exponentials; in backward, the weights of its gradient
+  acc* norm;                  // [B, T, S + 1]
+  acc *label, *blank_scores;  // [B, T, S], [B, T, S + 1]
   Nodes<const acc> grad_label, grad_blank;
   acc *grad_lm_acc, *grad_am_acc;  // the products with the weights, and the gradients where scalar_t is acc
   scalar_t *grad_lm, *grad_am;
@@ -175,7 +175,7 @@ template <class scalar_t>
 struct Join : Sequences {  // hidden = tanh(enc + dec)
   int64_t width, first, count;
   const scalar_t *enc, *dec;  // [B, T, H], [B, S + 1, H]
-  scalar_t *hidden;           // [count, rows, H]
+  scalar_t* hidden;           // [count, rows, H]
 };
 
 template <class scalar_t>
@@ -187,7 +187,7 @@ struct JoinBackward : Sequences {
 };
 
 template <class scalar_t>
-struct Ranges : Sequences {  // rows: S + 1; Kuang et al., section 3.2
+struct Ranges : Sequences {            // rows: S + 1; Kuang et al., section 3.2
   Nodes<const scalar_t> label, blank;  // occupancies
   int64_t s_range, max_step;
   int64_t* out;  // [B, T]

@@ -40,7 +40,8 @@ struct LogSum {
     const V shift = M::set(result.most);
     for (i = 0; i + kUnroll * kLanes <= count; i += kUnroll * kLanes)
       for (int u = 0; u < kUnroll; ++u) sum[u] += M::exp_nonpositive(value(i + u * kLanes, kLanes) - shift);
-    for (; i < count; i += kLanes) sum[0] += M::exp_nonpositive((i + kLanes <= count ? value(i, kLanes) : padded(i)) - shift);
+    for (; i < count; i += kLanes)
+      sum[0] += M::exp_nonpositive((i + kLanes <= count ? value(i, kLanes) : padded(i)) - shift);
     for (int u = 1; u < kUnroll; ++u) sum[0] += sum[u];
     for (int lane = 0; lane < kLanes; ++lane) result.sum += sum[0][lane];
     return result;
@@ -59,7 +60,8 @@ struct LogSum {
 template <class scalar_t>
 LogSum<acc_t<scalar_t>> log_sum(const scalar_t* z, int64_t count) {
   using M = Math<acc_t<scalar_t>>;
-  return LogSum<acc_t<scalar_t>>::over(count, [z](int64_t i, int n) __attribute__((always_inline)) { return M::load(z + i, n); });
+  return LogSum<acc_t<scalar_t>>::over(count,
+                                       [z](int64_t i, int n) __attribute__((always_inline)) { return M::load(z + i, n); });
 }
 
 template <class acc>
@@ -116,8 +118,7 @@ void softmax_gradient(const scalar_t* z, scalar_t* grad, int64_t count, acc_t<sc
   constexpr int64_t kLanes = M::kLanes;
   const V shift = M::set(norm - std::log(std::abs(total))), sign = M::set(-total);
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    M::store(grad + i, M::copysign(M::exp_nonpositive(M::load(z + i) - shift), sign));
+  for (; i + kLanes <= count; i += kLanes) M::store(grad + i, M::copysign(M::exp_nonpositive(M::load(z + i) - shift), sign));
   if (i < count) {
     const int n = int(count - i);
     M::store(grad + i, M::copysign(M::exp_nonpositive(M::load(z + i, n) - shift), sign), n);

@@ -1,6 +1,7 @@
-// The lattice, one sequence per thread, in doubles whatever the tensors hold: it costs little beside the scores, and thousands
-// of steps then add nothing to their rounding. Nodes with the same n = t + s, a diagonal, do not depend on each other: they
-// are a vector. For that, arcs are copied to rows of one diagonal each, in which s counts from the diagonal's lowest.
+// The lattice, one sequence per thread, in doubles whatever the tensors hold: it costs little beside the scores, and
+// thousands of steps then add nothing to their rounding. Nodes with the same n = t + s, a diagonal, do not depend on each
+// other: they are a vector. For that, arcs are copied to rows of one diagonal each, in which s counts from the diagonal's
+// lowest.
 // SPDX-License-Identifier: Apache-2.0
 
 namespace rnnkit::RNNKIT_TARGET {
@@ -57,8 +58,7 @@ class Diagonals {
     backward(score != kNone);
     for (int a = 0; a < arcs_; ++a) {
       const auto& to = p.occupancies[a];
-      for (int64_t t = 0; t < p.frames_of(p.kinds[a]); ++t)
-        std::fill_n(&to.at(b, t, 0), p.rows_of(p.kinds[a]), scalar_t(0));
+      for (int64_t t = 0; t < p.frames_of(p.kinds[a]); ++t) std::fill_n(&to.at(b, t, 0), p.rows_of(p.kinds[a]), scalar_t(0));
       visit(p, b, a, [&](int64_t t, int64_t k, int64_t count, const int64_t* base, const double* mine) {
         for (int64_t j = 0; j < count; ++j) to.at(b, t, k + j) = static_cast<scalar_t>(mine[base[j] + j]);
       });
@@ -75,7 +75,8 @@ class Diagonals {
       const int64_t first = t < p.frames ? p.first_row(b, t) : 0;
       const int64_t begin = std::max(in_.s0, first);
       const int64_t end = std::min(in_.s1 + (arc.label ? 0 : 1), first + p.rows_of(arc));
-      if (begin < end) f(t, begin - first, end - begin, &base_[t + begin - n0_], scores_.data() + a * count_ * width_ + begin);
+      if (begin < end)
+        f(t, begin - first, end - begin, &base_[t + begin - n0_], scores_.data() + a * count_ * width_ + begin);
     }
   }
 
@@ -195,8 +196,8 @@ void run(const Lattice<scalar_t>& p) {
   });
 }
 
-// Kuang et al., "Pruned RNN-T for fast, memory-efficient ASR training", section 3.2: the band of each frame that holds most of
-// the occupancy, less what has left it; then made to begin at 0, never to fall, and to rise by at most `max_step`.
+// Kuang et al., "Pruned RNN-T for fast, memory-efficient ASR training", section 3.2: the band of each frame that holds most
+// of the occupancy, less what has left it; then made to begin at 0, never to fall, and to rise by at most `max_step`.
 template <class scalar_t>
 void run(const Ranges<scalar_t>& p) {
   torch::stable::parallel_for(0, p.batch, 1, [&](int64_t first, int64_t last) {

@@ -53,9 +53,8 @@ void simple_exponentials(const Simple<scalar_t>& p) {
 template <class scalar_t>
 acc_t<scalar_t> exact_norm(const scalar_t* lm, const scalar_t* am, int64_t count) {
   using M = Math<acc_t<scalar_t>>;
-  const auto both = [lm, am](int64_t i, int n) __attribute__((always_inline)) {
-    return M::load(lm + i, n) + M::load(am + i, n);
-  };
+  const auto both = [lm, am](int64_t i, int n)
+                        __attribute__((always_inline)) { return M::load(lm + i, n) + M::load(am + i, n); };
   return LogSum<acc_t<scalar_t>>::over(count, both).value();
 }
 
@@ -95,7 +94,8 @@ void simple_scores(const Simple<scalar_t>& p) {
       }
       const acc am_blank = am[p.blank];
       for (int64_t s = in.s0; s <= in.s1; ++s) {
-        if (!(product[s] >= Simple<scalar_t>::kLeast)) norm[s] = exact_norm(p.lm + (b * p.rows + s) * p.classes, am, p.classes);
+        if (!(product[s] >= Simple<scalar_t>::kLeast))
+          norm[s] = exact_norm(p.lm + (b * p.rows + s) * p.classes, am, p.classes);
         blank[s] = of_blank[s] + am_blank - norm[s];
         if (s < in.s1) label[s] = of_label[s] + acc(am[p.targets[b * p.symbols + s]]) - norm[s];
       }
@@ -154,7 +154,8 @@ RNNKIT_INLINE void add_node(const Simple<scalar_t>& p, int64_t b, int64_t t, int
   if (s < in.s1) grad[p.targets[b * p.symbols + s]] += label;
   grad[p.blank] += blank;
   const acc norm = p.norm[(b * p.frames + t) * p.rows + s];
-  if (p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm <= -Simple<scalar_t>::kLogLeast || label + blank == 0) return;
+  if (p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm <= -Simple<scalar_t>::kLogLeast || label + blank == 0)
+    return;
   const scalar_t* const lm = p.lm + (b * p.rows + s) * p.classes;
   const scalar_t* const am = p.am + (b * p.frames + t) * p.classes;
   for (int64_t v = 0; v < p.classes; ++v) grad[v] -= (label + blank) * std::exp(acc(lm[v]) + acc(am[v]) - norm);

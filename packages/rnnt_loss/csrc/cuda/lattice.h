@@ -1,7 +1,7 @@
-// The lattice, a block for each sequence. Threads share a diagonal, the nodes with the same n = t + s, which do not depend on
-// each other; all wait once a diagonal. Only the last few diagonals are kept, in shared memory, where symbol count s has slot
-// s mod `width`: a band moves up by at most 1 from one diagonal to the next, so that slots never clash. Sums of scores are
-// doubles, in which thousands of steps add no rounding; exponentials are of the tensors' type.
+// The lattice, a block for each sequence. Threads share a diagonal, the nodes with the same n = t + s, which do not depend
+// on each other; all wait once a diagonal. Only the last few diagonals are kept, in shared memory, where symbol count s has
+// slot s mod `width`: a band moves up by at most 1 from one diagonal to the next, so that slots never clash. Sums of scores
+// are doubles, in which thousands of steps add no rounding; exponentials are of the tensors' type.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

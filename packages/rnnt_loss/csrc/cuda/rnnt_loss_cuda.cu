@@ -22,7 +22,8 @@ struct Engine {
     const int64_t width = p.rows + p.max_diagonals + 1, shared = (p.max_diagonals + 1) * width * int64_t(sizeof(double));
     STD_TORCH_CHECK(shared <= int64_t(device_properties(like.device()).shared_bytes), "lattice: ", p.rows - 1,
                     " symbols are more than this GPU's shared memory can hold");
-    Launch shape{dim3(unsigned(p.batch)), dim3(unsigned(std::min<int64_t>((width + 31) / 32 * 32, kLatticeThreads))), size_t(shared)};
+    Launch shape{dim3(unsigned(p.batch)), dim3(unsigned(std::min<int64_t>((width + 31) / 32 * 32, kLatticeThreads))),
+                 size_t(shared)};
     launch(p.arcs == 2 ? lattice_kernel<scalar_t, 2> : lattice_kernel<scalar_t, 0>, shape, like.device(),
            LatticeLaunch<scalar_t>{p, int(width)});
   }

@@ -62,7 +62,8 @@ __global__ void __launch_bounds__(kRowThreads) simple_scores_kernel(Simple<scala
   if (cell.valid) {
     const acc product = p.product[cell.at];
     inexact = !(product >= Simple<scalar_t>::kLeast);
-    norm = (sizeof(acc) == 4 ? acc(logf(float(product))) : acc(::log(double(product)))) + (p.max_lm[lm_row] + p.max_am[am_row]);
+    norm =
+        (sizeof(acc) == 4 ? acc(logf(float(product))) : acc(::log(double(product)))) + (p.max_lm[lm_row] + p.max_am[am_row]);
   }
   for (unsigned left = __ballot_sync(~0u, inexact); left != 0; left &= left - 1) {  // the warp sums one anew after the other
     int lane = 0;
@@ -99,7 +100,8 @@ __global__ void __launch_bounds__(kRowThreads) simple_weights_kernel(Simple<scal
     const acc shift = p.max_lm[cell.b * p.rows + cell.s] + p.max_am[cell.b * p.frames + cell.t] - p.norm[cell.at];
     acc grad = p.grad_blank.at(cell.b, cell.t, cell.s);
     if (cell.s < cell.in.s1) grad += p.grad_label.at(cell.b, cell.t, cell.s);
-    if (shift <= -Simple<scalar_t>::kLogLeast) weight = -grad * (sizeof(acc) == 4 ? acc(expf(float(shift))) : acc(::exp(double(shift))));
+    if (shift <= -Simple<scalar_t>::kLogLeast)
+      weight = -grad * (sizeof(acc) == 4 ? acc(expf(float(shift))) : acc(::exp(double(shift))));
   }
   p.product[cell.at] = weight;
 }

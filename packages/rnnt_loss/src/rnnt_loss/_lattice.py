@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import check_floating
+from ._shared import check_floating, under_functorch
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")
@@ -28,7 +28,7 @@ def check_values(enabled: bool) -> None:
 
 def may_read(x: Tensor) -> bool:
     """Whether looking at values is free, or asked for."""
-    if torch.compiler.is_compiling() or _ops.under_functorch():
+    if torch.compiler.is_compiling() or under_functorch():
         return False
     return x.device.type == "cpu" or (_always and not torch.cuda.is_current_stream_capturing())
 

@@ -107,9 +107,7 @@ def _joint_reference(
     return label.to(state_dtype(logits)), blank.to(state_dtype(logits))
 
 
-def _simple_reference(
-    lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int
-) -> tuple[Tensor, Tensor]:
+def _simple_reference(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int) -> tuple[Tensor, Tensor]:
     boundary = whole(boundary, am.shape[0], symbols.shape[1], am.shape[1], am)
     label, blanks = reference.simple_scores(lm, am, symbols, boundary, blank)
     return label.to(state_dtype(am)), blanks.to(state_dtype(am))

@@ -45,7 +45,6 @@ from ._lattice import (
     check_boundary,
     check_choice,
     check_index,
-    check_integers,
     check_logits,
     check_ranges,
     check_symbols,
@@ -55,6 +54,8 @@ from ._lattice import (
     reduce,
     solve,
 )
+from ._shared import under_functorch
+from .reference import inside
 
 __all__ = [
     "check_values",
@@ -134,7 +135,7 @@ def rnnt_loss(
         occupancies=return_grad,
     )
     loss = reduce(score, reduction, zero_infinity)
-    return (loss, _as_upstream(*occupancies, rnnt_type)) if return_grad else loss
+    return (loss, _as_upstream(occupancies, rnnt_type)) if return_grad else loss
 
 
 def rnnt_loss_packed(
@@ -175,8 +176,9 @@ def rnnt_loss_packed(
         raise ValueError(f"logits: expected {int(nodes.sum())} nodes, as the boundary says, got {logits.shape[0]}")
     options = (num_frames, [blank], _ops.SOFTMAX, 0.0, reuse_logits)
     label, blanks = _ops.joint_scores(logits.contiguous(), symbols, checked, None, offsets, *options)
-    penalties = {"delay_penalty": delay_penalty, "fastemit_lambda": fastemit_lambda}
-    score, _, _ = solve(label, blanks[:, 0], rnnt_type, checked, **penalties)
+    score, _, _ = solve(
+        label, blanks[:, 0], rnnt_type, checked, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda
+    )
     return reduce(score, reduction, zero_infinity)
 
 
@@ -260,7 +262,7 @@ def rnnt_loss_smoothed(
         occupancies=return_grad,
     )
     loss = reduce(score, reduction, zero_infinity)
-    return (loss, _as_upstream(*occupancies, rnnt_type)) if return_grad else loss
+    return (loss, _as_upstream(occupancies, rnnt_type)) if return_grad else loss
 
 
 def rnnt_loss_pruned(
@@ -308,7 +310,7 @@ def rnnt_loss_pruned(
     if not return_grad:
         return loss
     dense = [_spread(t, begin, symbols.shape[1], 0.0) for t in occupancies]
-    return loss, _as_upstream(dense[0][..., :-1], dense[1], rnnt_type)
+    return loss, _as_upstream([dense[0][..., :-1], dense[1]], rnnt_type)
 
 
 def rnnt_loss_fused(
@@ -470,9 +472,7 @@ def get_hat_logprobs_pruned(
     rnnt_type: str = "regular",
 ) -> tuple[Tensor, Tensor]:
     """(px, py) of `rnnt_loss_pruned` with use_hat_loss; any class may be the blank (in k2, only 0)."""
-    return get_rnnt_logprobs_pruned(
-        logits, symbols, ranges, termination_symbol, boundary, rnnt_type, use_hat_loss=True
-    )
+    return get_rnnt_logprobs_pruned(logits, symbols, ranges, termination_symbol, boundary, rnnt_type, use_hat_loss=True)
 
 
 def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_range: int) -> Tensor:
@@ -576,9 +576,7 @@ def mutual_information_recursion(
     return score, (px_grad, py_grad)
 
 
-def joint_mutual_information_recursion(
-    px: Sequence[Tensor], py: Sequence[Tensor], boundary: Tensor | None = None
-) -> Tensor:
+def joint_mutual_information_recursion(px: Sequence[Tensor], py: Sequence[Tensor], boundary: Tensor | None = None) -> Tensor:
     """`mutual_information_recursion` of sum(px), sum(py), told apart by term.
 
     Args:
@@ -667,7 +665,7 @@ def tdt_loss(
     batch, frames, rows = logits.shape[:3]
     options = (frames, [blank], _ops.SOFTMAX, 0.0, False)
     label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
-    valid = _ops.reference.inside(_ops.whole(boundary, batch, rows - 1, frames, logits), None, frames, rows)
+    valid = inside(_ops.whole(boundary, batch, rows - 1, frames, logits), None, frames, rows)
     lasts = torch.where(valid[..., None], lasts, 0.0).to(label.dtype).log_softmax(-1).permute(0, 3, 1, 2)
     longer = [i for i, d in enumerate(durations) if d > 0]
     arcs = (label[:, None] + lasts[..., :-1] - sigma, blanks + lasts[:, longer] - sigma)
@@ -883,7 +881,7 @@ def _fused(
     if begin is not None:
         occupancies = [_spread(t, begin, count, 0.0) for t in occupancies]
         occupancies[0] = occupancies[0][..., :-1]
-    return loss, _as_upstream(*occupancies, rnnt_type)
+    return loss, _as_upstream(occupancies, rnnt_type)
 
 
 def _linear_scores(
@@ -898,8 +896,8 @@ def _linear_scores(
     mode: int,
     rows_at_once: int,
 ) -> tuple[Tensor, Tensor]:
-    weight = joiner.weight
-    bias = joiner.bias if joiner.bias is not None else weight.new_zeros(weight.shape[0])
+    weight: Tensor = joiner.weight
+    bias: Tensor = joiner.bias if joiner.bias is not None else weight.new_zeros(weight.shape[0])
     device = am.device.type
     if torch.is_autocast_enabled(device) and am.dtype != torch.float64:
         am, lm, weight, bias = (t.to(torch.get_autocast_dtype(device)) for t in (am, lm, weight, bias))
@@ -911,7 +909,7 @@ def _linear_scores(
     blank = check_index("termination_symbol", termination_symbol, weight.shape[0])
     symbols = check_symbols(symbols, am.shape[0], lm.shape[1] - 1, weight.shape[0], boundary, am)
     given = (am, lm, weight, bias, symbols, boundary, begin, rows, blank, mode, rows_at_once)
-    if _ops.under_functorch():
+    if under_functorch():
         label, blanks = _ops._joiner_reference(*given)
     else:
         with torch.autocast(device, enabled=False):
@@ -972,9 +970,7 @@ def _logprobs(label: Tensor, blank: Tensor, rnnt_type: str) -> tuple[Tensor, Ten
     return px, blank.transpose(1, 2)
 
 
-def _as_upstream(label: Tensor, blank: Tensor, rnnt_type: str) -> tuple[Tensor, Tensor]:
+def _as_upstream(occupancies: Sequence[Tensor], rnnt_type: str) -> tuple[Tensor, Tensor]:
     """Occupancies (B, T, S), (B, T, S + 1) as (px_grad, py_grad)."""
-    px_grad = label.transpose(1, 2)
-    if rnnt_type == "regular":
-        px_grad = torch.nn.functional.pad(px_grad, (0, 1))
-    return px_grad, blank.transpose(1, 2)
+    px_grad, py_grad = (t.transpose(1, 2) for t in occupancies)
+    return torch.nn.functional.pad(px_grad, (0, 1)) if rnnt_type == "regular" else px_grad, py_grad

@@ -129,7 +129,7 @@ def lattice(
                 if (t - d, s) in alpha:
                     allowed = here & (alpha[t - d, s] > -torch.inf)
                     terms.append(torch.where(allowed, alpha[t - d, s] + blank[:, j, t - d, s], -torch.inf))
-            node = torch.where((t == t0) & (s == s0), torch.zeros_like(none), log_sum_exp(terms))
+            node = log_sum_exp(terms).masked_fill((t0 == t) & (s0 == s), 0.0)
             alpha[t, s] = torch.where(here, node, -torch.inf)
     grid = torch.stack([torch.stack([alpha[t, s] for s in range(symbols + 1)]) for t in range(blank.shape[2] + 1)])
     return grid[t1, s1, torch.arange(len(t1), device=t1.device)]

@@ -6,8 +6,18 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._lattice import REDUCTIONS, check_boundary, check_choice, check_index, check_integers, check_logits, check_symbols
-from ._lattice import may_read, reduce, solve
+from ._lattice import (
+    REDUCTIONS,
+    check_boundary,
+    check_choice,
+    check_index,
+    check_integers,
+    check_logits,
+    check_symbols,
+    may_read,
+    reduce,
+    solve,
+)
 from .modules import RNNTLoss
 
 __all__ = ["RNNTLoss", "rnnt_loss"]
@@ -60,7 +70,9 @@ def rnnt_loss(
     start = torch.zeros_like(lengths[0])
     boundary = check_boundary(torch.stack([start, start, *lengths], 1), batch, rows - 1, frames, logits)
     if targets.dim() != 2 or list(targets.shape) != [batch, rows - 1]:
-        raise ValueError(f"targets: expected shape {[batch, rows - 1]} for logits {list(logits.shape)}, got {list(targets.shape)}")
+        raise ValueError(
+            f"targets: expected shape {[batch, rows - 1]} for logits {list(logits.shape)}, got {list(targets.shape)}"
+        )
     symbols = check_symbols(targets, batch, rows - 1, classes, boundary, logits)
     mode = _ops.SOFTMAX if fused_log_softmax else _ops.LOG_PROBS
     logits = logits if logits.stride(-1) == 1 else logits.contiguous()
