@@ -20,7 +20,7 @@ def bars(groups: Mapping[str, Mapping[str, Mapping[str, float]]], ours: Collecti
         len(groups),
         figsize=(9, 1.4 + 0.3 * max(len(times) for times in groups.values())),
         layout="constrained",
-        sharey=True,
+        sharey=len({tuple(times) for times in groups.values()}) == 1,
     )
     for axis, (kind, times) in zip(axes, groups.items(), strict=True):
         names = list(times)[::-1]

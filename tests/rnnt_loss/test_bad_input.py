@@ -72,7 +72,7 @@ ENDS = (torch.tensor([6, 6]), torch.tensor([3, 3]))
         (ValueError, "ranges: expected values within 0..3", lambda: rl.do_rnnt_pruning(AM, LM, RANGES + 3)),
         (ValueError, "am and lm: expected the joiner's width 5, got 4 and 5", lambda: rl.rnnt_loss_fused(AM[..., 1:], LM, LINEAR, Y, 0)),
         (TypeError, "joiner.weight: expected am's torch.float64 on cpu, got torch.float32", lambda: rl.rnnt_loss_fused(AM.double(), LM.double(), LINEAR, Y, 0)),
-        (ValueError, "rows_at_once: expected at least 1, got 0", lambda: rl.rnnt_loss_fused(AM, LM, LINEAR, Y, 0, rows_at_once=0)),
+        (ValueError, "rows_at_once: expected at least 0, got -1", lambda: rl.rnnt_loss_fused(AM, LM, LINEAR, Y, 0, rows_at_once=-1)),
         (ValueError, "lm: expected 2 sequences, as am has", lambda: rl.rnnt_loss_fused(AM, LM[:1], LINEAR, Y, 0)),
         (ValueError, r"joiner: expected shape \(B, T, S \+ 1, C\), got \[2, 6\]", lambda: rl.rnnt_loss_fused(AM, LM, lambda a, b: AM[..., 0], Y, 0)),
         (ValueError, "logits: expected 48 nodes, as the boundary says, got 47", lambda: rl.rnnt_loss_packed(X.flatten(0, 2)[1:], Y, 0, GOOD)),

@@ -54,7 +54,8 @@ def test_opcheck_the_others() -> None:
     sums = [torch.zeros(2, 6, 5), torch.zeros(2, 4, 5)]
     check_op(OPS.join_backward_, [torch.randn(5, 4, 5), torch.rand(5, 4, 5), boundary, None, 2, *sums])
     weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7, requires_grad=True)
-    check_op(OPS.joiner_scores, [am, lm, weight, bias, symbols, boundary, None, 4, 1, 0, 5])
+    for rows_at_once in (0, 5):
+        check_op(OPS.joiner_scores, [am, lm, weight, bias, symbols, boundary, None, 4, 1, 0, rows_at_once])
 
 
 class Full(nn.Module):

@@ -177,7 +177,7 @@ def test_pruned_loss(rnnt_type: str, hat: bool, dtype: torch.dtype, backend: Bac
 
 
 @pytest.mark.parametrize("pruned", [False, True])
-@pytest.mark.parametrize("rows_at_once", [1, 7, 10**6])
+@pytest.mark.parametrize("rows_at_once", [0, 1, 7, 10**6])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_fused_joiner(pruned: bool, rows_at_once: int, dtype: torch.dtype, backend: Backend) -> None:
     """The Linear after a tanh, and any callable, against the joiner and its loss one after the other."""

@@ -126,7 +126,7 @@ void simple_weights(const Simple<scalar_t>& p) {
   });
 }
 
-// grad = exps * product, and what each of `others` has of labels, blanks, and norms that were summed anew.
+// grad = exps * product, and what `add` adds.
 template <class scalar_t, class acc, class F>
 void simple_gradient(const Simple<scalar_t>& p, bool valid, const acc* exps, acc* product, scalar_t* grad, F add) {
   using M = Math<acc>;
@@ -147,34 +147,63 @@ void simple_gradient(const Simple<scalar_t>& p, bool valid, const acc* exps, acc
   }
 }
 
-// Adds the gradient of node (t, s) to that of lm's row s, or of am's row t.
+// Whether the node's norm was summed anew, which the product's gradient then leaves out.
+template <class scalar_t>
+RNNKIT_INLINE bool summed_anew(const Simple<scalar_t>& p, int64_t b, int64_t t, int64_t s) {
+  const auto norm = p.norm[(b * p.frames + t) * p.rows + s];
+  return p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm > -Simple<scalar_t>::kLogLeast;
+}
+
+// Adds what node (t, s) then has for lm's row s, or am's row t, both of which are the same.
 template <class scalar_t, class acc>
-RNNKIT_INLINE void add_node(const Simple<scalar_t>& p, int64_t b, int64_t t, int64_t s, const Bounds& in, acc* grad) {
-  const acc label = s < in.s1 ? p.grad_label.at(b, t, s) : acc(0), blank = p.grad_blank.at(b, t, s);
-  if (s < in.s1) grad[p.targets[b * p.symbols + s]] += label;
-  grad[p.blank] += blank;
+void add_exact(const Simple<scalar_t>& p, int64_t b, int64_t t, int64_t s, acc through, acc* grad) {
   const acc norm = p.norm[(b * p.frames + t) * p.rows + s];
-  if (p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm <= -Simple<scalar_t>::kLogLeast || label + blank == 0)
-    return;
   const scalar_t* const lm = p.lm + (b * p.rows + s) * p.classes;
   const scalar_t* const am = p.am + (b * p.frames + t) * p.classes;
-  for (int64_t v = 0; v < p.classes; ++v) grad[v] -= (label + blank) * std::exp(acc(lm[v]) + acc(am[v]) - norm);
+  for (int64_t v = 0; v < p.classes && through != 0; ++v) grad[v] -= through * std::exp(acc(lm[v]) + acc(am[v]) - norm);
 }
 
 template <class scalar_t>
 void simple_gradients(const Simple<scalar_t>& p) {
+  using acc = acc_t<scalar_t>;
   for_rows(p.batch * p.frames, p.classes, [&](int64_t row) {
     const int64_t b = row / p.frames, t = row % p.frames, place = row * p.classes;
     const Bounds in = p.bounds(b);
-    simple_gradient(p, t >= in.t0 && t < in.t1, p.exp_am + place, p.grad_am_acc + place, p.grad_am + place, [&] {
-      for (int64_t s = in.s0; s <= in.s1; ++s) add_node(p, b, t, s, in, p.grad_am_acc + place);
+    acc* const grad = p.grad_am_acc + place;
+    simple_gradient(p, t >= in.t0 && t < in.t1, p.exp_am + place, grad, p.grad_am + place, [&] {
+      for (int64_t s = in.s0; s <= in.s1; ++s) {
+        const acc label = s < in.s1 ? p.grad_label.at(b, t, s) : acc(0), blank = p.grad_blank.at(b, t, s);
+        if (s < in.s1) grad[p.targets[b * p.symbols + s]] += label;
+        grad[p.blank] += blank;
+        if (summed_anew(p, b, t, s)) add_exact(p, b, t, s, label + blank, grad);
+      }
     });
+  });
+  // Of lm's rows, sums over time: frame after frame, as the memory lies.
+  std::vector<acc> labels(p.batch * p.rows), blanks(p.batch * p.rows);
+  std::vector<char> anew(p.batch * p.rows);
+  for_rows(p.batch, p.frames * p.rows, [&](int64_t b) {
+    const Bounds in = p.bounds(b);
+    const int64_t row = b * p.rows;
+    for (int64_t t = in.t0; t < in.t1; ++t) {
+      for (int64_t s = in.s0; s < in.s1; ++s) labels[row + s] += p.grad_label.at(b, t, s);
+      for (int64_t s = in.s0; s <= in.s1; ++s) {
+        blanks[row + s] += p.grad_blank.at(b, t, s);
+        anew[row + s] |= summed_anew(p, b, t, s);
+      }
+    }
   });
   for_rows(p.batch * p.rows, p.classes, [&](int64_t row) {
     const int64_t b = row / p.rows, s = row % p.rows, place = row * p.classes;
     const Bounds in = p.bounds(b);
-    simple_gradient(p, s >= in.s0 && s <= in.s1, p.exp_lm + place, p.grad_lm_acc + place, p.grad_lm + place, [&] {
-      for (int64_t t = in.t0; t < in.t1; ++t) add_node(p, b, t, s, in, p.grad_lm_acc + place);
+    acc* const grad = p.grad_lm_acc + place;
+    simple_gradient(p, s >= in.s0 && s <= in.s1, p.exp_lm + place, grad, p.grad_lm + place, [&] {
+      if (s < in.s1) grad[p.targets[b * p.symbols + s]] += labels[row];
+      grad[p.blank] += blanks[row];
+      for (int64_t t = in.t0; anew[row] && t < in.t1; ++t) {
+        const acc label = s < in.s1 ? p.grad_label.at(b, t, s) : acc(0);
+        if (summed_anew(p, b, t, s)) add_exact(p, b, t, s, label + p.grad_blank.at(b, t, s), grad);
+      }
     });
   });
 }

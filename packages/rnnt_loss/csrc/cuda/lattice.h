@@ -101,8 +101,8 @@ __global__ void __launch_bounds__(kLatticeThreads) lattice_kernel(LatticeLaunch<
   for (int a = 0; p.keeps && a < walk.arcs(); ++a)
     for (int64_t at = threadIdx.x; at < p.frames_of(p.kinds[a]) * p.rows_of(p.kinds[a]); at += threads)
       p.occupancies[a].at(b, at / p.rows_of(p.kinds[a]), at % p.rows_of(p.kinds[a])) = 0;
+  // No barrier: nothing leads to the first diagonal, which all wait for.
   for (int at = threadIdx.x; at < depth * width; at += threads) ring[at] = kNoPath;
-  __syncthreads();
 
   const auto fetch = [&](int64_t i, int slot) {
     Step<scalar_t, kMost> step;

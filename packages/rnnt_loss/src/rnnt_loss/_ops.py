@@ -15,7 +15,7 @@ joint_scores(logits, symbols, boundary, begin, offsets, frames, blanks, kind, cl
 simple_scores(lm (B, S + 1, C), am (B, T, C), symbols, boundary, blank) -> label (B, T, S), blank (B, T, S + 1), and what
     backward needs
 joiner_scores(enc (B, T, H), dec (B, S + 1, H), weight (C, H), bias (C), ...) -> joint_scores of Linear(tanh(enc + dec)), of
-    which `rows_at_once` rows exist at a time
+    which `rows_at_once` rows exist at a time; if 0, all, and hidden and logits are kept, which backward else computes again
 prune_ranges(label_occupancy, blank_occupancy, boundary, s_range, max_step) -> begin
 
 Second derivatives are those of `reference`: exact, but computed node by node.
@@ -174,8 +174,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _chunks(frames: int, rows: int, rows_at_once: int) -> Iterator[tuple[int, int]]:
-    """(first, count) of groups of frames that have about so many rows."""
-    step = max(1, rows_at_once // max(rows, 1))
+    """(first, count) of groups of frames that have about so many rows; 0: all in one."""
+    step = max(1, rows_at_once // max(rows, 1)) if rows_at_once > 0 else max(1, frames)
     for first in range(0, frames, step):
         yield first, min(step, frames - first)
 
@@ -305,13 +305,15 @@ def register(namespace: str) -> None:
         blank: int,
         kind: int,
         rows_at_once: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         found = _empty_scores(enc, symbols, begin, rows)
         for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
             hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
             logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
             ops.joint_scores_(logits, symbols, boundary, begin, first, [blank], kind, *found)
-        return found
+        if rows_at_once == 0 and found[2].numel() > 0:
+            return *found, hidden, logits
+        return *found, enc.new_empty(0), enc.new_empty(0)
 
     def _empty_scores(enc: Tensor, symbols: Tensor, begin: Tensor | None, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         batch, frames, dtype = enc.shape[0], enc.shape[1], state_dtype(enc)
@@ -319,8 +321,11 @@ def register(namespace: str) -> None:
         return label, label.new_empty(batch, 1, frames, rows), label.new_empty(batch, frames, rows)
 
     @joiner_scores.register_fake
-    def _(enc, dec, weight, bias, symbols, boundary, begin, rows, *_):  # type: ignore[no-untyped-def]
-        return _empty_scores(enc, symbols, begin, rows)
+    def _(enc, dec, weight, bias, symbols, boundary, begin, rows, blank, kind, rows_at_once):  # type: ignore[no-untyped-def]
+        kept = [enc.new_empty(0), enc.new_empty(0)]
+        if rows_at_once == 0 and enc.shape[0] * enc.shape[1] * rows > 0:
+            kept = [enc.new_empty(enc.shape[0] * enc.shape[1], rows, width) for width in (enc.shape[2], weight.shape[0])]
+        return *_empty_scores(enc, symbols, begin, rows), *kept
 
     @torch.library.custom_op(f"{namespace}::joiner_scores_backward", mutates_args=())
     def joiner_scores_backward(
@@ -332,6 +337,8 @@ def register(namespace: str) -> None:
         bias: Tensor,
         symbols: Tensor,
         norm: Tensor,
+        kept_hidden: Tensor,
+        kept_logits: Tensor,
         boundary: Tensor | None,
         begin: Tensor | None,
         rows: int,
@@ -342,8 +349,11 @@ def register(namespace: str) -> None:
         sums = [torch.zeros(t.shape, dtype=state_dtype(t), device=t.device) for t in (enc, dec, weight, bias)]
         grad_enc, grad_dec, grad_weight, grad_bias = sums
         for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
-            hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
-            logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
+            if rows_at_once == 0:
+                hidden, logits = kept_hidden, kept_logits.clone()
+            else:
+                hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
+                logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
             given = (grad_label, grad_blank, logits, symbols, norm, boundary, begin, None)
             ops.joint_scores_backward_(*given, first, [blank], kind, 0.0)
             grads = logits.flatten(0, 1)
@@ -362,19 +372,19 @@ def register(namespace: str) -> None:
     def setup_joiner(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *tensors, rows, blank, mode, rows_at_once = inputs
         ctx.options = rows, blank, mode, rows_at_once
-        ctx.save_for_backward(*tensors, output[2])
+        ctx.save_for_backward(*tensors, *output[2:])
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(output[2])
+        ctx.mark_non_differentiable(*output[2:])
 
     def joiner_backward(ctx: Any, grad_label: Tensor | None, grad_blank: Tensor | None, *_: None) -> tuple[Any, ...]:
-        *inputs, symbols, boundary, begin, norm = ctx.saved_tensors
+        *inputs, symbols, boundary, begin, norm, hidden, logits = ctx.saved_tensors
         nothing = [None] * 7
         if torch.is_grad_enabled():
             rest = (symbols, boundary, begin, *ctx.options)
             return *_gradients(_joiner_reference, inputs, [grad_label, grad_blank], rest), *nothing
         with torch.autocast(norm.device.type, enabled=False):
             grads = _both(grad_label, grad_blank, norm, 1, symbols if begin is None else None)
-            given = (*grads, *inputs, symbols, norm, boundary, begin)
+            given = (*grads, *inputs, symbols, norm, hidden, logits, boundary, begin)
             return *ops.joiner_scores_backward(*given, *ctx.options), *nothing
 
     joiner_scores.register_autograd(joiner_backward, setup_context=setup_joiner)

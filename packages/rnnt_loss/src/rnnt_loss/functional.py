@@ -338,7 +338,8 @@ def rnnt_loss_fused(
         lm: (B, S + 1, H), the predictor's.
         joiner: the output nn.Linear(H, C), after a tanh; or any callable that takes (B, t, S + 1, H) twice, frames of am and
             rows of lm, and returns logits (B, t, S + 1, C): it is called again in backward, a few frames at a time.
-        rows_at_once: how many nodes' logits exist at a time. Default: 512 on a CPU, 65536 on a GPU.
+        rows_at_once: how many nodes' logits exist at a time. Default: 512 on a CPU, 65536 on a GPU. 0 keeps all of them, and with an
+            nn.Linear backward does not compute them again: faster, with two tensors of (nodes, H) and (nodes, C).
         others: see `rnnt_loss`.
     """
     return _fused(
@@ -856,8 +857,8 @@ def _fused(
     bounds = checked if begin is None else _ops.whole(checked, batch, count, frames, am)
     if rows_at_once is None:
         rows_at_once = 512 if am.device.type == "cpu" else 1 << 16
-    if rows_at_once < 1:
-        raise ValueError(f"rows_at_once: expected at least 1, got {rows_at_once}")
+    if rows_at_once < 0:
+        raise ValueError(f"rows_at_once: expected at least 0, got {rows_at_once}")
     check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
     check_choice("reduction", reduction, REDUCTIONS)
     mode = _ops.HAT if use_hat_loss else _ops.SOFTMAX
@@ -913,7 +914,7 @@ def _linear_scores(
         label, blanks = _ops._joiner_reference(*given)
     else:
         with torch.autocast(device, enabled=False):
-            label, blanks, _ = torch.ops.rnnkit_rnnt_loss.joiner_scores(*given)
+            label, blanks, *_ = torch.ops.rnnkit_rnnt_loss.joiner_scores(*given)
     return label, blanks[:, 0]
 
 
@@ -946,7 +947,7 @@ def _callable_scores(
         found = _ops.joint_scores(_with_unit_stride(logits), targets, torch.stack([s0, t0, s1, t1], 1), part, *options)
         return found[0], found[1][:, 0]
 
-    step = max(1, rows_at_once // max(1, batch * rows))
+    step = max(1, rows_at_once // max(1, batch * rows)) if rows_at_once > 0 else max(1, frames)
     chunks = [
         checkpoint(scores, am[:, first : first + step], lm, first, use_reentrant=False)
         for first in range(0, max(frames, 1), step)
