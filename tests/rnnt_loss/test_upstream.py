@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import rnnt_loss as fast_rnnt
 import torch
@@ -417,6 +420,15 @@ def test_tdt(durations: list[int]) -> None:
     torch.testing.assert_close(torch.autograd.grad(loss.sum(), leaf), torch.autograd.grad(expected.sum(), leaf))
     plain = TDTLoss(5, durations, "none", omega=1.0)(leaf, symbols, *ends)
     torch.testing.assert_close(plain, fast_rnnt.rnnt_loss(leaf[..., :6], symbols, 5, bounds, reduction="none"))
+
+
+def test_the_readme_runs() -> None:
+    readme = Path(__file__).parents[2] / "packages" / "rnnt_loss" / "README.md"
+    blocks, names = re.findall(r"```python\n(.*?)```", readme.read_text(), re.S), {}
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    assert names["encoder_out"].grad.isfinite().all()
 
 
 def test_with_cuda_tells_what_was_built() -> None:

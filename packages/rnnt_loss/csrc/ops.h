@@ -26,6 +26,13 @@ inline Tensor empty(const Tensor& like, const Ints& shape, ScalarType dtype) {
 
 inline ScalarType acc_type(const Tensor& t) { return accumulate_type(t.scalar_type()); }
 
+// Calls f(TypeTag<scalar_t>{}) for the type of scores and occupancies.
+template <class F>
+void dispatch_scores(ScalarType dtype, F&& f) {
+  STD_TORCH_CHECK(dtype == ScalarType::Double || dtype == ScalarType::Float, "scores: expected float32 or float64");
+  return dtype == ScalarType::Double ? f(TypeTag<double>{}) : f(TypeTag<float>{});
+}
+
 inline void fill_sequences(Sequences& p, const Tensor& like, int64_t batch, int64_t frames, int64_t symbols, int64_t rows,
                            const MaybeTensor& boundary, const MaybeTensor& begin) {
   if (boundary) check_contiguous(*boundary, like, ScalarType::Long, {batch, 4}, "boundary");
@@ -94,12 +101,7 @@ std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints labe
     p.score = score.mutable_data_ptr<scalar_t>();
     Engine::run(p, blank);
   };
-  if (blank.scalar_type() == ScalarType::Double)
-    run(TypeTag<double>{});
-  else if (blank.scalar_type() == ScalarType::Float)
-    run(TypeTag<float>{});
-  else
-    STD_TORCH_CHECK(false, "label and blank: expected float32 or float64");
+  dispatch_scores(blank.scalar_type(), run);
   return {score, label_occupancy, blank_occupancy};
 }
 
@@ -418,12 +420,7 @@ Tensor prune_ranges(Tensor label, Tensor blank, Tensor boundary, int64_t s_range
     p.out = begin.mutable_data_ptr<int64_t>();
     Engine::run(p, blank);
   };
-  if (blank.scalar_type() == ScalarType::Double)
-    run(TypeTag<double>{});
-  else if (blank.scalar_type() == ScalarType::Float)
-    run(TypeTag<float>{});
-  else
-    STD_TORCH_CHECK(false, "occupancies: expected float32 or float64");
+  dispatch_scores(blank.scalar_type(), run);
   return begin;
 }
 

@@ -2,7 +2,8 @@
 
 from . import functional
 from .functional import *  # noqa: F403
-from .modules import MultiblankRNNTLoss, PrunedRNNTLoss, RNNTLoss, TDTLoss
+from .modules import MultiblankRNNTLoss, PrunedRNNTLoss, TDTLoss
+from .torchaudio import RNNTLoss
 
 __version__ = "0.1.0"
 __all__ = ["MultiblankRNNTLoss", "PrunedRNNTLoss", "RNNTLoss", "TDTLoss", "functional", *functional.__all__]

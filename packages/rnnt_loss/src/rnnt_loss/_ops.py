@@ -43,7 +43,10 @@ def whole(boundary: Tensor | None, batch: int, symbols: int, frames: int, like: 
     """The boundary, or that of sequences without padding."""
     if boundary is not None:
         return boundary
-    return torch.tensor([[0, 0, symbols, frames]], device=like.device).expand(batch, 4).contiguous()
+    made = torch.zeros(batch, 4, dtype=torch.int64, device=like.device)  # on the device: a copy from the host would wait
+    made[:, 2].fill_(symbols)
+    made[:, 3].fill_(frames)
+    return made
 
 
 def lattice(label: Tensor, blank: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from . import functional
+from . import _ops, functional
 
 
 def _boundary(symbol_lengths: Tensor, frame_lengths: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def _boundary(symbol_lengths: Tensor, frame_lengths: Tensor) -> Tensor:
     return torch.stack([start, start, symbol_lengths, frame_lengths.to(start.device)], 1)
 
 
-def _check_lengths(reduction: str) -> str:
+def _check_reduction(reduction: str) -> str:
     if reduction not in ("none", "mean", "sum", "mean_volume"):
         raise ValueError(f"reduction: expected one of 'none', 'mean', 'sum', 'mean_volume', got {reduction!r}")
     return reduction
@@ -25,37 +25,6 @@ def _reduced(loss: Tensor, reduction: str, symbol_lengths: Tensor) -> Tensor:
     if reduction == "mean_volume":  # NeMo's: by symbols
         return loss.sum() / symbol_lengths.sum().to(loss.device)
     return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
-
-
-class RNNTLoss(nn.Module):
-    """`rnnt_loss.torchaudio.rnnt_loss` with its options kept: torchaudio.transforms.RNNTLoss.
-
-    Args:
-        blank, clamp, reduction, fused_log_softmax, fastemit_lambda, zero_infinity: see there.
-    """
-
-    def __init__(
-        self,
-        blank: int = -1,
-        clamp: float = -1.0,
-        reduction: str = "mean",
-        fused_log_softmax: bool = True,
-        *,
-        fastemit_lambda: float = 0.0,
-        zero_infinity: bool = False,
-    ) -> None:
-        super().__init__()
-        self.blank, self.clamp, self.reduction, self.fused_log_softmax = blank, clamp, reduction, fused_log_softmax
-        self.fastemit_lambda, self.zero_infinity = fastemit_lambda, zero_infinity
-
-    def forward(self, logits: Tensor, targets: Tensor, logit_lengths: Tensor, target_lengths: Tensor) -> Tensor:
-        """The loss; arguments as of the function."""
-        from .torchaudio import rnnt_loss
-
-        lengths = (logit_lengths, target_lengths)
-        options = (self.blank, self.clamp, self.reduction, self.fused_log_softmax)
-        penalties = {"fastemit_lambda": self.fastemit_lambda, "zero_infinity": self.zero_infinity}
-        return rnnt_loss(logits, targets, *lengths, *options, **penalties)  # type: ignore[arg-type]
 
 
 class TDTLoss(nn.Module):
@@ -77,7 +46,7 @@ class TDTLoss(nn.Module):
         omega: float = 0.0,
     ) -> None:
         super().__init__()
-        self.blank, self.durations, self.reduction = blank, list(durations), _check_lengths(reduction)
+        self.blank, self.durations, self.reduction = blank, list(durations), _check_reduction(reduction)
         self.fastemit_lambda, self.sigma, self.omega = fastemit_lambda, sigma, omega
 
     def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:
@@ -117,7 +86,7 @@ class MultiblankRNNTLoss(nn.Module):
         super().__init__()
         self.blanks = [blank - i for i in range(len(big_blank_durations) + 1)]
         self.durations = [1, *big_blank_durations]
-        self.reduction, self.fastemit_lambda, self.sigma = _check_lengths(reduction), fastemit_lambda, sigma
+        self.reduction, self.fastemit_lambda, self.sigma = _check_reduction(reduction), fastemit_lambda, sigma
 
     def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:
         """The loss of logits (B, T, S + 1, C), labels (B, S) and lengths (B,)."""
@@ -209,9 +178,7 @@ class PrunedRNNTLoss(nn.Module):
         self, encoder_out: Tensor, decoder_out: Tensor, symbols: Tensor, boundary: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """(simple loss, pruned loss) of (B, T, encoder_dim), (B, S + 1, decoder_dim) and symbols (B, S)."""
-        if boundary is None:
-            rows = [[0, 0, symbols.shape[1], encoder_out.shape[1]]]
-            boundary = torch.tensor(rows, device=symbols.device).expand(len(symbols), 4).contiguous()
+        boundary = _ops.whole(boundary, len(symbols), symbols.shape[1], encoder_out.shape[1], symbols)
         options = {"rnnt_type": self.rnnt_type, "delay_penalty": self.delay_penalty, "reduction": self.reduction}
         with torch.autocast(encoder_out.device.type, enabled=False):  # 16 bits do not do for it: icefall issue 283
             weights = self.simple_lm_proj.weight.dtype

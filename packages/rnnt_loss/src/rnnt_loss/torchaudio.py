@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _ops
 from ._lattice import (
@@ -18,7 +18,6 @@ from ._lattice import (
     reduce,
     solve,
 )
-from .modules import RNNTLoss
 
 __all__ = ["RNNTLoss", "rnnt_loss"]
 
@@ -80,3 +79,32 @@ def rnnt_loss(
     label, blanks = _ops.joint_scores(logits, symbols, *options)
     score, _, _ = solve(label, blanks[:, 0], "regular", boundary, fastemit_lambda=fastemit_lambda)
     return reduce(score, reduction, zero_infinity)
+
+
+class RNNTLoss(nn.Module):
+    """`rnnt_loss` with its options kept: torchaudio.transforms.RNNTLoss.
+
+    Args:
+        blank, clamp, reduction, fused_log_softmax, fastemit_lambda, zero_infinity: see there.
+    """
+
+    def __init__(
+        self,
+        blank: int = -1,
+        clamp: float = -1.0,
+        reduction: str = "mean",
+        fused_log_softmax: bool = True,
+        *,
+        fastemit_lambda: float = 0.0,
+        zero_infinity: bool = False,
+    ) -> None:
+        super().__init__()
+        self.blank, self.clamp, self.reduction, self.fused_log_softmax = blank, clamp, reduction, fused_log_softmax
+        self.fastemit_lambda, self.zero_infinity = fastemit_lambda, zero_infinity
+
+    def forward(self, logits: Tensor, targets: Tensor, logit_lengths: Tensor, target_lengths: Tensor) -> Tensor:
+        """The loss; arguments as of the function."""
+        lengths = (logit_lengths, target_lengths)
+        options = (self.blank, self.clamp, self.reduction, self.fused_log_softmax)
+        penalties = {"fastemit_lambda": self.fastemit_lambda, "zero_infinity": self.zero_infinity}
+        return rnnt_loss(logits, targets, *lengths, *options, **penalties)  # type: ignore[arg-type]
