@@ -48,6 +48,10 @@ def test_nox_knows_every_package() -> None:
         assert (ROOT / "benchmarks" / f"bench_{family.name}.py").exists()
 
 
+def test_published_tables_and_the_overview_are_those_of_the_results() -> None:
+    subprocess.run([sys.executable, "benchmarks/publish.py", "--check"], cwd=ROOT, check=True)
+
+
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda p: p.name)
 def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel with the CUDA kernels, where this machine has nvcc."""
