@@ -162,8 +162,9 @@ def draw_overview() -> None:
             }
             if name in limits:
                 place = {"xytext": (-7, 0), "va": "center", "ha": "right"}
-            axis.annotate(f"{name} {factor:.2g}", (factor, y), textcoords="offset points", fontsize=8, **place)
-    axis.set(xscale="log", xlim=(0.45, 40), ylim=(-0.6, len(numbers) - 0.4), xlabel="time of a training step, ours = 1")
+            text = f"{factor:.2f}" if name in limits else f"{name} {factor:.1f}"
+            axis.annotate(text, (factor, y), textcoords="offset points", fontsize=8, **place)
+    axis.set(xscale="log", xlim=(0.6, 40), ylim=(-0.6, len(numbers) - 0.4), xlabel="time of a training step, ours = 1")
     axis.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     axis.set_yticks(range(len(numbers)), [what.replace(", (", "\n(", 1) for what in reversed(numbers)], fontsize=8)
     axis.tick_params(left=False)
