@@ -10,7 +10,6 @@ Writes results/ligru-<device>.{json,png}.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import logging
@@ -23,14 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import suite
 import torch
 from ligru import LiGRU, SLiGRU
 from plots import bars
-from rnnkit_common.testing import alternate, hardware, inference, keep_freed_memory, training_step
+from rnnkit_common.testing import alternate, inference, keep_freed_memory, training_step
+from suite import PEERS
 from torch import Tensor, nn
 
-RESULTS = Path(__file__).parent / "results"
-PEERS = Path(__file__).parents[1] / "peers"
 Times = dict[str, dict[str, float]]
 
 SHAPES = {"H = 512": (8, 400, 256, 512), "H = 128": (8, 400, 64, 128)}  # B, T, F, H
@@ -144,6 +143,7 @@ def per_step(name: str, seconds: float) -> dict[str, float]:
 
 
 def cpu(seconds: float) -> dict[str, Any]:
+    keep_freed_memory()
     result: dict[str, Any] = {"layers": {}, "shapes (B, T, F, H)": SHAPES}
     for size, shape in SHAPES.items():
         result["layers"][size] = layer(shape, seconds)
@@ -154,6 +154,7 @@ def cpu(seconds: float) -> dict[str, Any]:
 
 def gpu(seconds: float) -> dict[str, Any]:
     """Microseconds per step, for each shape, dtype and number of directions and layers."""
+    seconds /= 20  # there are many rows
     rows = []
     for batch, steps, features, units in GPU_SHAPES:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -194,24 +195,13 @@ def report(result: dict[str, Any]) -> None:
         print(f"  {name}, us per step by T: " + ", ".join(f"{steps}: {us:.1f}" for steps, us in times.items()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--seconds", type=float, default=12.0, help="for each group of candidates")
-    options = parser.parse_args()
-    keep_freed_memory()
-    torch.manual_seed(0)
-    machine = hardware(options.device == "cuda")
-    result = cpu(options.seconds) if options.device == "cpu" else gpu(options.seconds / 20)
-    report(result)
-    if options.device == "cpu":
+def draw(document: dict[str, Any], stem: Path) -> None:
+    """Bars of one layer; of a GPU's rows there are too many for a picture."""
+    if "layers" in document:
         batch, steps, features, units = SHAPES["H = 512"]
-        title = f"Li-GRU and SLi-GRU, (B, T, F, H) = {batch, steps, features, units}, {machine['cpu']}"
-        bars(result["layers"]["H = 512"], list(OURS), title, RESULTS / "ligru-cpu.png")
-    path = RESULTS / f"ligru-{options.device}.json"
-    path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")
-    print(f"\n{path}")
+        title = f"Li-GRU and SLi-GRU, (B, T, F, H) = {batch, steps, features, units}, {suite.machine_name(document)}"
+        bars(document["layers"]["H = 512"], list(OURS), title, suite.beside(stem, ".png"))
 
 
 if __name__ == "__main__":
-    main()
+    suite.main("ligru", cpu=cpu, gpu=gpu, report=report, draw=draw, seconds=12.0)

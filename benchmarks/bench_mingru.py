@@ -7,22 +7,19 @@ layer beside cuDNN's nn.GRU. All candidates of a row take turns in one run. Writ
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import suite
 import torch
 from mingru import MinGRU, MinGRUCell, functional
 from plots import bars
-from rnnkit_common.testing import alternate, copy_bandwidth, hardware, inference, keep_freed_memory, training_step
+from rnnkit_common.testing import alternate, copy_bandwidth, inference, keep_freed_memory, training_step
 from torch import nn
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-RESULTS = Path(__file__).parent / "results"
 
 # (B, T, D): the paper's; two of users' reports; FLA's; reinforcement learning; language models
 GPU_SHAPES = [
@@ -84,6 +81,7 @@ def op(shape: tuple[int, int, int], device: str, dtype: torch.dtype, seconds: fl
 
 
 def cpu(seconds: float) -> dict[str, Any]:
+    keep_freed_memory()
     shape = (8, 1024, 256)
     result: dict[str, Any] = {"shape": shape, "layer": layers(shape, "cpu", torch.float32, True, seconds)}
     elements = shape[0] * shape[1] * shape[2]
@@ -130,7 +128,7 @@ def gpu(seconds: float) -> dict[str, Any]:
 
 def report(result: dict[str, Any]) -> None:
     """Prints the ratios that the targets speak of."""
-    for kind, times in result["layer"].items():
+    for kind, times in result.get("layer", {}).items():
         linear = times["Linear alone"]["median"]
         print(f"\n{kind}, (B, T, D) = {tuple(result['shape'])}")
         for name, t in times.items():
@@ -138,44 +136,27 @@ def report(result: dict[str, Any]) -> None:
     for key, value in result.items():
         if key.startswith("op,"):
             print(f"\n{key}\n  " + "   ".join(f"{name} {ns:.2f}" for name, ns in value.items()))
-    print("\nstep, B=1, D=256")
-    for name, t in result["step, B=1, D=256"].items():
-        print(f"  {name:16}{1e6 * t['median']:9.1f} us")
+    for name, t in result.get("step, B=1, D=256", {}).items():
+        print(f"  step, B=1, D=256, {name:16}{1e6 * t['median']:9.1f} us")
 
 
-def plot_gpu(result: dict[str, Any], name: str) -> None:
+def draw(document: dict[str, Any], stem: Path) -> None:
+    """Bars of one layer; on a GPU, shares of the copy bandwidth."""
+    if "layer" in document:
+        title = f"One layer, (B, T, D) = {tuple(document['shape'])}, float32, {suite.machine_name(document)}"
+        bars(document["layer"], ["minGRU"], title, suite.beside(stem, ".png"))
+        return
     figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    rows = [row for row in result["shapes"] if row["dtype"] == "bfloat16"]
+    rows = [row for row in document["shapes"] if row["dtype"] == "bfloat16"]
     for offset, kind, color in ((-0.2, "forward", "#c8553d"), (0.2, "backward", "#3b6ea5")):
         heights = [100 * row["of copy bandwidth"][kind] for row in rows]
         axis.bar([i + offset for i in range(len(rows))], heights, 0.38, label=kind, color=color)
     axis.set_xticks(range(len(rows)), ["x".join(map(str, row["shape"])) for row in rows], rotation=20)
-    axis.set(ylabel="% of copy bandwidth", title=f"minGRU scan, bfloat16, {name}")
+    axis.set(ylabel="% of copy bandwidth", title=f"minGRU scan, bfloat16, {suite.machine_name(document)}")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
-    figure.savefig(RESULTS / "mingru-cuda.png", dpi=150)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each group of candidates")
-    options = parser.parse_args()
-    keep_freed_memory()
-    torch.manual_seed(0)
-    machine = hardware(options.device == "cuda")
-    if options.device == "cpu":
-        result = cpu(options.seconds)
-        report(result)
-        title = f"One layer, (B, T, D) = {tuple(result['shape'])}, float32, {machine['cpu']}"
-        bars(result["layer"], ["minGRU"], title, RESULTS / "mingru-cpu.png")
-    else:
-        result = gpu(options.seconds)
-        plot_gpu(result, machine["gpu"])
-    path = RESULTS / f"mingru-{options.device}.json"
-    path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")
-    print(f"\n{path}")
+    figure.savefig(suite.beside(stem, ".png"), dpi=150)
 
 
 if __name__ == "__main__":
-    main()
+    suite.main("mingru", cpu=cpu, gpu=gpu, report=report, draw=draw)

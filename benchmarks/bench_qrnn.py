@@ -9,19 +9,17 @@ qrnn-<device>-figure4.png.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import suite
 import torch
 from plots import bars, grid
 from qrnn import QRNN, functional
-from rnnkit_common.testing import alternate, copy_bandwidth, hardware, inference, keep_freed_memory, training_step
+from rnnkit_common.testing import alternate, copy_bandwidth, inference, keep_freed_memory, training_step
 from torch import Tensor, nn
 
-RESULTS = Path(__file__).parent / "results"
 Times = dict[str, dict[str, float]]
 
 LANGUAGE_MODEL = (105, 20, 640)  # T, B, H of the paper's Figure 4, left
@@ -116,6 +114,7 @@ def figure4(device: str, dtype: torch.dtype, seconds: float) -> list[dict[str, A
 
 
 def cpu(seconds: float) -> dict[str, Any]:
+    keep_freed_memory()
     t, b, h = LANGUAGE_MODEL
     result: dict[str, Any] = {"shape (T, B, H)": LANGUAGE_MODEL}
     for window in (1, 2):
@@ -146,6 +145,7 @@ def serial_kernel(seconds: float) -> Times:
 
 
 def gpu(seconds: float) -> dict[str, Any]:
+    seconds /= 5  # there are many rows
     bandwidth = copy_bandwidth(seconds)
     result: dict[str, Any] = {"copy bandwidth, bytes per second": bandwidth, "shapes": []}
     for shape in GPU_SHAPES:
@@ -181,27 +181,16 @@ def report(result: dict[str, Any]) -> None:
             print(f"\n{key}\n  " + "   ".join(f"{name} {ns:.2f}" for name, ns in groups.items()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each group of candidates")
-    options = parser.parse_args()
-    keep_freed_memory()
-    torch.manual_seed(0)
-    machine = hardware(options.device == "cuda")
-    result = cpu(options.seconds) if options.device == "cpu" else gpu(options.seconds / 5)
-    report(result)
-    name = machine["cpu" if options.device == "cpu" else "gpu"]
-    stem = f"qrnn-{options.device}"
+def draw(document: dict[str, Any], stem: Path) -> None:
+    """Bars of one layer, and the paper's figure 4."""
+    name = suite.machine_name(document)
     title = f"One layer, (T, B, H) = {LANGUAGE_MODEL}, float32, {name}"
-    bars(result["layer, window 1"], "QRNN", title, RESULTS / f"{stem}.png")
-    factors = [[c["speed-up"] for c in result["figure 4"] if c["B"] == b] for b in BATCHES]
+    bars(document["layer, window 1"], "QRNN", title, suite.beside(stem, ".png"))
+    factors = [[c["speed-up"] for c in document["figure 4"] if c["B"] == b] for b in BATCHES]
     title = f"QRNN over nn.LSTM, inference, {UNITS} units, {name}"
-    grid(factors, [f"B = {b}" for b in BATCHES], [f"T = {t}" for t in LENGTHS], title, RESULTS / f"{stem}-figure4.png")
-    path = RESULTS / f"{stem}.json"
-    path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")
-    print(f"\n{path}")
+    rows, columns = [f"B = {b}" for b in BATCHES], [f"T = {t}" for t in LENGTHS]
+    grid(factors, rows, columns, title, suite.beside(stem, "-figure4.png"))
 
 
 if __name__ == "__main__":
-    main()
+    suite.main("qrnn", cpu=cpu, gpu=gpu, report=report, draw=draw)

@@ -12,7 +12,6 @@ Writes results/rnnt_loss-<device>.{json,png}.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import importlib
 import json
@@ -27,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import rnnt_loss as ours
+import suite
 import torch
 from plots import bars
-from rnnkit_common.testing import alternate, copy_bandwidth, hardware, keep_freed_memory
+from rnnkit_common.testing import alternate, copy_bandwidth, keep_freed_memory
+from suite import PEERS
 from torch import Tensor, nn
 
-RESULTS = Path(__file__).parent / "results"
-PEERS = Path(__file__).parents[1] / "peers"
 SHAPE = (8, 200, 50, 500)  # B, T, S, C
 WIDTH, S_RANGE = 512, 5
 Run = Callable[[], Any]
@@ -110,6 +109,7 @@ def fast_rnnt(cuda: bool) -> Any:
     flags = ["-O3", "-w", *(["-DFT_WITH_CUDA"] if cuda else [])]
     build = folder / ("build-cuda" if cuda else "build")
     build.mkdir(exist_ok=True)
+    os.environ.setdefault("MAX_JOBS", "2")
     cpp_extension.load(
         "_fast_rnnt", [str(s) for s in sources], extra_cflags=flags, extra_cuda_cflags=flags, extra_include_paths=[str(folder)],
         build_directory=str(build), with_cuda=cuda,
@@ -316,6 +316,7 @@ def share_of_roofline(ends: Tensor, dtype: torch.dtype, audio: Any, bandwidth: f
 
 
 def gpu(seconds: float) -> dict[str, Any]:
+    seconds /= 20  # there are many rows
     bandwidth, audio, theirs = copy_bandwidth(1.0), torchaudio(), fast_rnnt(True)
     rows = []
     for order in ("30 in a row", "sorted"):
@@ -346,34 +347,20 @@ def report(result: dict[str, Any]) -> None:
         print(f"\nexact loss: {result['exact loss, ns per logit']:.2f} ns per logit")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--seconds", type=float, default=12.0, help="for each group of candidates")
-    options = parser.parse_args()
-    PEERS.mkdir(exist_ok=True)
-    os.environ.setdefault("MAX_JOBS", "2")
-    machine = hardware(options.device == "cuda")
-    result = cpu(options.seconds) if options.device == "cpu" else gpu(options.seconds / 20)
-    report(result)
-    if options.device == "cpu":
-        batch, frames, symbols, classes = SHAPE
-        title = f"RNN-T losses, (B, T, S, C) = {batch, frames, symbols, classes}, {machine['cpu']}"
-        groups = {
-            kind: times for kind, times in result["seconds"].items() if kind in ("exact loss of logits", "pruned step")
-        }
-    else:
-        title = f"a joiner of 512 and its RNN-T loss, C = 500, {machine['gpu']}"
+def draw(document: dict[str, Any], stem: Path) -> None:
+    """Bars of the exact loss and of a pruned step; on a GPU, of the protocol's batches."""
+    if "rows" in document:
+        title = f"a joiner of 512 and its RNN-T loss, C = 500, {suite.machine_name(document)}"
         groups = {
             f"{row['batches']}, (B, T, S) = {tuple(row['B, T, S'])}": {k: {"median": t} for k, t in row["seconds"].items()}
-            for row in result["rows"][::2]
+            for row in document["rows"][::2]
         }
+    else:
+        title = f"RNN-T losses, (B, T, S, C) = {SHAPE}, {suite.machine_name(document)}"
+        groups = {kind: document["seconds"][kind] for kind in ("exact loss of logits", "pruned step")}
     names = {name for times in groups.values() for name in times if name.startswith("rnnt_loss")}
-    bars(groups, names, title, RESULTS / f"rnnt_loss-{options.device}.png")
-    path = RESULTS / f"rnnt_loss-{options.device}.json"
-    path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")
-    print(f"\n{path}")
+    bars(groups, names, title, suite.beside(stem, ".png"))
 
 
 if __name__ == "__main__":
-    main()
+    suite.main("rnnt_loss", cpu=cpu, gpu=gpu, report=report, draw=draw, seconds=12.0)

@@ -9,9 +9,7 @@ results/sru-<device>.{json,png}.
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import subprocess
 import sys
 import warnings
@@ -20,14 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import suite
 import torch
 from plots import bars
-from rnnkit_common.testing import alternate, copy_bandwidth, hardware, inference, keep_freed_memory, training_step
+from rnnkit_common.testing import alternate, copy_bandwidth, inference, keep_freed_memory, training_step
 from sru import SRU, functional
+from suite import PEERS
 from torch import Tensor, nn
 
-RESULTS = Path(__file__).parent / "results"
-PEERS = Path(__file__).parents[1] / "peers"
 Times = dict[str, dict[str, float]]
 
 SHAPE, LAYERS = (128, 32, 512), 2  # T, B, D of the first paper's figure
@@ -126,6 +124,7 @@ def op(shape: tuple[int, int, int], device: str, dtype: torch.dtype, v1: bool, s
 
 
 def cpu(seconds: float) -> dict[str, Any]:
+    keep_freed_memory()
     peer = upstream()
     t, b, d = SHAPE
     result: dict[str, Any] = {"shape (T, B, D)": SHAPE, "layers": LAYERS, "stack": stacks(seconds, peer)}
@@ -142,6 +141,7 @@ def cpu(seconds: float) -> dict[str, Any]:
 
 
 def gpu(seconds: float) -> dict[str, Any]:
+    seconds /= 10  # there are many rows
     bandwidth, peer = copy_bandwidth(seconds), upstream()
     result: dict[str, Any] = {"copy bandwidth, bytes per second": bandwidth, "shapes": []}
     for t, b, d in GPU_SHAPES:
@@ -180,29 +180,16 @@ def report(result: dict[str, Any]) -> None:
             print(f"\n{key}\n  " + "   ".join(f"{name} {ns:.2f}" for name, ns in groups.items()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each group of candidates")
-    options = parser.parse_args()
-    warnings.filterwarnings("ignore", message="Running SRU on CPU with grad_enabled")
-    keep_freed_memory()
-    torch.manual_seed(0)
-    machine = hardware(options.device == "cuda")
-    result = cpu(options.seconds) if options.device == "cpu" else gpu(options.seconds / 10)
-    report(result)
-    name = machine["cpu" if options.device == "cpu" else "gpu"]
-    if options.device == "cpu":
-        groups = result["stack"]
-    else:
-        wanted = [row for row in result["shapes"] if row["shape (T, B, D)"] == SHAPE]
-        groups = {f"training step, {row['dtype']}": row["layer"] for row in wanted}
-    title = f"SRU, {LAYERS if options.device == 'cpu' else 1} layer(s), (T, B, D) = {SHAPE}, {name}"
-    bars(groups, ["SRU"], title, RESULTS / f"sru-{options.device}.png")
-    path = RESULTS / f"sru-{options.device}.json"
-    path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")
-    print(f"\n{path}")
+def draw(document: dict[str, Any], stem: Path) -> None:
+    """Bars of the stack; on a GPU, of one layer in each dtype."""
+    layers, groups = LAYERS, document.get("stack")
+    if groups is None:
+        wanted = [row for row in document["shapes"] if row["shape (T, B, D)"] == list(SHAPE)]
+        layers, groups = 1, {f"training step, {row['dtype']}": row["layer"] for row in wanted}
+    title = f"SRU, {layers} layer(s), (T, B, D) = {SHAPE}, {suite.machine_name(document)}"
+    bars(groups, ["SRU"], title, suite.beside(stem, ".png"))
 
 
 if __name__ == "__main__":
-    main()
+    warnings.filterwarnings("ignore", message="Running SRU on CPU with grad_enabled")
+    suite.main("sru", cpu=cpu, gpu=gpu, report=report, draw=draw)
