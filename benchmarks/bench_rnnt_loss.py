@@ -121,28 +121,6 @@ def fast_rnnt(cuda: bool) -> Any:
     return importlib.import_module("fast_rnnt.rnnt_loss")
 
 
-def peak_beyond(run: Run) -> float:
-    """Megabytes that a call needs beside what is there: on a CPU from the kernel's high-water mark of this process."""
-    if torch.cuda.is_available():
-        run()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    run()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    run()
-    return (_status("VmHWM") - before) / 1e3
-
-
-def _status(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith(field)).split()[1])
-
-
 def backward(loss: Tensor, *leaves: Tensor) -> None:
     torch.autograd.grad(loss, leaves)  # which keeps nothing, unlike loss.backward()
 
@@ -236,7 +214,7 @@ def cpu(seconds: float) -> dict[str, Any]:
     }
     memory = {}
     for kind in ("exact loss of logits", "pruned step"):
-        memory[kind] = {name: peak_beyond(run) for name, run in groups[kind].items()}
+        memory[kind] = {name: suite.peak_beyond(run) for name, run in groups[kind].items()}
     result: dict[str, Any] = {"shape (B, T, S, C)": SHAPE, "logits, MB": logits.nbytes / 1e6, "peak memory, MB": memory}
     keep_freed_memory()
     result["seconds"] = {kind: alternate(runs, seconds=seconds, warmup=1) for kind, runs in groups.items()}
@@ -324,7 +302,7 @@ def gpu(seconds: float) -> dict[str, Any]:
             runs = joint_losses(ends, audio, theirs)
             row: dict[str, Any] = {"batches": order, "B, T, S": [len(ends), *(int(n) for n in ends.amax(0))]}
             row["seconds"] = {k: t["median"] for k, t in alternate(runs, seconds=seconds, warmup=2, cuda=True).items()}
-            row["peak memory, MB"] = {name: peak_beyond(run) for name, run in runs.items()}
+            row["peak memory, MB"] = {name: suite.peak_beyond(run) for name, run in runs.items()}
             for dtype in (torch.float32, torch.bfloat16):
                 share = share_of_roofline(ends, dtype, audio, bandwidth, seconds)
                 row[f"share of the 3-pass roofline, {dtype}"] = share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import sys
 from collections.abc import Callable
@@ -70,3 +71,25 @@ def machine_name(document: Result) -> str:
 def beside(stem: Path, suffix: str) -> Path:
     """The file whose name is that of `stem` with `suffix`."""
     return stem.with_name(stem.name + suffix)
+
+
+def peak_beyond(run: Callable[[], Any]) -> float:
+    """Megabytes that a call needs beside what is there: on a CPU from the kernel's high-water mark of this process."""
+    if torch.cuda.is_available():
+        run()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    run()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 1e3
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(field)).split()[1])
