@@ -251,9 +251,17 @@ def gpu(session: nox.Session) -> None:
 @nox.session
 @per_package(FAMILIES)
 def bench(session: nox.Session, package: str) -> None:
-    """Measure one package beside its peers; results and plots go to benchmarks/results."""
+    """Measure one package beside its peers (`-- --quick` to try it); results and plots go to benchmarks/results."""
     install(session, "common", package, extras=group("bench"))
     session.run("python", f"benchmarks/bench_{package}.py", *session.posargs)
+
+
+@nox.session
+def scaling(session: nox.Session) -> None:
+    """Measure how time and memory of all packages grow with each size, and make the READMEs' tables anew."""
+    install(session, "common", *FAMILIES, extras=group("bench"))
+    session.run("python", "benchmarks/scaling.py", *session.posargs)
+    session.run("python", "benchmarks/publish.py")
 
 
 @nox.session

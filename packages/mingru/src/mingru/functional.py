@@ -25,11 +25,23 @@ from ._shared import (
     check_lengths,
     check_state,
     run_reference,
+    split_scan,
     under_functorch,
     wants_gradients,
 )
 
-__all__ = ["g", "log_g", "mingru", "mingru_gate_hidden", "mingru_scan", "minlstm_scan", "scan", "scan_packed", "step"]
+__all__ = [
+    "g",
+    "log_g",
+    "mingru",
+    "mingru_gate_hidden",
+    "mingru_scan",
+    "minlstm_scan",
+    "scan",
+    "scan_packed",
+    "split_scan",
+    "step",
+]
 
 
 def g(x: Tensor) -> Tensor:

@@ -24,11 +24,12 @@ from ._shared import (
     check_lengths,
     check_state,
     run_reference,
+    split_scan,
     under_functorch,
     wants_gradients,
 )
 
-__all__ = ["forget_mult", "pool"]
+__all__ = ["forget_mult", "pool", "split_scan"]
 
 
 def forget_mult(

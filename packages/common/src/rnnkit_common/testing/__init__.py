@@ -14,6 +14,7 @@ from .parallel import (
     check_device_error,
     check_distributed,
     check_replicas,
+    check_split_scan,
 )
 from .timing import alternate, copy_bandwidth, hardware, inference, keep_freed_memory, training_step
 
@@ -33,6 +34,7 @@ __all__ = [
     "check_op",
     "check_replicas",
     "check_script",
+    "check_split_scan",
     "copy_bandwidth",
     "hardware",
     "inference",

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,13 @@ def _work(rank: int, port: int, folder: str, example: Callable[[], tuple[nn.Modu
     torch.distributed.destroy_process_group()
 
 
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 def check_distributed(example: Callable[[], tuple[nn.Module, Tensor, int]], folder: Path) -> None:
     """Two processes with half of the batch each: their averaged gradients are half of those of the whole.
 
@@ -61,14 +69,54 @@ def check_distributed(example: Callable[[], tuple[nn.Module, Tensor, int]], fold
         example: at the top level of its file; the same module, input and dimension of the batch at each call.
         folder: to write to.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_work, (port, str(folder), example), nprocs=2)
+    torch.multiprocessing.spawn(_work, (_free_port(), str(folder), example), nprocs=2)
     module, x, _ = example()
     _train(module, x)
     averaged = torch.load(folder / "gradients.pt")
     torch.testing.assert_close([2 * g for g in averaged], [p.grad for p in module.parameters()])
+
+
+Scan = Callable[..., tuple[Tensor, Tensor]]
+
+
+def _work_on_a_piece(
+    rank: int, ranks: int, port: int, folder: str, example: Callable[[], tuple[Scan, list[Tensor], Tensor]], split: Any
+) -> None:
+    torch.set_num_threads(1)
+    store = torch.distributed.TCPStore("127.0.0.1", port, ranks, rank == 0)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    scan, planes, h0 = example()
+    pieces = [t.tensor_split(ranks, 1)[rank].detach().requires_grad_() for t in planes]
+    h0 = h0.requires_grad_()
+    out, state = split(lambda h: scan(*pieces, h), h0)
+    loss = out.square().sum() + (state.square().sum() if rank == 0 else 0 * state.sum())
+    torch.save([out, state, *torch.autograd.grad(loss, [*pieces, h0])], Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def check_split_scan(
+    example: Callable[[], tuple[Scan, list[Tensor], Tensor]], split: Any, folder: Path, ranks: int = 3
+) -> None:
+    """A sequence whose pieces are on several ranks gives what the whole gives, gradients included.
+
+    Args:
+        example: at the top level of its file; scan(*planes, h0) -> (out, h_last), planes (B, T, D) and h0 (B, D).
+        split: the family's `split_scan`.
+        folder: to write to.
+        ranks: processes.
+    """
+    torch.multiprocessing.spawn(_work_on_a_piece, (ranks, _free_port(), str(folder), example, split), nprocs=ranks)
+    scan, planes, h0 = example()
+    leaves = [t.requires_grad_() for t in (*planes, h0)]
+    out, state = scan(*leaves)
+    grads = torch.autograd.grad(out.square().sum() + state.square().sum(), leaves)
+    found = [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
+    torch.testing.assert_close(torch.cat([f[0] for f in found], 1), out)
+    for f in found:
+        torch.testing.assert_close(f[1], state)
+    for i in range(len(planes)):
+        torch.testing.assert_close(torch.cat([f[2 + i] for f in found], 1), grads[i])
+    torch.testing.assert_close(sum(f[-1] for f in found), grads[-1])
 
 
 def check_current_stream(run: Callable[[Tensor], Tensor], x: Tensor) -> None:
