@@ -58,7 +58,8 @@ class Diagonals {
     backward(score != kNone);
     for (int a = 0; a < arcs_; ++a) {
       const auto& to = p.occupancies[a];
-      for (int64_t t = 0; t < p.frames_of(p.kinds[a]); ++t) std::fill_n(&to.at(b, t, 0), p.rows_of(p.kinds[a]), scalar_t(0));
+      const int64_t rows = p.rows_of(p.kinds[a]);
+      for (int64_t t = 0; rows > 0 && t < p.frames_of(p.kinds[a]); ++t) std::fill_n(&to.at(b, t, 0), rows, scalar_t(0));
       visit(p, b, a, [&](int64_t t, int64_t k, int64_t count, const int64_t* base, const double* mine) {
         for (int64_t j = 0; j < count; ++j) to.at(b, t, k + j) = static_cast<scalar_t>(mine[base[j] + j]);
       });
