@@ -146,6 +146,11 @@ def draw(document: dict[str, Any], stem: Path) -> None:
             text = f"time ~ {axis}^{sweep['exponent of time']:.2f}\nmemory ~ {axis}^{sweep['exponent of memory']:.2f}"
             panel.text(0.04, 0.96, text, transform=panel.transAxes, va="top", fontsize=7)
             panel.set_title(f"{name}, {axis}", fontsize=8)
+            panel.minorticks_off()
+            panel.set_xticks(sweep["sizes"][::2], [str(size) for size in sweep["sizes"][::2]])
+            everything = [*(1e3 * t for t in sweep["seconds"]), *sweep["peak memory, MB"]]
+            decades = range(math.floor(math.log10(min(everything))), math.ceil(math.log10(max(everything))) + 1)
+            panel.set_yticks([10.0**d for d in decades], [f"{10.0**d:g}" for d in decades])
             panel.tick_params(labelsize=6)
             panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"training step: ms (line) and peak MB (dashed) by size, {suite.machine_name(document)}", fontsize=9)
