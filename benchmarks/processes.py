@@ -8,7 +8,6 @@ steps each, the first two of which keep nothing). Families that are not installe
 from __future__ import annotations
 
 import importlib.util
-import socket
 import statistics
 import tempfile
 import time
@@ -20,6 +19,7 @@ import matplotlib
 import scaling
 import suite
 import torch
+from rnnkit_common.testing.parallel import free_port, join_group
 from torch import Tensor, nn
 
 matplotlib.use("Agg")
@@ -84,9 +84,7 @@ def seconds_each(run: Callable[[], Any], seconds: float) -> float:
 
 
 def work(rank: int, ranks: int, port: int, seconds: float, families: list[str], path: str) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.TCPStore("127.0.0.1", port, ranks, rank == 0)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    join_group(rank, ranks, port)
     found = {}
     for family in families:
         module = nn.parallel.DistributedDataParallel(model(family))
@@ -113,11 +111,9 @@ def cpu(seconds: float) -> dict[str, Any]:
     families = [name for name in scaling.CASES if importlib.util.find_spec(name)]
     result: dict[str, Any] = {"shape (B, T, H)": (BATCH, STEPS, WIDTH), "long sequence (B, T, D)": LONG, "per second": {}}
     for ranks in (1, 2):
-        with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-            free.bind(("127.0.0.1", 0))
-            port, path = free.getsockname()[1], str(Path(folder) / "found.pt")
-            free.close()
-            torch.multiprocessing.spawn(work, (ranks, port, seconds, families, path), nprocs=ranks)
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "found.pt")
+            torch.multiprocessing.spawn(work, (ranks, free_port(), seconds, families, path), nprocs=ranks)
             result["per second"][f"{ranks} process(es)"] = torch.load(path)
     return result
 

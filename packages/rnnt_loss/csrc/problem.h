@@ -23,6 +23,9 @@ struct Bounds {
   RNNKIT_HOST_DEVICE bool fit(int64_t symbols, int64_t frames) const {
     return 0 <= s0 && s0 <= s1 && s1 <= symbols && 0 <= t0 && t0 <= t1 && t1 <= frames;
   }
+
+  // Whether the node is one of the sequence's, before its last frame.
+  RNNKIT_HOST_DEVICE bool has(int64_t t, int64_t s) const { return t >= t0 && t < t1 && s >= s0 && s <= s1; }
 };
 
 struct Sequences {

@@ -87,7 +87,7 @@ void run(const JointForward<scalar_t>& p) {
       const int64_t s = k + p.first_row(b, t);
       acc label = none, blanks[kMaxBlanks], norm = 0;
       std::fill_n(blanks, kMaxBlanks, none);
-      if (t >= in.t0 && t < in.t1 && s >= in.s0 && s <= in.s1) {
+      if (in.has(t, s)) {
         const scalar_t* const z = p.logits + p.place(b, t, k, in);
         acc offset = 0;
         if (p.mode == Mode::softmax) {
@@ -131,7 +131,7 @@ void run(const JointBackward<scalar_t>& p) {
   for_frames(p, [&](int64_t b, int64_t t, const Bounds& in) {
     for (int64_t k = 0; k < p.rows; ++k) {
       const int64_t s = k + p.first_row(b, t);
-      const bool valid = t >= in.t0 && t < in.t1 && s >= in.s0 && s <= in.s1;
+      const bool valid = in.has(t, s);
       if (!valid && p.offsets != nullptr) continue;
       scalar_t* const grad = p.grad + p.place(b, t, k, in);
       acc label = 0, blanks[kMaxBlanks], total = 0;

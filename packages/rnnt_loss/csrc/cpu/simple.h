@@ -219,7 +219,7 @@ void run(const Join<scalar_t>& p) {
     for (int64_t k = 0; k < p.rows; ++k) {
       const int64_t s = k + p.first_row(b, t);
       scalar_t* const hidden = p.hidden + (i * p.rows + k) * p.width;
-      if (t < in.t0 || t >= in.t1 || s < in.s0 || s > in.s1) {
+      if (!in.has(t, s)) {
         std::fill_n(hidden, p.width, scalar_t(0));
         continue;
       }

@@ -112,7 +112,7 @@ __device__ __forceinline__ Row row_of(const Problem& p) {
   row.in = p.bounds(row.b);
   if (!row.in.fit(p.symbols, p.frames)) device_fail("boundary: a value is not within 0 and S, T");
   if (p.offsets != nullptr && !p.packed_fits(row.b, row.in)) device_fail("logits: packed nodes do not fit the boundary");
-  row.valid = row.t >= row.in.t0 && row.t < row.in.t1 && row.s >= row.in.s0 && row.s <= row.in.s1;
+  row.valid = row.in.has(row.t, row.s);
   return row;
 }
 

@@ -48,7 +48,7 @@ struct Cell {
     t = place / p.rows % p.frames;
     s = place % p.rows;
     in = p.bounds(b);
-    valid = exists && t >= in.t0 && t < in.t1 && s >= in.s0 && s <= in.s1;
+    valid = exists && in.has(t, s);
   }
 };
 
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kRowThreads) join_kernel(Join<scalar_t> p) {
   const int64_t s = blockIdx.x % p.rows + p.first_row(b, t);
   const Bounds in = p.bounds(b);
   if (!in.fit(p.symbols, p.frames)) device_fail("boundary: a value is not within 0 and S, T");
-  const bool valid = t >= in.t0 && t < in.t1 && s >= in.s0 && s <= in.s1;
+  const bool valid = in.has(t, s);
   scalar_t* const hidden = p.hidden + int64_t(blockIdx.x) * p.width;
   for (int64_t v = threadIdx.x; v < p.width; v += blockDim.x) {
     acc x = 0;

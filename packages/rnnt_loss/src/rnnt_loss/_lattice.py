@@ -53,6 +53,11 @@ def check_logits(name: str, x: Tensor, dims: str) -> None:
         raise ValueError(f"{name}: expected shape ({dims}), got {list(x.shape)}")
 
 
+def with_unit_stride(logits: Tensor) -> Tensor:
+    """Logits as the ops take them: any strides but along the classes."""
+    return logits if logits.stride(-1) == 1 or logits.shape[-1] == 1 else logits.contiguous()
+
+
 def check_integers(name: str, x: Tensor, shape: list[int], like: Tensor) -> Tensor:
     """x, of integers, as contiguous int64 on the device of `like`; it may come from the CPU."""
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:

@@ -53,6 +53,7 @@ from ._lattice import (
     may_read,
     reduce,
     solve,
+    with_unit_stride,
 )
 from ._shared import under_functorch
 from .reference import inside
@@ -737,10 +738,6 @@ def _check_reuse(logits: Tensor, reuse: bool) -> None:
         raise ValueError("reuse_logits: expected logits that a joiner computed, not a leaf, whose values would be lost")
 
 
-def _with_unit_stride(logits: Tensor) -> Tensor:
-    return logits if logits.stride(-1) == 1 or logits.shape[-1] == 1 else logits.contiguous()
-
-
 def _checked_joint(
     logits: Tensor, symbols: Tensor, termination_symbol: int, boundary: Tensor | None, rnnt_type: str, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor | None, int]:
@@ -753,7 +750,7 @@ def _checked_joint(
         )
     blank = _check_options(logits, termination_symbol, rnnt_type, reduction)
     boundary = check_boundary(boundary, batch, rows - 1, frames, logits)
-    return _with_unit_stride(logits), check_symbols(symbols, batch, rows - 1, classes, boundary, logits), boundary, blank
+    return with_unit_stride(logits), check_symbols(symbols, batch, rows - 1, classes, boundary, logits), boundary, blank
 
 
 def _checked_simple(
@@ -796,7 +793,7 @@ def _checked_pruned(
     blank = _check_options(logits, termination_symbol, rnnt_type, reduction)
     begin = check_ranges(ranges, batch, frames, rows, count, logits)
     boundary = _ops.whole(check_boundary(boundary, batch, count, frames, logits), batch, count, frames, logits)
-    return _with_unit_stride(logits), check_symbols(symbols, batch, count, classes, boundary, logits), begin, boundary, blank
+    return with_unit_stride(logits), check_symbols(symbols, batch, count, classes, boundary, logits), begin, boundary, blank
 
 
 def _smoothed_scores(
@@ -944,7 +941,7 @@ def _callable_scores(
         s0, t0, s1, t1 = bounds.unbind(1)
         t0, t1 = ((t - first).clamp(0, am.shape[1]) for t in (t0, t1))
         options = (None, am.shape[1], [blank], mode, 0.0, False)
-        found = _ops.joint_scores(_with_unit_stride(logits), targets, torch.stack([s0, t0, s1, t1], 1), part, *options)
+        found = _ops.joint_scores(with_unit_stride(logits), targets, torch.stack([s0, t0, s1, t1], 1), part, *options)
         return found[0], found[1][:, 0]
 
     step = max(1, rows_at_once // max(1, batch * rows)) if rows_at_once > 0 else max(1, frames)

@@ -17,6 +17,7 @@ from ._lattice import (
     may_read,
     reduce,
     solve,
+    with_unit_stride,
 )
 
 __all__ = ["RNNTLoss", "rnnt_loss"]
@@ -74,9 +75,8 @@ def rnnt_loss(
         )
     symbols = check_symbols(targets, batch, rows - 1, classes, boundary, logits)
     mode = _ops.SOFTMAX if fused_log_softmax else _ops.LOG_PROBS
-    logits = logits if logits.stride(-1) == 1 else logits.contiguous()
     options = (boundary, None, None, frames, [blank], mode, max(clamp, 0.0), False)
-    label, blanks = _ops.joint_scores(logits, symbols, *options)
+    label, blanks = _ops.joint_scores(with_unit_stride(logits), symbols, *options)
     score, _, _ = solve(label, blanks[:, 0], "regular", boundary, fastemit_lambda=fastemit_lambda)
     return reduce(score, reduction, zero_infinity)
 

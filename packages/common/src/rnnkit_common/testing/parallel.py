@@ -38,28 +38,34 @@ def check_replicas(module: nn.Module, inputs: Sequence[Tensor], *, batch: Sequen
         torch.testing.assert_close(torch.cat([results[i][k] for i in range(2)], dim=batch[k]), expected)
 
 
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def join_group(rank: int, ranks: int, port: int) -> None:
+    """Makes this process one of `ranks`, with a thread each, that talk by gloo."""
+    torch.set_num_threads(1)
+    store = torch.distributed.TCPStore("127.0.0.1", port, ranks, rank == 0)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+
+
 def _train(module: nn.Module, x: Tensor) -> None:
     out, state = module(x)
     (out.square().sum() + state.sum()).backward()
 
 
 def _work(rank: int, port: int, folder: str, example: Callable[[], tuple[nn.Module, Tensor, int]]) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.TCPStore("127.0.0.1", port, 2, rank == 0)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    join_group(rank, 2, port)
     module, x, batch = example()
     distributed = nn.parallel.DistributedDataParallel(module)
     _train(distributed, x.chunk(2, batch)[rank])
     if rank == 0:
         torch.save([p.grad for p in module.parameters()], Path(folder) / "gradients.pt")
     torch.distributed.destroy_process_group()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 def check_distributed(example: Callable[[], tuple[nn.Module, Tensor, int]], folder: Path) -> None:
@@ -69,7 +75,7 @@ def check_distributed(example: Callable[[], tuple[nn.Module, Tensor, int]], fold
         example: at the top level of its file; the same module, input and dimension of the batch at each call.
         folder: to write to.
     """
-    torch.multiprocessing.spawn(_work, (_free_port(), str(folder), example), nprocs=2)
+    torch.multiprocessing.spawn(_work, (free_port(), str(folder), example), nprocs=2)
     module, x, _ = example()
     _train(module, x)
     averaged = torch.load(folder / "gradients.pt")
@@ -82,9 +88,7 @@ Scan = Callable[..., tuple[Tensor, Tensor]]
 def _work_on_a_piece(
     rank: int, ranks: int, port: int, folder: str, example: Callable[[], tuple[Scan, list[Tensor], Tensor]], split: Any
 ) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.TCPStore("127.0.0.1", port, ranks, rank == 0)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    join_group(rank, ranks, port)
     scan, planes, h0 = example()
     pieces = [t.tensor_split(ranks, 1)[rank].detach().requires_grad_() for t in planes]
     h0 = h0.requires_grad_()
@@ -105,7 +109,7 @@ def check_split_scan(
         folder: to write to.
         ranks: processes.
     """
-    torch.multiprocessing.spawn(_work_on_a_piece, (ranks, _free_port(), str(folder), example, split), nprocs=ranks)
+    torch.multiprocessing.spawn(_work_on_a_piece, (ranks, free_port(), str(folder), example, split), nprocs=ranks)
     scan, planes, h0 = example()
     leaves = [t.requires_grad_() for t in (*planes, h0)]
     out, state = scan(*leaves)
