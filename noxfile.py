@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 FAMILIES = [name for name in PACKAGES if (ROOT / "packages" / name / "setup.py").exists()]
 SUITES = [*PACKAGES, "packaging"]
+BENCHMARKS = [*FAMILIES, "scaling", "processes"]
 GROUPS = nox.project.load_toml("pyproject.toml")
 TORCH = os.environ.get("RNNKIT_TORCH", "torch==2.13.0")
 
@@ -97,7 +98,7 @@ def tests(session: nox.Session, package: str) -> None:
     families = [package] if package in FAMILIES else []
     install(session, "common", *families, extras=group("test"))
     if package == "packaging":
-        session.install("nox")
+        session.install("nox", *group("demo"))
     parallel = [] if package == "packaging" else ["-n", "auto"]  # its tests share what they build
     session.run("python", "-m", "pytest", f"tests/{package}", *parallel, *session.posargs)
 
@@ -249,19 +250,14 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session
-@per_package(FAMILIES)
-def bench(session: nox.Session, package: str) -> None:
-    """Measure one package beside its peers (`-- --quick` to try it); results and plots go to benchmarks/results."""
-    install(session, "common", package, extras=group("bench"))
-    session.run("python", f"benchmarks/bench_{package}.py", *session.posargs)
-
-
-@nox.session
-def scaling(session: nox.Session) -> None:
-    """Measure how time and memory of all packages grow with each size, and make the READMEs' tables anew."""
-    install(session, "common", *FAMILIES, extras=group("bench"))
-    session.run("python", "benchmarks/scaling.py", *session.posargs)
-    session.run("python", "benchmarks/publish.py")
+def bench(session: nox.Session) -> None:
+    """Measure all packages beside peers and limits, CPU and GPU: `-- [NAME ...] [--quick] [--device cuda]`, as `-- mingru scaling`."""
+    names = [argument for argument in session.posargs if argument in BENCHMARKS] or BENCHMARKS
+    options = [argument for argument in session.posargs if argument not in BENCHMARKS]
+    alone = set(names) <= set(FAMILIES)
+    install(session, "common", *(names if alone else FAMILIES), extras=group("bench"))
+    for name in names:
+        session.run("python", f"benchmarks/bench_{name}.py", *options)
 
 
 @nox.session

@@ -1,26 +1,25 @@
-"""minGRU beside its peers and its limits. `nox -s "bench(mingru)" [-- --device cuda]`, or `python benchmarks/bench_mingru.py`.
+"""minGRU beside its peers and its limits. `nox -s bench -- mingru`, or `python benchmarks/bench_mingru.py`.
 
-CPU: the whole layer beside its nn.Linear alone, nn.GRU and minGRU-pytorch; the op alone on one core; one step beside
-nn.GRUCell. GPU: the op's traffic over the measured copy bandwidth (3 elements per output forward, 5 backward), and the
-layer beside cuDNN's nn.GRU. All candidates of a row take turns in one run. Writes results/mingru-<device>.{json,png}.
+The whole layer beside its matrix product alone, nn.GRU and minGRU-pytorch; the paper's figure, a training step of 64 sequences
+against their length, with minLSTM; the op alone beside a copy that moves as many bytes (3 elements per output forward, 5
+backward), on one core of a CPU; one step of a stream beside nn.GRUCell.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 from typing import Any
 
-import matplotlib
 import suite
 import torch
-from mingru import MinGRU, MinGRUCell, functional
-from plots import bars
-from rnnkit_common.testing import alternate, copy_bandwidth, inference, keep_freed_memory, training_step
+from mingru import MinGRU, MinGRUCell, MinLSTM, functional
+from rnnkit_common.testing import inference
+from suite import Group, Run
 from torch import nn
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+PEER = "minGRU-pytorch==0.2.1"
+LAYER = (8, 1024, 256)  # B, T, D
+LENGTHS = {"cpu": (64, 128, 256, 512, 1024, 2048), "cuda": (64, 256, 1024, 4096, 16384)}
 # (B, T, D): the paper's; two of users' reports; FLA's; reinforcement learning; language models
 GPU_SHAPES = [
     (64, 512, 256),
@@ -33,130 +32,81 @@ GPU_SHAPES = [
     (8, 4096, 1024),
     (1, 65536, 1024),
 ]
-Times = dict[str, dict[str, float]]
 
 
-def layers(shape: tuple[int, int, int], device: str, dtype: torch.dtype, peer: bool, seconds: float) -> dict[str, Times]:
-    """Training step and inference of a whole layer, with an input that needs its gradient."""
+def their_layer() -> Any:
+    from minGRU_pytorch.minGRU import minGRU
+
+    return minGRU
+
+
+def layer(
+    part: str, shape: tuple[int, int, int], peer: Any, device: str, *, lstm: bool = False, **options: Any
+) -> list[Group]:
     b, t, d = shape
-    x = torch.randn(b, t, d, device=device, dtype=dtype, requires_grad=True)
-    candidates: dict[str, nn.Module] = {
-        "minGRU": MinGRU(d, d),
-        "Linear alone": nn.Linear(d, 2 * d),
-        "nn.GRU": nn.GRU(d, d, batch_first=True),
-    }
-    if peer:
-        from minGRU_pytorch.minGRU import minGRU
 
-        candidates["minGRU-pytorch"] = minGRU(d)
-    candidates = {name: module.to(device, dtype) for name, module in candidates.items()}
-    grads = {
-        name: torch.randn(b, t, 2 * d if name == "Linear alone" else d, device=device, dtype=dtype) for name in candidates
-    }
-    cuda = device == "cuda"
-    return {
-        "training step": alternate(
-            {name: training_step(m, x, grads[name]) for name, m in candidates.items()}, seconds=seconds, cuda=cuda
-        ),
-        "inference": alternate({name: inference(m, x) for name, m in candidates.items()}, seconds=seconds, cuda=cuda),
-    }
+    def modules() -> dict[str, nn.Module]:
+        found: dict[str, nn.Module] = {"minGRU": MinGRU(d, d)}
+        if lstm:
+            found["minLSTM"] = MinLSTM(d, d)
+        found["nn.GRU"] = nn.GRU(d, d, batch_first=True)
+        if lstm:
+            found["nn.LSTM"] = nn.LSTM(d, d, batch_first=True)
+        if peer is not None:
+            found["minGRU-pytorch"] = peer(d)
+        return found
+
+    ours = ["minGRU", "minLSTM"] if lstm else ["minGRU"]
+    sizes = {"B": b, "T": t, "D": d}
+    return suite.layer(part, sizes, modules, shape, [(b * t, d, 2 * d)], ours=ours, device=device, **options)
 
 
-def op(shape: tuple[int, int, int], device: str, dtype: torch.dtype, seconds: float) -> Times:
-    """The scan alone: inference, forward for training, and backward."""
+def op(shape: tuple[int, int, int], device: str, dtype: torch.dtype, threads: int | None) -> list[Group]:
     b, t, d = shape
-    planes = torch.randn(b, t, 2 * d, device=device, dtype=dtype)
-    leaf = planes.clone().requires_grad_()
-    grad = torch.randn(b, t, d, device=device, dtype=dtype)
-    out, _ = functional.scan_packed(leaf)
-    return alternate(
-        {
-            "inference": inference(functional.scan_packed, planes),
-            "forward": lambda: functional.scan_packed(leaf),
-            "backward": lambda: torch.autograd.grad(out, leaf, grad, retain_graph=True),
-        },
-        seconds=seconds,
-        cuda=device == "cuda",
+    return suite.op(
+        "op",
+        {"B": b, "T": t, "D": d},
+        lambda planes: functional.scan_packed(planes)[0],
+        lambda: [torch.randn(b, t, 2 * d, device=device, dtype=dtype)],
+        {"inference": 3, "forward": 3, "backward": 5},
+        name="scan",
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        share=0.5,
     )
 
 
-def cpu(seconds: float) -> dict[str, Any]:
-    keep_freed_memory()
-    shape = (8, 1024, 256)
-    result: dict[str, Any] = {"shape": shape, "layer": layers(shape, "cpu", torch.float32, True, seconds)}
-    elements = shape[0] * shape[1] * shape[2]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for dtype in (torch.float32, torch.bfloat16):
-        times = op(shape, "cpu", dtype, seconds)
-        name = str(dtype).removeprefix("torch.")
-        result[f"op, one core, {name}, ns per element"] = {k: 1e9 * v["median"] / elements for k, v in times.items()}
-    torch.set_num_threads(threads)
-    x, h = torch.randn(1, 256), torch.randn(1, 256)
-    result["step, B=1, D=256"] = alternate(
-        {
-            "MinGRU.step": inference(MinGRU(256, 256).step, x, h.view(1, 1, 1, 256)),
-            "MinGRUCell.step": inference(MinGRUCell(256, 256).step, x, h.view(1, 1, 256)),
-            "nn.GRUCell": inference(nn.GRUCell(256, 256), x, h),
-        },
-        seconds=seconds,
-        warmup=200,
+def step(device: str) -> Group:
+    def make() -> dict[str, Run]:
+        x, h = torch.randn(1, 256, device=device), torch.randn(1, 256, device=device)
+        return {
+            "MinGRU.step": inference(MinGRU(256, 256).to(device).step, x, h.view(1, 1, 1, 256)),
+            "MinGRUCell.step": inference(MinGRUCell(256, 256).to(device).step, x, h.view(1, 1, 256)),
+            "nn.GRUCell": inference(nn.GRUCell(256, 256).to(device), x, h),
+            "products alone": inference(suite.Products([(1, 256, 512)], {"device": device})),
+        }
+
+    return Group(
+        "step", "one step of a stream", {"B": 1, "D": 256}, make, ["MinGRU.step", "MinGRUCell.step"], "products alone"
     )
-    return result
 
 
-def gpu(seconds: float) -> dict[str, Any]:
-    bandwidth = copy_bandwidth(seconds)
-    one = torch.zeros(1, device="cuda")
-    launch = alternate({"launch": lambda: one.add_(1)}, seconds=seconds, cuda=True)["launch"]["median"]
-    result: dict[str, Any] = {"copy bandwidth, bytes per second": bandwidth, "one launch, seconds": launch, "shapes": []}
-    for shape in GPU_SHAPES:
+def groups(device: str) -> list[Group]:
+    peer = suite.peer(PEER, their_layer)
+    found = layer("layer", LAYER, peer, device)
+    for length in LENGTHS[device]:
+        shape = (64, length, 64)
+        found += layer("by length", shape, peer, device, lstm=True, kinds=["training step"], share=0.6)
+    if device == "cpu":
         for dtype in (torch.float32, torch.bfloat16):
-            times = op(shape, "cuda", dtype, seconds)
-            size = torch.tensor([], dtype=dtype).element_size() * shape[0] * shape[1] * shape[2]
-            fraction = {
-                name: elements * size / times[name]["median"] / bandwidth
-                for name, elements in (("inference", 3), ("forward", 3), ("backward", 5))
-            }
-            row = {"shape": shape, "dtype": str(dtype).removeprefix("torch."), "op": times, "of copy bandwidth": fraction}
-            row["layer"] = layers(shape, "cuda", dtype, False, seconds)
-            result["shapes"].append(row)
-            torch.cuda.empty_cache()
-            print(shape, row["dtype"], {k: f"{v:.0%}" for k, v in fraction.items()}, flush=True)
-    return result
-
-
-def report(result: dict[str, Any]) -> None:
-    """Prints the ratios that the targets speak of."""
-    for kind, times in result.get("layer", {}).items():
-        linear = times["Linear alone"]["median"]
-        print(f"\n{kind}, (B, T, D) = {tuple(result['shape'])}")
-        for name, t in times.items():
-            print(f"  {name:16}{1e3 * t['median']:9.2f} ms   {t['median'] / linear:6.2f} x Linear alone")
-    for key, value in result.items():
-        if key.startswith("op,"):
-            print(f"\n{key}\n  " + "   ".join(f"{name} {ns:.2f}" for name, ns in value.items()))
-    for name, t in result.get("step, B=1, D=256", {}).items():
-        print(f"  step, B=1, D=256, {name:16}{1e6 * t['median']:9.1f} us")
-
-
-def draw(document: dict[str, Any], stem: Path) -> None:
-    """Bars of one layer; on a GPU, shares of the copy bandwidth."""
-    if "layer" in document:
-        title = f"One layer, (B, T, D) = {tuple(document['shape'])}, float32, {suite.machine_name(document)}"
-        bars(document["layer"], ["minGRU"], title, suite.beside(stem, ".png"))
-        return
-    figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    rows = [row for row in document["shapes"] if row["dtype"] == "bfloat16"]
-    for offset, kind, color in ((-0.2, "forward", "#c8553d"), (0.2, "backward", "#3b6ea5")):
-        heights = [100 * row["of copy bandwidth"][kind] for row in rows]
-        axis.bar([i + offset for i in range(len(rows))], heights, 0.38, label=kind, color=color)
-    axis.set_xticks(range(len(rows)), ["x".join(map(str, row["shape"])) for row in rows], rotation=20)
-    axis.set(ylabel="% of copy bandwidth", title=f"minGRU scan, bfloat16, {suite.machine_name(document)}")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
-    figure.savefig(suite.beside(stem, ".png"), dpi=150)
+            found += op(LAYER, device, dtype, 1)
+    else:
+        for shape, dtype in itertools.product(GPU_SHAPES, (torch.float32, torch.bfloat16)):
+            found += op(shape, device, dtype, None)
+            found += layer("layers", shape, None, device, dtype=dtype, share=0.2)
+    return [*found, step(device)]
 
 
 if __name__ == "__main__":
-    suite.main("mingru", cpu=cpu, gpu=gpu, report=report, draw=draw)
+    suite.main("mingru", groups)

@@ -1,26 +1,23 @@
-"""RNN-T losses beside their peers. `nox -s "bench(rnnt_loss)" [-- --device cuda]`, or `python benchmarks/bench_rnnt_loss.py`.
+"""RNN-T losses beside their peers. `nox -s bench -- rnnt_loss`, or `python benchmarks/bench_rnnt_loss.py`.
 
-CPU, (B, T, S, C) = (8, 200, 50, 500) in float32: the exact loss from logits, the smoothed loss, and the whole pruned step of
-icefall's recipes (smoothed loss, ranges, pruning, a tanh joiner of width 512, pruned loss; both losses go backward), beside
-torchaudio 2.11 and fast_rnnt 1.3, and beside the joiner's products alone; time, and peak memory beyond the inputs.
-GPU: the protocol of csukuangfj/transducer-loss-benchmarking, whose table fast_rnnt's README has, with shapes drawn to the same
+(B, T, S, C) = (8, 200, 50, 500) in float32: the exact loss from logits, the smoothed loss, and the whole pruned step of icefall's
+recipes (smoothed loss, ranges, pruning, a tanh joiner of width 512, pruned loss; both losses go backward), beside torchaudio 2.11
+and fast_rnnt 1.3, and beside a copy of three passes over the logits, or the matrix products alone.
+GPU: also the protocol of csukuangfj/transducer-loss-benchmarking, whose table fast_rnnt's README has, with shapes drawn to the same
 means and maxima instead of LibriSpeech's: batches of 30, or sorted up to 10,000 frames, and a joiner before each loss.
-All candidates of a row take turns in one run. Peers are fetched into peers/, which git ignores; fast_rnnt is compiled from its
-sources as C++17, which its own build, made for C++14, does not do with today's torch.
-Writes results/rnnt_loss-<device>.{json,png}.
+fast_rnnt is compiled from its sources as C++17, which its own build, made for C++14, does not do with today's torch.
 """
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import importlib
-import json
 import os
 import subprocess
 import sys
 import tarfile
 import types
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,32 +25,19 @@ from typing import Any
 import rnnt_loss as ours
 import suite
 import torch
-from plots import bars
-from rnnkit_common.testing import alternate, copy_bandwidth, keep_freed_memory
-from suite import PEERS
+from rnnkit_common.testing import inference
+from suite import PEERS, Group, Run
 from torch import Tensor, nn
 
 SHAPE = (8, 200, 50, 500)  # B, T, S, C
 WIDTH, S_RANGE = 512, 5
-Run = Callable[[], Any]
-
-
-def fetch(requirement: str, *options: str) -> Path:
-    """A file of PyPI in peers/."""
-    name = requirement.split("==")[0]
-    if not list(PEERS.glob(f"{name}-*.whl")) + list(PEERS.glob(f"{name}-*.tar.gz")):
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(PEERS), *options, requirement]
-        subprocess.run(pip, check=True)
-    (found,) = [*PEERS.glob(f"{name}-*.whl"), *PEERS.glob(f"{name}-*.tar.gz")]
-    return found
+Peers = dict[str, Any]  # fast_rnnt's module and torchaudio's loss, those that are there
+OURS = ("rnnt_loss", "rnnt_loss, fused", "rnnt_loss, logits kept")
 
 
 def torchaudio() -> Any:
     """torchaudio.functional.rnnt_loss's op. Its wheel on PyPI wants CUDA's libraries, of which CPU-only torch gets empty ones."""
-    wheel = fetch("torchaudio==2.11.0")
-    folder = PEERS / "torchaudio-2.11.0"
-    if not folder.exists():
-        zipfile.ZipFile(wheel).extractall(folder)
+    folder = suite.unpacked("torchaudio==2.11.0")
     if torch.version.cuda is None:
         source = PEERS / "empty.c"
         missing = ["aoti_torch_device_type_cuda", "aoti_torch_get_current_cuda_stream", "torch_c10_cuda_check_msg"]
@@ -93,9 +77,7 @@ def fast_rnnt(cuda: bool) -> Any:
 
     folder = PEERS / "fast_rnnt-1.3"
     if not folder.exists():
-        archive = next(PEERS.glob("fast_rnnt-*.tar.gz"), None)
-        archive = archive or fetch("fast_rnnt==1.3", "--no-binary=:all:", "--no-build-isolation")
-        with tarfile.open(archive) as file:
+        with tarfile.open(suite.fetched("fast_rnnt==1.3", "--no-binary=:all:", "--no-build-isolation")) as file:
             file.extractall(PEERS, filter="data")
     names = ["fast_rnnt/csrc/mutual_information_cpu.cu", "fast_rnnt/python/csrc/fast_rnnt.cu"]
     names += ["fast_rnnt/python/csrc/mutual_information.cu"]
@@ -125,13 +107,45 @@ def backward(loss: Tensor, *leaves: Tensor) -> None:
     torch.autograd.grad(loss, leaves)  # which keeps nothing, unlike loss.backward()
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Inputs of the losses, for given numbers of frames and symbols."""
+
+    am: Tensor  # [B, T, width]
+    lm: Tensor  # [B, S + 1, width]
+    symbols: Tensor  # [B, S]
+    boundary: Tensor  # [B, 4]
+
+    @classmethod
+    def random(cls, ends: Tensor, width: int, device: str) -> Batch:
+        """`ends`: [B, 2], frames and symbols of each sequence; symbols below 500."""
+        frames, symbols = (int(n) for n in ends.amax(0))
+        return cls(
+            torch.randn(len(ends), frames, width, device=device, requires_grad=True),
+            torch.randn(len(ends), symbols + 1, width, device=device, requires_grad=True),
+            torch.randint(1, 500, (len(ends), symbols), device=device),
+            torch.cat([torch.zeros_like(ends), ends.flip(1)], 1).long().to(device),
+        )
+
+    def exact(self, peers: Peers) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The losses of logits."""
+        lengths = self.boundary[:, 3].int(), self.boundary[:, 2].int()
+        given = (self.symbols, 0, self.boundary)
+        found: dict[str, Callable[[Tensor], Tensor]] = {"rnnt_loss": lambda z: ours.rnnt_loss(z, *given, reduction="sum")}
+        if "fast_rnnt" in peers:
+            found["fast_rnnt"] = lambda z: peers["fast_rnnt"].rnnt_loss(z, *given, reduction="sum")
+        if "torchaudio" in peers:
+            found["torchaudio"] = lambda z: peers["torchaudio"](z, self.symbols.int(), *lengths)
+        return found
+
+
 class Step:
     """The pruned step, with any package of fast_rnnt's interface; the smoothed loss is of the joiner's inputs, as in the protocol."""
 
-    def __init__(self, am: Tensor, lm: Tensor, symbols: Tensor, boundary: Tensor, classes: int) -> None:
-        self.am, self.lm, self.symbols, self.boundary = am, lm, symbols, boundary
-        self.output = nn.Linear(WIDTH, classes, device=am.device)
-        self.leaves = [am, lm, *self.output.parameters()]
+    def __init__(self, batch: Batch, classes: int) -> None:
+        self.am, self.lm, self.symbols, self.boundary = batch.am, batch.lm, batch.symbols, batch.boundary
+        self.output = nn.Linear(WIDTH, classes, device=self.am.device)
+        self.leaves = [self.am, self.lm, *self.output.parameters()]
 
     def simple(self, package: Any) -> tuple[Tensor, Tensor]:
         loss, grads = package.rnnt_loss_smoothed(
@@ -160,70 +174,61 @@ class Step:
         backward(0.5 * simple + ours.rnnt_loss_pruned_fused(*given, reduction="sum", **options), *self.leaves)
 
 
-def cpu(seconds: float) -> dict[str, Any]:
-    batch, frames, symbols, classes = SHAPE
-    theirs, audio = fast_rnnt(False), torchaudio()
-    torch.manual_seed(0)
-    targets = torch.randint(1, classes, (batch, symbols))
-    boundary = torch.tensor([[0, 0, symbols, frames]]).repeat(batch, 1)
-    logits = torch.randn(batch, frames, symbols + 1, classes, requires_grad=True)
-    lengths = (torch.full((batch,), frames).int(), torch.full((batch,), symbols).int())
-    lm, am = (
-        torch.randn(batch, symbols + 1, classes, requires_grad=True),
-        torch.randn(batch, frames, classes, requires_grad=True),
-    )
+def exact(ends: Tensor, peers: Peers, device: str, part: str, dtype: torch.dtype = torch.float32, **options: Any) -> Group:
+    """The loss alone, without a joiner; at the least it reads the logits twice and writes their gradient."""
+    batch, (frames, symbols) = len(ends), (int(n) for n in ends.amax(0))
 
-    full: dict[str, Run] = {
-        "rnnt_loss": lambda: backward(ours.rnnt_loss(logits, targets, 0, boundary, reduction="sum"), logits),
-        "fast_rnnt": lambda: backward(theirs.rnnt_loss(logits, targets, 0, boundary, reduction="sum"), logits),
-        "torchaudio": lambda: backward(audio(logits, targets.int(), *lengths), logits),
-    }
+    def make() -> dict[str, Run]:
+        logits = torch.randn(batch, frames, symbols + 1, 500, device=device, dtype=dtype, requires_grad=True)
+        able = {name: peer for name, peer in peers.items() if dtype == torch.float32}
+        losses = Batch.random(ends, 1, device).exact(able)
+        runs: dict[str, Run] = {name: lambda loss=loss: backward(loss(logits), logits) for name, loss in losses.items()}
+        return {**runs, "copy": suite.copy(3 * logits.nbytes, device)}
 
-    def smoothed(package: Any) -> Tensor:
-        return package.rnnt_loss_smoothed(lm, am, targets, 0, 0.25, 0.0, boundary, reduction="sum", return_grad=True)[0]
+    sizes = {"B": batch, "T": frames, "S": symbols, "C": 500}
+    return Group(part, "exact loss of logits", sizes, make, ["rnnt_loss"], "copy", dtype, **options)
 
-    def forward_only(package: Any) -> Run:
-        def run() -> None:
-            with torch.no_grad():
-                smoothed(package)
 
-        return run
+def smoothed(ends: Tensor, peers: Peers, device: str, what: str) -> Group:
+    """Of lm + am; its limit is the product that normalises them, [S + 1, C] by [C, T]."""
 
-    step = Step(
-        torch.randn(batch, frames, WIDTH, requires_grad=True),
-        torch.randn(batch, symbols + 1, WIDTH, requires_grad=True),
-        targets,
-        boundary,
-        classes,
-    )
-    pruned: dict[str, Run] = {
-        "rnnt_loss": lambda: step.in_turn(ours),
-        "rnnt_loss, fused": step.fused,
-        "rnnt_loss, logits kept": lambda: step.fused(rows_at_once=0),
-        "fast_rnnt": lambda: step.in_turn(theirs),
-        "products alone": step.products,
-    }
-    groups: dict[str, dict[str, Run]] = {
-        "exact loss of logits": full,
-        "smoothed, forward": {"rnnt_loss": forward_only(ours), "fast_rnnt": forward_only(theirs)},
-        "smoothed": {
-            "rnnt_loss": lambda: backward(smoothed(ours), lm, am),
-            "fast_rnnt": lambda: backward(smoothed(theirs), lm, am),
-        },
-        "pruned step": pruned,
-    }
-    memory = {}
-    for kind in ("exact loss of logits", "pruned step"):
-        memory[kind] = {name: suite.peak_beyond(run) for name, run in groups[kind].items()}
-    result: dict[str, Any] = {"shape (B, T, S, C)": SHAPE, "logits, MB": logits.nbytes / 1e6, "peak memory, MB": memory}
-    keep_freed_memory()
-    result["seconds"] = {kind: alternate(runs, seconds=seconds, warmup=1) for kind, runs in groups.items()}
-    median = result["seconds"]["exact loss of logits"]["rnnt_loss"]["median"]
-    result["exact loss, ns per logit"] = 1e9 * median / logits.numel()
-    with torch.no_grad():
-        check = {name: float(loss) for name, loss in (("ours", smoothed(ours)), ("fast_rnnt", smoothed(theirs)))}
-        result["smoothed losses"] = check
-    return result
+    def make() -> dict[str, Run]:
+        batch = Batch.random(ends, 500, device)
+        lm, am = batch.lm, batch.am
+        grad = torch.randn(len(ends), lm.shape[1], am.shape[1], device=device)
+
+        def loss(package: Any) -> Tensor:
+            return package.rnnt_loss_smoothed(
+                lm, am, batch.symbols, 0, 0.25, 0.0, batch.boundary, reduction="sum", return_grad=True
+            )[0]
+
+        packages = {"rnnt_loss": ours, **{name: peer for name, peer in peers.items() if name == "fast_rnnt"}}
+        product = lambda: lm @ am.mT  # noqa: E731
+        if what == "smoothed, forward":
+            return {**{name: inference(loss, p) for name, p in packages.items()}, "products alone": inference(product)}
+        runs: dict[str, Run] = {name: lambda p=p: backward(loss(p), lm, am) for name, p in packages.items()}
+        return {**runs, "products alone": lambda: torch.autograd.grad(product(), [lm, am], grad)}
+
+    frames, symbols = (int(n) for n in ends.amax(0))
+    sizes = {"B": len(ends), "T": frames, "S": symbols, "C": 500}
+    return Group("losses", what, sizes, make, ["rnnt_loss"], "products alone")
+
+
+def pruned(ends: Tensor, peers: Peers, device: str) -> Group:
+    def make() -> dict[str, Run]:
+        step = Step(Batch.random(ends, WIDTH, device), 500)
+        runs: dict[str, Run] = {
+            "rnnt_loss": lambda: step.in_turn(ours),
+            "rnnt_loss, fused": step.fused,
+            "rnnt_loss, logits kept": lambda: step.fused(rows_at_once=0),
+        }
+        if "fast_rnnt" in peers:
+            runs["fast_rnnt"] = lambda: step.in_turn(peers["fast_rnnt"])
+        return {**runs, "products alone": step.products}
+
+    frames, symbols = (int(n) for n in ends.amax(0))
+    sizes = {"B": len(ends), "T": frames, "S": symbols, "C": 500, "joiner": WIDTH, "s_range": S_RANGE}
+    return Group("losses", "pruned step", sizes, make, OURS, "products alone")
 
 
 def shapes(count: int) -> Tensor:
@@ -247,98 +252,54 @@ def batches(order: str, count: int) -> list[Tensor]:
     return found
 
 
-def joint_losses(ends: Tensor, audio: Any, theirs: Any) -> dict[str, Run]:
-    """The candidates of one batch, each after its joiner."""
+def protocol(order: str, ends: Tensor, peers: Peers) -> Group:
+    """The candidates of one batch of the protocol, each after its joiner."""
+
+    def make() -> dict[str, Run]:
+        batch = Batch.random(ends, WIDTH, "cuda")
+        step = Step(batch, 500)
+
+        def joined(loss: Callable[[Tensor], Tensor]) -> Run:
+            return lambda: backward(loss(step.output(torch.tanh(batch.am[:, :, None] + batch.lm[:, None]))), *step.leaves)
+
+        given = (batch.symbols, 0, batch.boundary)
+        runs = {name: joined(loss) for name, loss in batch.exact(peers).items()}
+        runs["rnnt_loss, over the logits"] = joined(lambda z: ours.rnnt_loss(z, *given, reduction="sum", reuse_logits=True))
+        fused = lambda: ours.rnnt_loss_fused(batch.am, batch.lm, step.output, *given, reduction="sum")  # noqa: E731
+        runs["rnnt_loss, fused"] = lambda: backward(fused(), *step.leaves)
+        runs["rnnt_loss, pruned"] = lambda: step.in_turn(ours)
+        runs["rnnt_loss, pruned and fused"] = step.fused
+        runs["rnnt_loss, pruned, logits kept"] = lambda: step.fused(rows_at_once=0)
+        if "fast_rnnt" in peers:
+            runs["fast_rnnt, pruned"] = lambda: step.in_turn(peers["fast_rnnt"])
+        return runs
+
     frames, symbols = (int(n) for n in ends.amax(0))
-    targets = torch.randint(1, 500, (len(ends), symbols), device="cuda")
-    boundary = torch.cat([torch.zeros(len(ends), 2, dtype=torch.int64), ends.flip(1).long()], 1).cuda()
-    lengths = (ends[:, 0].cuda().int(), ends[:, 1].cuda().int())
-    am = torch.rand(len(ends), frames, WIDTH, device="cuda", requires_grad=True)
-    lm = torch.rand(len(ends), symbols + 1, WIDTH, device="cuda", requires_grad=True)
-    step = Step(am, lm, targets, boundary, 500)
-    given = (targets, 0, boundary)
+    variants = ("over the logits", "fused", "pruned", "pruned and fused", "pruned, logits kept")
+    names = ["rnnt_loss", *(f"rnnt_loss, {variant}" for variant in variants)]
+    sizes = {"B": len(ends), "T": frames, "S": symbols, "C": 500, "joiner": WIDTH}
+    return Group("protocol", f"batches {order}", sizes, make, names, share=0.1)
 
-    def joined(loss: Callable[[Tensor], Tensor]) -> Run:
-        def run() -> None:
-            backward(loss(step.output(torch.tanh(am[:, :, None] + lm[:, None]))), *step.leaves)
 
-        return run
-
-    return {
-        "rnnt_loss": joined(lambda z: ours.rnnt_loss(z, *given, reduction="sum")),
-        "rnnt_loss, over the logits": joined(lambda z: ours.rnnt_loss(z, *given, reduction="sum", reuse_logits=True)),
-        "rnnt_loss, fused": lambda: backward(
-            ours.rnnt_loss_fused(am, lm, step.output, *given, reduction="sum"), *step.leaves
-        ),
-        "fast_rnnt": joined(lambda z: theirs.rnnt_loss(z, *given, reduction="sum")),
-        "torchaudio": joined(lambda z: audio(z, targets.int(), *lengths)),
-        "rnnt_loss, pruned": lambda: step.in_turn(ours),
-        "rnnt_loss, pruned and fused": step.fused,
-        "rnnt_loss, pruned, logits kept": lambda: step.fused(rows_at_once=0),
-        "fast_rnnt, pruned": lambda: step.in_turn(theirs),
+def groups(device: str) -> list[Group]:
+    loaded = {
+        "fast_rnnt": suite.peer("fast_rnnt==1.3", lambda: fast_rnnt(device == "cuda")),
+        "torchaudio": suite.peer("torchaudio==2.11.0", torchaudio),
     }
-
-
-def share_of_roofline(ends: Tensor, dtype: torch.dtype, audio: Any, bandwidth: float, seconds: float) -> dict[str, float]:
-    """The loss alone, without a joiner: the time of three passes over the logits, of what it takes."""
-    frames, symbols = (int(n) for n in ends.amax(0))
-    logits = torch.randn(len(ends), frames, symbols + 1, 500, device="cuda", dtype=dtype, requires_grad=True)
-    targets = torch.randint(1, 500, (len(ends), symbols), device="cuda")
-    lengths = (ends[:, 0].cuda().int(), ends[:, 1].cuda().int())
-    boundary = torch.cat([torch.zeros(len(ends), 2, dtype=torch.int64), ends.flip(1).long()], 1).cuda()
-    runs: dict[str, Run] = {"rnnt_loss": lambda: backward(ours.rnnt_loss(logits, targets, 0, boundary), logits)}
-    if dtype == torch.float32:
-        runs["torchaudio"] = lambda: backward(audio(logits, targets.int(), *lengths), logits)
-    times = alternate(runs, seconds=seconds, warmup=2, cuda=True)
-    return {name: 3 * logits.nbytes / bandwidth / t["median"] for name, t in times.items()}
-
-
-def gpu(seconds: float) -> dict[str, Any]:
-    seconds /= 20  # there are many rows
-    bandwidth, audio, theirs = copy_bandwidth(1.0), torchaudio(), fast_rnnt(True)
-    rows = []
-    for order in ("30 in a row", "sorted"):
-        for ends in batches(order, 4)[1:3]:
-            runs = joint_losses(ends, audio, theirs)
-            row: dict[str, Any] = {"batches": order, "B, T, S": [len(ends), *(int(n) for n in ends.amax(0))]}
-            row["seconds"] = {k: t["median"] for k, t in alternate(runs, seconds=seconds, warmup=2, cuda=True).items()}
-            row["peak memory, MB"] = {name: suite.peak_beyond(run) for name, run in runs.items()}
-            for dtype in (torch.float32, torch.bfloat16):
-                share = share_of_roofline(ends, dtype, audio, bandwidth, seconds)
-                row[f"share of the 3-pass roofline, {dtype}"] = share
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    return {"copy bandwidth, GB/s": bandwidth / 1e9, "rows": rows}
-
-
-def report(result: dict[str, Any]) -> None:
-    """Prints the ratios that the targets speak of."""
-    for kind, times in result.get("seconds", {}).items():
-        print(f"\n{kind}")
-        for name, t in times.items():
-            memory = result["peak memory, MB"].get(kind, {}).get(name)
-            print(
-                f"  {name:28}{1e3 * t['median']:9.2f} ms {t['median'] / times['rnnt_loss']['median']:7.2f} x rnnt_loss"
-                + (f"{memory:9.1f} MB" if memory is not None else "")
-            )
-    if "exact loss, ns per logit" in result:
-        print(f"\nexact loss: {result['exact loss, ns per logit']:.2f} ns per logit")
-
-
-def draw(document: dict[str, Any], stem: Path) -> None:
-    """Bars of the exact loss and of a pruned step; on a GPU, of the protocol's batches."""
-    if "rows" in document:
-        title = f"a joiner of 512 and its RNN-T loss, C = 500, {suite.machine_name(document)}"
-        groups = {
-            f"{row['batches']}, (B, T, S) = {tuple(row['B, T, S'])}": {k: {"median": t} for k, t in row["seconds"].items()}
-            for row in document["rows"][::2]
-        }
-    else:
-        title = f"RNN-T losses, (B, T, S, C) = {SHAPE}, {suite.machine_name(document)}"
-        groups = {kind: document["seconds"][kind] for kind in ("exact loss of logits", "pruned step")}
-    names = {name for times in groups.values() for name in times if name.startswith("rnnt_loss")}
-    bars(groups, names, title, suite.beside(stem, ".png"))
+    peers = {name: peer for name, peer in loaded.items() if peer is not None}
+    batch, frames, symbols, _ = SHAPE
+    ends = torch.tensor([[frames, symbols]] * batch)
+    found = [exact(ends, peers, device, "losses")]
+    found += [smoothed(ends, peers, device, what) for what in ("smoothed, forward", "smoothed")]
+    found.append(pruned(ends, peers, device))
+    if device == "cuda":
+        for order in ("30 in a row", "sorted"):
+            for drawn in batches(order, 4)[1:3]:
+                found.append(protocol(order, drawn, peers))
+                for dtype in (torch.float32, torch.bfloat16):
+                    found.append(exact(drawn, peers, device, "protocol, loss alone", dtype, share=0.05))
+    return found
 
 
 if __name__ == "__main__":
-    suite.main("rnnt_loss", cpu=cpu, gpu=gpu, report=report, draw=draw, seconds=12.0)
+    suite.main("rnnt_loss", groups, seconds=12.0)

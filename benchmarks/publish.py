@@ -1,25 +1,33 @@
-"""Makes the READMEs' tables and the overview from results/*.json: nobody edits a number by hand.
+"""Makes all pictures and all tables of numbers from results/*.json: nobody edits a number by hand.
 
-    python benchmarks/publish.py            writes them (drawing needs matplotlib)
+    python benchmarks/publish.py            makes them (drawing needs matplotlib)
     python benchmarks/publish.py --check    only tells whether they are those of the JSON; needs nothing but Python
 
-A table stands in a README between <!-- benchmarks/publish.py: NAME --> and <!-- end -->. The overview carries the numbers that
-it was drawn from in its metadata.
+A table stands in a README between <!-- benchmarks/publish.py: RESULTS PART --> and <!-- end -->, RESULTS being a file's name
+without .json. A picture carries a digest of the JSON that it was drawn from in its metadata.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
+import math
+import re
+import statistics
 import struct
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-OVERVIEW = RESULTS / "overview-cpu.png"
+READMES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("packages/*/README.md"))]
+TABLE = re.compile(r"(<!-- benchmarks/publish\.py: (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
+
+Group = dict[str, Any]  # as suite.Group.measure leaves it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +36,16 @@ class Headline:
 
     package: str
     what: str
-    keys: tuple[str, ...]  # of the candidates in the package's JSON
+    group: tuple[str, str]  # part and what; the first of them
     ours: str
-    limit: str | None
+    limit: str
     peers: dict[str, str]  # names in the JSON -> names in print
 
-    def times(self) -> dict[str, float]:
-        """Seconds by candidate."""
-        found: Any = load(self.package)
-        for key in self.keys:
-            found = found[key]
-        return {name: t["median"] for name, t in found.items()}
+    def candidates(self) -> dict[str, dict[str, Any]]:
+        part, what = self.group
+        groups = load(RESULTS / f"{self.package}-cpu.json")["groups"]
+        found: dict[str, dict[str, Any]] = next(g for g in groups if (g["part"], g["what"]) == (part, what))["candidates"]
+        return found
 
 
 HEADLINES = (
@@ -47,21 +54,21 @@ HEADLINES = (
         "minGRU layer, (B, T, D) = (8, 1024, 256)",
         ("layer", "training step"),
         "minGRU",
-        "Linear alone",
+        "products alone",
         {"nn.GRU": "nn.GRU", "minGRU-pytorch": "minGRU-pytorch"},
     ),
     Headline(
         "qrnn",
         "QRNN layer, (T, B, H) = (105, 20, 640)",
-        ("layer, window 1", "training step"),
+        ("layer", "training step"),
         "QRNN",
-        "Linear alone",
-        {"nn.LSTM": "nn.LSTM"},
+        "products alone",
+        {"nn.LSTM": "nn.LSTM", "fastai 1.0.61": "fastai"},
     ),
     Headline(
         "sru",
         "two SRU layers, (T, B, D) = (128, 32, 512)",
-        ("stack", "training step"),
+        ("layers", "training step"),
         "SRU",
         "products alone",
         {"nn.LSTM": "nn.LSTM", "sru 2.6.0": "sru 2.6.0"},
@@ -69,7 +76,7 @@ HEADLINES = (
     Headline(
         "ligru",
         "Li-GRU layer, (B, T, F, H) = (8, 400, 256, 512)",
-        ("layers", "H = 512", "training step"),
+        ("layer", "training step"),
         "LiGRU",
         "products alone",
         {"nn.LSTM": "nn.LSTM", "nn.GRU": "nn.GRU", "SpeechBrain LiGRU": "SpeechBrain"},
@@ -77,15 +84,15 @@ HEADLINES = (
     Headline(
         "rnnt_loss",
         "RNN-T loss of logits, (B, T, S, C) = (8, 200, 50, 500)",
-        ("seconds", "exact loss of logits"),
+        ("losses", "exact loss of logits"),
         "rnnt_loss",
-        None,
+        "copy",
         {"fast_rnnt": "fast_rnnt", "torchaudio": "torchaudio"},
     ),
     Headline(
         "rnnt_loss",
         "pruned RNN-T step, the same with a joiner of 512",
-        ("seconds", "pruned step"),
+        ("losses", "pruned step"),
         "rnnt_loss, logits kept",
         "products alone",
         {"fast_rnnt": "fast_rnnt"},
@@ -93,92 +100,168 @@ HEADLINES = (
 )
 
 
-def load(package: str) -> dict[str, Any]:
-    return json.loads((RESULTS / f"{package}-cpu.json").read_text())
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A picture of some parts of a package's results, on each device that they were measured on."""
+
+    source: str  # <source>-<device>.json
+    suffix: str  # of <source>-<device><suffix>.png
+    parts: tuple[str, ...]  # none: all
+    kind: str  # a function of plots.py
+    title: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+FIGURES = (
+    Figure("mingru", "", ("layer",), "bars", "A layer of minGRU"),
+    Figure("mingru", "-length", ("by length",), "lines", "Training step by length of the sequence", {"x": "T"}),
+    Figure("mingru", "-op", ("op",), "shares", "minGRU's scan: time of a copy that moves as many bytes, over its own"),
+    Figure("qrnn", "", ("layer",), "bars", "A layer of QRNN"),
+    Figure("qrnn", "-figure4", ("figure 4",), "grid", "QRNN: nn.LSTM's time over ours, inference of a layer of 320 units"),
+    Figure("qrnn", "-op", ("op",), "shares", "QRNN's pooling: time of a copy that moves as many bytes, over its own"),
+    Figure("sru", "", ("layers",), "bars", "Two layers of SRU"),
+    Figure("sru", "-figure", ("figure",), "bars", "A layer of SRU, LSTM and convolution, 32 sequences"),
+    Figure("sru", "-op", ("op",), "shares", "SRU's recurrence: time of a copy that moves as many bytes, over its own"),
+    Figure("ligru", "", ("layer",), "bars", "A layer of Li-GRU and of SLi-GRU"),
+    Figure("ligru", "-size", ("by size",), "lines", "A step in time by hidden size", {"x": "H", "per": "T"}),
+    Figure("ligru", "-length", ("by length",), "lines", "A step in time by length", {"x": "T", "per": "T"}),
+    Figure("rnnt_loss", "", ("losses",), "bars", "RNN-T losses, forward and backward"),
+    Figure("scaling", "", (), "growth", "Training step: time (line) and peak memory (dashed) by size, and their exponents"),
+    Figure("processes", "", (), "bars", "A step of one process, and of two with half of it each; a thread each"),
+)
+
+
+def load(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def title_of(group: Group) -> str:
+    """What, sizes and dtype of a group."""
+    names, values = (", ".join(map(str, column)) for column in (group["sizes"], group["sizes"].values()))
+    return f"{group['what']}, ({names}) = ({values}), {group['dtype']}"
+
+
+def groups_of(document: dict[str, Any], parts: tuple[str, ...]) -> list[Group]:
+    return [group for group in document["groups"] if not parts or group["part"] in parts]
 
 
 def overview_table() -> str:
     """Of the root README."""
-    lines = ["| forward and backward, float32 | ours | its limit | others |", "|---|---|---|---|"]
+    lines = ["| forward and backward, float32 | ours | peak memory | its limit | others |", "|---|---|---|---|---|"]
     for row in HEADLINES:
-        times = row.times()
-        ours = times[row.ours]
-        limit = f"{ours / times[row.limit]:.2f} x {row.limit}" if row.limit else ""
-        others = ", ".join(f"{name} {times[key] / ours:.1f} x ours" for key, name in row.peers.items())
-        lines.append(f"| [{row.package}](packages/{row.package}): {row.what} | {1e3 * ours:.1f} ms | {limit} | {others} |")
+        found = row.candidates()
+        ours, limit = found[row.ours], found[row.limit]["median"]
+        others = ", ".join(
+            f"{name} {found[key]['median'] / ours['median']:.1f} x ours" for key, name in row.peers.items() if key in found
+        )
+        lines.append(
+            f"| [{row.package}](packages/{row.package}): {row.what} | {1e3 * ours['median']:.1f} ms "
+            f"| {ours['peak memory, MB']:.0f} MB | {ours['median'] / limit:.2f} x {row.limit} | {others} |"
+        )
     return "\n".join(lines)
 
 
-def losses_table() -> str:
-    """Of rnnt_loss's README."""
-    result = load("rnnt_loss")
-    lines = ["| | | time | peak memory beside the inputs |", "|---|---|---|---|"]
-    for kind in ("exact loss of logits", "smoothed", "pruned step"):
-        for name, t in result["seconds"][kind].items():
-            memory = result["peak memory, MB"].get(kind, {}).get(name)
-            lines.append(f"| {kind} | {name} | {1e3 * t['median']:.1f} ms | {f'{memory:.0f} MB' if memory else ''} |")
-    return "\n".join(lines)
+def table(document: dict[str, Any], part: str) -> str:
+    """Candidates of each group, with median and half of the quartiles' distance, ratios, and peak memory beside the inputs."""
+    blocks = []
+    for group in groups_of(document, (part,)):
+        ours, limit = (group["ours"] or [None])[0], group["limit"]
+        head = [
+            title_of(group),
+            "time",
+            *([f"over {limit}"] if limit else []),
+            *([f"over {ours}"] if ours else []),
+            "peak memory",
+        ]
+        lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        for name, found in group["candidates"].items():
+            unit, scale = ("ms", 1e3) if found["median"] > 1e-3 else ("us", 1e6)
+            spread = scale * (found["quartile3"] - found["quartile1"]) / 2
+            time = f"{scale * found['median']:.1f} ± {spread:.1f} {unit}"
+            ratios = [f"{found[key]:.2f}" for key in ("over limit", "over ours") if key in found]
+            memory = found.get("peak memory, MB")
+            shown = "" if memory is None else f"{memory:.0f} MB" if memory >= 1 else "< 1 MB"
+            label = f"**{name}**" if name in group["ours"] else name
+            lines.append(f"| {' | '.join([label, time, *ratios, shown])} |")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
 
 
-TABLES = {"overview": (ROOT / "README.md", overview_table), "losses": (ROOT / "packages/rnnt_loss/README.md", losses_table)}
-
-
-def with_table(name: str) -> tuple[Path, str, str]:
-    """The file, its text, and that text with the table of the JSON."""
-    path, make = TABLES[name]
-    text = path.read_text()
-    head, rest = text.split(f"<!-- benchmarks/publish.py: {name} -->\n")
-    return path, text, f"{head}<!-- benchmarks/publish.py: {name} -->\n{make()}\n{rest[rest.index('<!-- end -->') :]}"
-
-
-def overview_numbers() -> dict[str, dict[str, float]]:
-    """Times of each headline's candidates, over ours."""
-    found = {}
-    for row in HEADLINES:
-        times = row.times()
-        names = {**({row.limit: row.limit} if row.limit else {}), **row.peers}
-        found[row.what] = {name: round(times[key] / times[row.ours], 3) for key, name in names.items()}
-    return found
-
-
-def draw_overview() -> None:
-    """How many times as long as ours the others take."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    numbers, limits = overview_numbers(), {row.limit for row in HEADLINES}
-    figure, axis = plt.subplots(figsize=(9, 0.6 + 0.62 * len(numbers)), layout="constrained")
-    axis.axvline(1, color="#c8553d", linewidth=3)
-    for y, others in enumerate(reversed(numbers.values())):
-        axis.axhline(y, color="#e4e4e4", linewidth=1, zorder=0)
-        for i, (name, factor) in enumerate(sorted(others.items(), key=lambda item: item[1])):
-            axis.plot(factor, y, "D" if name in limits else "o", color="#8a8a8a" if name in limits else "#47708f")
-            place: dict[str, Any] = {
-                "xytext": (0, 7 if i % 2 == 0 else -8),
-                "va": "bottom" if i % 2 == 0 else "top",
-                "ha": "center",
-            }
-            if name in limits:
-                place = {"xytext": (-7, 0), "va": "center", "ha": "right"}
-            text = f"{factor:.2f}" if name in limits else f"{name} {factor:.1f}"
-            axis.annotate(text, (factor, y), textcoords="offset points", fontsize=8, **place)
-    axis.set(xscale="log", xlim=(0.6, 40), ylim=(-0.6, len(numbers) - 0.4), xlabel="time of a training step, ours = 1")
-    axis.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
-    axis.set_yticks(range(len(numbers)), [what.replace(", (", "\n(", 1) for what in reversed(numbers)], fontsize=8)
-    axis.tick_params(left=False)
-    axis.spines[["top", "right", "left"]].set_visible(False)
-    machine = load("rnnt_loss")["hardware"]
-    axis.set_title(
-        f"{machine['cores']} cores of an {machine['cpu']}, float32; diamonds: its matrix products alone", fontsize=9
+def growth_table(groups: list[Group]) -> str:
+    """Exponents of time, and of memory in brackets, by family and size."""
+    axes = list(dict.fromkeys(group["what"] for group in groups))
+    lines = [f"| time (memory) grows with the power | {' | '.join(axes)} |", "|---" * (len(axes) + 1) + "|"]
+    rows: dict[str, dict[str, str]] = {}
+    for group in groups:
+        sizes, found = [int(size) for size in group["candidates"]], list(group["candidates"].values())
+        time, memory = (slope(sizes, [entry[key] for entry in found]) for key in ("median", "peak memory, MB"))
+        rows.setdefault(group["part"], {})[group["what"]] = f"{time:.2f} ({memory:.2f})"
+    rows["the mathematics"] = {group["what"]: str(group["exponent of the mathematics"]) for group in groups}
+    return "\n".join(
+        [*lines, *(f"| {name} | {' | '.join(row.get(axis, '') for axis in axes)} |" for name, row in rows.items())]
     )
-    figure.savefig(OVERVIEW, dpi=150, metadata={"Description": json.dumps(numbers)})
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of the line through the logarithms of the larger half: below it, what does not grow still counts."""
+    half = len(x) // 2
+    logs = [[math.log(value) for value in values[half:]] for values in (x, y)]
+    return statistics.linear_regression(*logs).slope
+
+
+def tables(text: str) -> str:
+    """A README's text with the tables of the JSON."""
+
+    def made(match: re.Match[str]) -> str:
+        results, _, part = match[2].partition(" ")
+        if results == "overview":
+            new = overview_table()
+        else:
+            document = load(RESULTS / f"{results}.json")
+            new = growth_table(document["groups"]) if part == "growth" else table(document, part)
+        return f"{match[1]}{new}\n{match[4]}"
+
+    return TABLE.sub(made, text)
+
+
+def pictures(folder: Path) -> Iterator[tuple[Path, list[Path], Callable[[], Any]]]:
+    """Each picture that the results in a folder make: its path, its sources, and what draws it."""
+    for figure in FIGURES:
+        for source in sorted(folder.glob(f"{figure.source}-c*.json")):
+            document = load(source)
+            groups = groups_of(document, figure.parts)
+            if groups:
+                yield (
+                    source.with_name(f"{source.stem}{figure.suffix}.png"),
+                    [source],
+                    lambda f=figure, g=groups, d=document: _plots(f.kind)(g, f"{f.title}; {machine_name(d)}", **f.options),
+                )
+    sources = sorted({folder / f"{row.package}-cpu.json" for row in HEADLINES})
+    if folder == RESULTS:
+        yield folder / "overview-cpu.png", sources, lambda: _plots("overview")(HEADLINES, machine_name(load(sources[0])))
+
+
+def machine_name(document: dict[str, Any]) -> str:
+    """The GPU, or the CPU and its cores in use."""
+    hardware = document["hardware"]
+    name: str = hardware.get("gpu") or f"{hardware['threads']} cores of an {hardware['cpu']}"
+    return name
+
+
+def _plots(kind: str) -> Any:
+    import plots
+
+    return getattr(plots, kind)
+
+
+def digest(sources: list[Path]) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def drawn_from(picture: Path) -> str:
     """The description in a PNG's metadata."""
-    data, at = picture.read_bytes(), 8
+    data, at = picture.read_bytes() if picture.exists() else b"", 8
     while at < len(data):
         (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]
         keyword, _, text = data[at + 8 : at + 8 + length].partition(b"\0")
@@ -188,24 +271,30 @@ def drawn_from(picture: Path) -> str:
     return ""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
-    stale = []
-    for name in TABLES:
-        path, text, wanted = with_table(name)
-        if options.check and text != wanted:
-            stale.append(f"the table {name} in {path.relative_to(ROOT)}")
-        elif not options.check:
-            path.write_text(wanted)
-    if not options.check:
-        draw_overview()
-    elif not OVERVIEW.exists() or drawn_from(OVERVIEW) != json.dumps(overview_numbers()):
-        stale.append(str(OVERVIEW.relative_to(ROOT)))
-    if stale:
-        sys.exit(f"not those of benchmarks/results/*.json: {', '.join(stale)}; run python benchmarks/publish.py")
+def stale(folder: Path) -> list[Path]:
+    """Pictures in a folder, and READMEs, that are not those of the JSON."""
+    found = [path for path, sources, _ in pictures(folder) if drawn_from(path) != digest(sources)]
+    if folder == RESULTS:
+        found += [path for path in READMES if tables(path.read_text()) != path.read_text()]
+    return found
+
+
+def publish(folder: Path, *, everything: bool = False) -> None:
+    """Draws what is stale in a folder, or everything, and, where it is the repository's, makes the tables anew."""
+    old = stale(folder)
+    for path, sources, draw in pictures(folder):
+        if everything or path in old:
+            draw().savefig(path, dpi=150, metadata={"Description": digest(sources)})
+    if folder == RESULTS:
+        for path in READMES:
+            path.write_text(tables(path.read_text()))
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true")
+    if not parser.parse_args().check:
+        publish(RESULTS, everything=True)
+    elif old := stale(RESULTS):
+        names = ", ".join(str(path.relative_to(ROOT)) for path in old)
+        sys.exit(f"not those of benchmarks/results/*.json: {names}; run python benchmarks/publish.py")

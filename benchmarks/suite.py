@@ -1,90 +1,308 @@
-"""What every benchmark script is beside its measurements: options, hardware, JSON, and pictures that are drawn from the JSON alone."""
+"""What every benchmark is beside its candidates: options, turns, time and memory, ratios, JSON, and a progress bar."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import dataclasses
+import gc
+import importlib.util
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+import types
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import publish
 import torch
-from rnnkit_common.testing import hardware
+from rnnkit_common.testing import alternate, hardware, inference, keep_freed_memory, training_step
+from torch import Tensor, nn
+from tqdm import tqdm
 
-RESULTS = Path(__file__).parent / "results"
 PEERS = Path(__file__).parents[1] / "peers"  # fetched; git ignores it
-QUICK = 1 / 20  # of the usual seconds
-Result = dict[str, Any]
+QUICK = 1 / 40  # of the usual seconds
+
+Run = Callable[[], Any]
+_peers: dict[str, str] = {}  # requirement -> "measured", or why not
 
 
-def main(
-    name: str,
-    *,
-    cpu: Callable[[float], Result],
-    gpu: Callable[[float], Result],
-    report: Callable[[Result], None],
-    draw: Callable[[Result, Path], None],
-    seconds: float = 10.0,
-) -> None:
-    """Measures and writes <folder>/<name>-<device>.json, reports it, and draws <name>-<device>*.png from it.
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Candidates that take turns: one row of what is measured."""
+
+    part: str  # the table or picture that it belongs to
+    what: str  # a training step, inference, ...
+    sizes: Mapping[str, int]
+    make: Callable[[], Mapping[str, Run]]  # called when it is the group's turn
+    ours: Sequence[str] = ()  # of the candidates; ratios are to the first
+    limit: str | None = None  # the candidate that does only what none can do without
+    dtype: torch.dtype = torch.float32
+    threads: int | None = None  # all, unless said
+    share: float = 1.0  # of the seconds that a group gets
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what else the JSON is to hold
+
+    def measure(self, seconds: float, device: str, least: int = 5) -> dict[str, Any]:
+        """Time and peak memory of each candidate, and its ratio to ours and to the limit."""
+        with _threads(self.threads):
+            runs = self.make()
+            memory = {name: peak_beyond(run, device) for name, run in runs.items()}
+            found: dict[str, dict[str, Any]] = {}
+            times = alternate(runs, seconds=seconds * self.share, least=least, warmup=0, cuda=device == "cuda")
+            for name, time in times.items():
+                found[name] = {**time, "peak memory, MB": memory[name]}
+                for ratio, base in (("over ours", self.ours[0] if self.ours else None), ("over limit", self.limit)):
+                    if base is not None:
+                        found[name][ratio] = time["median"] / times[base]["median"]
+        return self.document(found)
+
+    def document(self, candidates: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """A group as it stands in the JSON."""
+        return {
+            "part": self.part,
+            "what": self.what,
+            "sizes": dict(self.sizes),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "threads": self.threads,
+            "ours": list(self.ours),
+            "limit": self.limit,
+            **self.about,
+            "candidates": candidates,
+        }
+
+
+def main(name: str, groups: Callable[[str], list[Group]], *, seconds: float = 10.0) -> None:
+    """Measures on the CPU, and then on the GPU where there is one: results/<name>-<device>.json, and pictures and tables of it.
 
     Args:
-        name: of the package.
-        cpu, gpu: measure, with so many seconds for each group of candidates.
-        report: prints the ratios that matter.
-        draw: from the JSON's content, to files whose names begin as the path does.
-        seconds: for each group of candidates, unless the user says otherwise.
+        name: of the package, or of what is measured.
+        groups: what there is to measure on a device, "cpu" or "cuda"; nothing, where that device is not for it.
+        seconds: for each group, unless the user says otherwise.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="only this one")
     parser.add_argument("--seconds", type=float, default=seconds, help="for each group of candidates")
-    parser.add_argument("--quick", action="store_true", help="few runs each, to see that all of it works; nothing is kept")
-    parser.add_argument("--draw", action="store_true", help="only draw what the JSON has")
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="where results go")
+    parser.add_argument(
+        "--quick", action="store_true", help="few sizes and few runs of each, to see that all of it works; in build/quick"
+    )
+    parser.add_argument("--folder", type=Path, default=publish.RESULTS, help="where results go")
     options = parser.parse_args()
-    folder = options.folder
+    folder, least = options.folder, 5
     if options.quick:
-        options.seconds *= QUICK
-        folder = Path(__file__).parents[1] / "build" / "quick"
+        options.seconds, folder, least = options.seconds * QUICK, publish.ROOT / "build" / "quick", 2
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"{name}-{options.device}"
-    path = stem.with_suffix(".json")
-    if not options.draw:
-        PEERS.mkdir(exist_ok=True)
+    PEERS.mkdir(exist_ok=True)
+    for device in [options.device] if options.device else ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         torch.manual_seed(0)
-        machine = hardware(options.device == "cuda")
-        result = cpu(options.seconds) if options.device == "cpu" else gpu(options.seconds)
-        report(result)
-        path.write_text(json.dumps({"hardware": machine, **result}, indent=2) + "\n")
-    draw(json.loads(path.read_text()), stem)
-    print(f"\n{path}")
+        keep_freed_memory()
+        found = groups(device)
+        if options.quick:
+            found = _few(found)
+        if not found:
+            continue
+        rows = []
+        with tqdm(found, f"{name}, {device}", disable=None) as bar:
+            for group in bar:
+                rows.append(group.measure(options.seconds, device, least))
+                with tqdm.external_write_mode():
+                    report(rows[-1])
+                gc.collect()
+        document = {"hardware": hardware(device == "cuda"), "versions": _versions(), "peers": _peers, "groups": rows}
+        path = folder / f"{name}-{device}.json"
+        path.write_text(json.dumps(document, indent=1) + "\n")
+        print(f"\n{path}")
+    publish.publish(folder)
 
 
-def machine_name(document: Result) -> str:
-    """Of the GPU, or of the CPU."""
-    found: str = document["hardware"].get("gpu", document["hardware"]["cpu"])
+def _few(groups: list[Group]) -> list[Group]:
+    """Two sizes of each kind."""
+    counts: dict[tuple[str, str], int] = {}
+    found = []
+    for group in groups:
+        counts[group.part, group.what] = counts.get((group.part, group.what), 0) + 1
+        if counts[group.part, group.what] <= 2:
+            found.append(group)
     return found
 
 
-def beside(stem: Path, suffix: str) -> Path:
-    """The file whose name is that of `stem` with `suffix`."""
-    return stem.with_name(stem.name + suffix)
+def report(group: dict[str, Any]) -> None:
+    """Prints a group as it comes."""
+    names, values = (", ".join(map(str, column)) for column in (group["sizes"], group["sizes"].values()))
+    threads = f", {group['threads']} thread(s)" if group["threads"] else ""
+    print(f"\n{group['part']}: {group['what']}, ({names}) = ({values}), {group['dtype']}{threads}")
+    for name, found in group["candidates"].items():
+        ratios = [
+            f"{found[key]:8.2f} x {base}"
+            for key, base in (("over limit", group["limit"]), ("over ours", (group["ours"] or [None])[0]))
+            if key in found
+        ]
+        memory = found.get("peak memory, MB")
+        print(f"  {name:28}{1e3 * found['median']:11.3f} ms{f'{memory:10.1f} MB' if memory is not None else '':13}", *ratios)
 
 
-def peak_beyond(run: Callable[[], Any]) -> float:
-    """Megabytes that a call needs beside what is there: on a CPU from the kernel's high-water mark of this process."""
-    if torch.cuda.is_available():
-        run()
+def layer(
+    part: str,
+    sizes: Mapping[str, int],
+    modules: Callable[[], Mapping[str, nn.Module]],
+    x: tuple[int, int, int],
+    products: Sequence[tuple[int, int, int]],
+    *,
+    device: str,
+    kinds: Sequence[str] = ("training step", "inference"),
+    **options: Any,
+) -> list[Group]:
+    """A training step, whose input needs its gradient, and inference, of modules beside a layer's matrix products alone.
+
+    Args:
+        part, sizes, options: of the groups.
+        modules: makes them, on the CPU in float32; by name.
+        x: shape of their input.
+        products: each (rows, in, out): [rows, in] times [in, out].
+        kinds: what to measure.
+    """
+    where = {"device": device, "dtype": options.get("dtype", torch.float32)}
+
+    def make(what: str) -> dict[str, Run]:
+        made = {name: module.to(**where) for name, module in modules().items()}
+        given = torch.randn(x, **where, requires_grad=True)
+        if what == "inference":
+            return {
+                **{name: inference(module.eval(), given) for name, module in made.items()},
+                "products alone": inference(Products(products, where)),
+            }
+        return {
+            **{name: training_step(module, given) for name, module in made.items()},
+            "products alone": Products(products, where).training_step,
+        }
+
+    return [Group(part, what, sizes, lambda what=what: make(what), limit="products alone", **options) for what in kinds]
+
+
+class Products:
+    """A layer's matrix products, each with an input of its own: what no recurrence can be faster than."""
+
+    def __init__(self, products: Sequence[tuple[int, int, int]], where: Mapping[str, Any]) -> None:
+        self.leaves = [
+            (torch.randn(rows, n, **where, requires_grad=True), torch.randn(m, n, **where, requires_grad=True))
+            for rows, n, m in products
+        ]
+        self.grads = [torch.randn(rows, m, **where) for rows, _, m in products]
+
+    def __call__(self) -> list[Tensor]:
+        return [nn.functional.linear(x, weight) for x, weight in self.leaves]
+
+    def training_step(self) -> None:
+        torch.autograd.backward(self(), self.grads)
+
+
+def op(
+    part: str,
+    sizes: Mapping[str, int],
+    forward: Callable[..., Tensor],
+    inputs: Callable[[], list[Tensor]],
+    traffic: Mapping[str, float],
+    *,
+    name: str,
+    device: str,
+    **options: Any,
+) -> list[Group]:
+    """An op alone: inference, forward for training and backward, each beside a copy that moves as many bytes.
+
+    Args:
+        part, sizes, options: of the groups.
+        forward, inputs: `forward(*inputs())` is the output, and all inputs get gradients.
+        traffic: elements moved per element of the output, at the least.
+        name: of the op.
+    """
+
+    def make(what: str, moved: float) -> dict[str, Run]:
+        plain = inputs()
+        leaves = [tensor.clone().requires_grad_() for tensor in plain]
+        out = forward(*leaves)
+        grad = torch.randn_like(out)
+        runs: dict[str, Run] = {
+            "inference": inference(forward, *plain),
+            "forward": lambda: forward(*leaves),
+            "backward": lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True),
+        }
+        return {name: runs[what], "copy": copy(moved * out.nbytes, device)}
+
+    return [
+        Group(part, what, sizes, lambda what=what, moved=moved: make(what, moved), [name], "copy", **options)
+        for what, moved in traffic.items()
+    ]
+
+
+def copy(moved: float, device: str) -> Run:
+    """A copy that reads and writes so many bytes together."""
+    source = torch.ones(max(1, int(moved) // 2), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def peer(requirement: str, load: Callable[[], Any]) -> Any:
+    """What `load` returns; or None, where this machine cannot have the peer, which is said and kept in the JSON."""
+    try:
+        found = load()
+    except (ImportError, OSError, subprocess.CalledProcessError) as error:
+        _peers[requirement] = f"not measured: {type(error).__name__}: {error}"
+        print(f"{requirement} is {_peers[requirement]}")
+        return None
+    _peers[requirement] = "measured"
+    return found
+
+
+def unpacked(requirement: str) -> Path:
+    """The content of a wheel of PyPI, beside this repository's environment and not in it: peers' names and needs clash."""
+    folder = PEERS / requirement.replace("==", "-")
+    if not folder.exists():
+        zipfile.ZipFile(fetched(requirement)).extractall(folder)
+    return folder
+
+
+def fetched(requirement: str, *options: str) -> Path:
+    """A file of PyPI in peers/."""
+    pattern = requirement.replace("==", "-") + "[-.]*"
+    files = lambda: [path for path in PEERS.glob(pattern) if path.is_file()]  # noqa: E731
+    if not files():
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(PEERS), *options, requirement]
+        subprocess.run(pip, check=True)
+    (found,) = files()
+    return found
+
+
+def module_of_file(path: Path, name: str, needs: Mapping[str, Mapping[str, Any]]) -> Any:
+    """One file of a peer as the module `name`, with stand-ins for the modules that it imports and hardly needs."""
+    for stand_in, content in needs.items():
+        sys.modules[stand_in] = types.ModuleType(stand_in)
+        vars(sys.modules[stand_in]).update(content)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def peak_beyond(run: Run, device: str) -> float | None:
+    """Megabytes that a call needs beside what is there: on a CPU from the kernel's high-water mark of this process, on Linux."""
+    run()
+    if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    run()
+    clear = Path("/proc/self/clear_refs")
+    if not clear.exists():
+        return None
+    gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    clear.write_text("5")
     before = _status("VmRSS")
     run()
     return (_status("VmHWM") - before) / 1e3
@@ -93,3 +311,17 @@ def peak_beyond(run: Callable[[], Any]) -> float:
 def _status(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    yield
+    torch.set_num_threads(before)
+
+
+def _versions() -> dict[str, str]:
+    wanted = ("rnnkit-", "torch", "mingru", "numpy")
+    found = {d.metadata["Name"]: d.version for d in metadata.distributions()}
+    return {name: found[name] for name in sorted(found) if name.lower().startswith(wanted)}

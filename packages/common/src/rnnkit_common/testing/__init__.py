@@ -16,7 +16,7 @@ from .parallel import (
     check_replicas,
     check_split_scan,
 )
-from .timing import alternate, copy_bandwidth, hardware, inference, keep_freed_memory, training_step
+from .timing import alternate, hardware, inference, keep_freed_memory, training_step
 
 __all__ = [
     "CHANNELS",
@@ -35,7 +35,6 @@ __all__ = [
     "check_replicas",
     "check_script",
     "check_split_scan",
-    "copy_bandwidth",
     "hardware",
     "inference",
     "keep_freed_memory",

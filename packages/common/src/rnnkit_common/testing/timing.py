@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,31 +19,33 @@ from torch import Tensor
 
 
 def alternate(
-    candidates: Mapping[str, Callable[[], Any]], *, seconds: float = 3.0, warmup: int = 3, cuda: bool = False
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float = 3.0,
+    least: int = 5,
+    warmup: int = 3,
+    cuda: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Runs the candidates in turn for about `seconds` and returns per candidate the median and quartiles, in seconds.
 
-    On a GPU (`cuda=True`) the time is that between two events around a call, after a call that keeps the queue full.
+    Each runs at least `least` times (2 or more). On a GPU (`cuda=True`) the time is that between two events around a call,
+    after a call that keeps the queue full.
     """
     for run in candidates.values():
         for _ in range(warmup):
             run()
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(samples.values()))) < 5:
+    while time.perf_counter() < end or len(next(iter(samples.values()))) < least:
         for name, run in candidates.items():
             samples[name].append(_cuda_seconds(run) if cuda else _seconds(run))
     return {name: _summary(times) for name, times in samples.items()}
 
 
-def training_step(layer: Callable[..., Any], x: Tensor, grad: Tensor) -> Callable[[], None]:
-    """Forward and backward of a layer, whose (first) output gets the gradient `grad`."""
-
-    def run() -> None:
-        out = layer(x)
-        (out[0] if isinstance(out, tuple) else out).backward(grad)
-
-    return run
+def training_step(layer: Callable[..., Any], x: Tensor) -> Callable[[], None]:
+    """Forward and backward of a layer, whose (first) output gets a random gradient."""
+    grad = torch.randn_like(_first(layer(x)))
+    return lambda: _first(layer(x)).backward(grad)
 
 
 def inference(layer: Callable[..., Any], *inputs: Any) -> Callable[[], None]:
@@ -51,14 +56,6 @@ def inference(layer: Callable[..., Any], *inputs: Any) -> Callable[[], None]:
             layer(*inputs)
 
     return run
-
-
-def copy_bandwidth(seconds: float) -> float:
-    """Bytes per second read and written by a device-to-device copy of 2 GB."""
-    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda").random_()
-    target = torch.empty_like(source)
-    times = alternate({"copy": lambda: target.copy_(source)}, seconds=seconds, cuda=True)
-    return 2 * source.numel() / times["copy"]["median"]
 
 
 def keep_freed_memory() -> None:
@@ -72,6 +69,10 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_threshold, 2**25)  # the most it takes
+
+
+def _first(out: Any) -> Tensor:
+    return out[0] if isinstance(out, tuple) else out
 
 
 def _seconds(run: Callable[[], Any]) -> float:
@@ -97,14 +98,25 @@ def _summary(times: list[float]) -> dict[str, float]:
 
 
 def hardware(cuda: bool = False) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version()}
+    """What the numbers were measured on, and with: the commit is that of the running script, with a + where sources differ from it."""
+    found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "commit": _commit()}
     if cuda:
         properties = torch.cuda.get_device_properties(0)
         found |= {"gpu": properties.name, "multiprocessors": properties.multi_processor_count, "cuda": torch.version.cuda}
     found |= {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     found["simd"] = torch.backends.cpu.get_cpu_capability()
     return found
+
+
+def _commit() -> str | None:
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None or shutil.which("git") is None:
+        return None
+    git = ["git", "-C", str(Path(script).resolve().parent)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    sources = [f":(top,glob)**/*.{suffix}" for suffix in ("py", "h", "cpp", "cu")]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *sources]).returncode
+    return head.stdout.strip() + ("+" if changed else "") if head.returncode == 0 else None
 
 
 def _cpu_name() -> str:

@@ -1,0 +1,88 @@
+"""What the READMEs show is what was measured: the suite's ratios and JSON, and that tables and pictures are those of the JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import publish  # noqa: E402
+import suite  # noqa: E402
+
+
+def test_tables_and_pictures_are_those_of_the_results() -> None:
+    subprocess.run([sys.executable, "benchmarks/publish.py", "--check"], cwd=ROOT, check=True)
+
+
+def test_readmes_show_only_pictures_that_are_made_from_results_or_by_examples() -> None:
+    made = {path.name for path, *_ in publish.pictures(publish.RESULTS)}
+    by_examples = {"ligru-stability.png", "sru-char-lm.png", "rnnt_loss-occupancies.png", "rnnt_loss-spoken-digits.png"}
+    for readme in publish.READMES:
+        for shown in re.findall(r"results/([\w.-]+\.png)", readme.read_text()):
+            assert shown in made | by_examples, readme
+    assert {path.name for path in publish.RESULTS.glob("*.png")} == made | by_examples
+
+
+def test_a_change_of_a_number_is_noticed_and_every_picture_can_be_drawn_again(tmp_path: Path) -> None:
+    for path in publish.RESULTS.glob("*-cpu.json"):
+        (tmp_path / path.name).write_text(path.read_text())
+    made = [path for path, *_ in publish.pictures(tmp_path)]
+    assert publish.stale(tmp_path) == made
+    publish.publish(tmp_path)
+    assert publish.stale(tmp_path) == []
+    changed = tmp_path / "qrnn-cpu.json"
+    changed.write_text(changed.read_text().replace('"median": ', '"median": 1', 1))
+    assert publish.stale(tmp_path) == [path for path in made if path.name.startswith("qrnn")]
+
+
+def test_a_readme_takes_its_table_from_the_json() -> None:
+    text = (ROOT / "packages" / "mingru" / "README.md").read_text()
+    (first,) = re.findall(r"\n\| \*\*minGRU\*\* .+\n", text)[:1]
+    assert publish.tables(text.replace(first, "\n| **minGRU** | 1 ms |\n")) == text
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """A measurement of ours beside a peer, which needs 8 MiB, and a limit."""
+    calls = dict.fromkeys(("ours", "peer", "limit"), 0)
+
+    def run(name: str) -> suite.Run:
+        def count() -> None:
+            calls[name] += 1
+            torch.ones(1 << 21 if name == "peer" else 1)
+
+        return count
+
+    group = suite.Group("layer", "training step", {"B": 2}, lambda: {name: run(name) for name in calls}, ["ours"], "limit")
+    monkeypatch.setattr(sys, "argv", ["bench", "--device", "cpu", "--seconds", "0", "--folder", str(tmp_path)])
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", suite.__file__)
+    suite.peer("nobody==1", lambda: __import__("nobody"))
+    suite.main("toy", lambda device: [group])
+    assert all(count >= 5 for count in calls.values())
+    document: dict[str, object] = json.loads((tmp_path / "toy-cpu.json").read_text())
+    return document
+
+
+def test_a_result_names_the_hardware_the_versions_and_the_commit(measured: dict[str, dict[str, str]]) -> None:
+    assert measured["hardware"]["cpu"]
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", measured["hardware"]["commit"])
+    assert "rnnkit-common" in measured["versions"]
+    assert measured["peers"]["nobody==1"].startswith("not measured: ModuleNotFoundError")
+
+
+def test_every_candidate_has_spread_memory_and_both_ratios(
+    measured: dict[str, list[dict[str, dict[str, dict[str, float]]]]],
+) -> None:
+    (group,) = measured["groups"]
+    for found in group["candidates"].values():
+        assert found["quartile1"] <= found["median"] <= found["quartile3"]
+        assert found["over ours"] == pytest.approx(found["median"] / group["candidates"]["ours"]["median"])
+        assert found["over limit"] == pytest.approx(found["median"] / group["candidates"]["limit"]["median"])
+    assert group["candidates"]["peer"]["peak memory, MB"] == pytest.approx(8.4, abs=1)
