@@ -1,8 +1,8 @@
 """Training over processes: DistributedDataParallel, and one sequence that is cut along time. `nox -s bench -- processes`.
 
-A batch by one process, and by two processes of gloo with half of it each, with a thread each, of one model of each family; and a scan of
-one long sequence as a whole in one process, and with a piece in each of two (`split_scan`: three scans of half the steps each, the
-first two of which keep nothing). One and two take turns. Families that are not installed are left out.
+A batch by one process, and by two processes of gloo with half of it each, with a thread each, of one model of each family; and one
+long sequence as a whole in one process, and with a piece in each of two (`split_scan`, three scans of a piece each way): minGRU's scan
+alone, and after the projection that it has in a layer. One and two take turns. Families that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import importlib.util
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import suite
 import torch
+from rnnkit_common.testing import keep_freed_memory
 from rnnkit_common.testing.parallel import free_port, join_group
 from suite import Group, Run
 from torch import Tensor, distributed, nn
@@ -67,27 +69,37 @@ def replica(family: str, ranks: int, alone: Any) -> Run:
     return lambda: parallel(x).backward()
 
 
-def long_scan(family: str, ranks: int, alone: Any) -> Run:
-    """A scan forward and backward of 1 / ranks of the sequence."""
+def long_scan(ranks: int, *, projected: bool) -> Run:
+    """Forward and backward of 1 / ranks of the sequence."""
     functional = importlib.import_module("mingru.functional")
     batch, steps, width = LONG
-    planes = [torch.randn(batch, steps // ranks, width, requires_grad=True) for _ in range(2)]
+    x = torch.randn(batch, steps // ranks, width if projected else 2 * width, requires_grad=True)
+    projection = nn.Linear(width, 2 * width) if projected else nn.Identity()
     h0 = torch.zeros(batch, width, requires_grad=True)
-    piece = lambda h: functional.mingru_scan(*planes, h)  # noqa: E731
 
     def run() -> None:
+        planes = projection(x).chunk(2, 2)
+        piece = lambda h: functional.mingru_scan(*planes, h)  # noqa: E731
         out, state = functional.split_scan(piece, h0) if ranks > 1 else piece(h0)
-        torch.autograd.grad(out.sum() + state.sum(), [*planes, h0])
+        (out.sum() + state.sum()).backward()
 
     return run
 
 
-def work(rank: int, port: int, family: str, cut: bool, seconds: float, least: int, path: str) -> None:
+MAKERS: dict[str, Callable[[int, Any], Run]] = {
+    **{family: lambda ranks, alone, family=family: replica(family, ranks, alone) for family in (*MODELS, "rnnt_loss")},
+    "minGRU's layer, sequence cut in two": lambda ranks, _: long_scan(ranks, projected=True),
+    "its scan alone, sequence cut in two": lambda ranks, _: long_scan(ranks, projected=False),
+}
+
+
+def work(rank: int, port: int, what: str, seconds: float, least: int, path: str) -> None:
     """Rank 0 alone, while rank 1 waits, and both together, in turn."""
     join_group(rank, 2, port)
-    alone, make = distributed.new_group([0]), long_scan if cut else replica
-    runs: dict[str, Run] = {"two processes": make(family, 2, None)}
-    runs["one process"] = make(family, 1, alone) if rank == 0 else lambda: None
+    keep_freed_memory()
+    alone = distributed.new_group([0])
+    runs: dict[str, Run] = {"two processes": MAKERS[what](2, None)}
+    runs["one process"] = MAKERS[what](1, alone) if rank == 0 else lambda: None
     times: dict[str, list[float]] = {name: [] for name in runs}
     left, end = torch.ones(()), time.perf_counter() + seconds
     while left > 0:
@@ -108,13 +120,10 @@ def work(rank: int, port: int, family: str, cut: bool, seconds: float, least: in
 class Processes(Group):
     """One process and two take turns."""
 
-    family: str = ""
-    cut: bool = False
-
     def measure(self, seconds: float, device: str, least: int = 5) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             path = str(Path(folder) / "found.pt")
-            given = (free_port(), self.family, self.cut, seconds, least, path)
+            given = (free_port(), self.what, seconds, least, path)
             torch.multiprocessing.spawn(work, given, nprocs=2)
             times: dict[str, list[float]] = torch.load(path)
         found = {}
@@ -129,11 +138,10 @@ def groups(device: str) -> list[Group]:
     if device != "cpu":
         return []
     found = [name for name in (*MODELS, "rnnt_loss") if importlib.util.find_spec(name)]
-    sizes = {"B": BATCH, "T": STEPS, "H": WIDTH}
-    made: list[Group] = [Processes("training", name, sizes, dict, ["two processes"], family=name) for name in found]
+    sizes, long = {"B": BATCH, "T": STEPS, "H": WIDTH}, dict(zip("BTD", LONG, strict=True))
+    made: list[Group] = [Processes("training", name, sizes, dict, ["two processes"]) for name in found]
     if "mingru" in found:
-        sizes = dict(zip("BTD", LONG, strict=True))
-        made.append(Processes("split", "a scan cut in two", sizes, dict, ["two processes"], family="mingru", cut=True))
+        made += [Processes("split", name, long, dict, ["two processes"]) for name in MAKERS if "cut in two" in name]
     return made
 
 

@@ -82,20 +82,26 @@ def check_state(h: Tensor, x: Tensor, shape: list[int], name: str = "h") -> Tens
     return h.to(wanted).expand(shape)
 
 
+def check_integers(name: str, x: Tensor, shape: list[int], like: Tensor) -> Tensor:
+    """x, of integers, as contiguous int64 on the device of `like`; it may come from the CPU."""
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"{name}: expected integers, got {x.dtype}")
+    if list(x.shape) != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {list(x.shape)}")
+    if x.device != like.device and x.device.type != "cpu":
+        raise ValueError(f"{name}: expected device cpu or {like.device}, got {x.device}")
+    return x.to(device=like.device, dtype=torch.int64).contiguous()
+
+
 def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
     """lengths as int64 on x's device. They may come from the CPU; values are checked where reading them is free."""
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
-    if list(lengths.shape) != [batch]:
-        raise ValueError(f"lengths: expected shape [{batch}], got {list(lengths.shape)}")
-    if lengths.device != x.device and lengths.device.type != "cpu":
-        raise ValueError(f"lengths: expected device cpu or {x.device}, got {lengths.device}")
+    checked = check_integers("lengths", lengths, [batch], x)
     if not torch.jit.is_scripting():
         if not torch.compiler.is_compiling() and lengths.device.type == "cpu" and batch > 0:
             low, high = int(lengths.min()), int(lengths.max())
             if low < 0 or high > steps:
                 raise ValueError(f"lengths: expected values within 0..{steps} (T), got {low}..{high}")
-    return lengths.to(device=x.device, dtype=torch.int64).contiguous()
+    return checked
 
 
 def wants_gradients(planes: list[Tensor], h0: Optional[Tensor]) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import check_floating, under_functorch
+from ._shared import check_floating, check_integers, under_functorch
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")
@@ -56,17 +56,6 @@ def check_logits(name: str, x: Tensor, dims: str) -> None:
 def with_unit_stride(logits: Tensor) -> Tensor:
     """Logits as the ops take them: any strides but along the classes."""
     return logits if logits.stride(-1) == 1 or logits.shape[-1] == 1 else logits.contiguous()
-
-
-def check_integers(name: str, x: Tensor, shape: list[int], like: Tensor) -> Tensor:
-    """x, of integers, as contiguous int64 on the device of `like`; it may come from the CPU."""
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise TypeError(f"{name}: expected integers, got {x.dtype}")
-    if list(x.shape) != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {list(x.shape)}")
-    if x.device != like.device and x.device.type != "cpu":
-        raise ValueError(f"{name}: expected device cpu or {like.device}, got {x.device}")
-    return x.to(device=like.device, dtype=torch.int64).contiguous()
 
 
 def check_boundary(boundary: Tensor | None, batch: int, symbols: int, frames: int, like: Tensor) -> Tensor | None:

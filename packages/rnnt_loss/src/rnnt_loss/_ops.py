@@ -176,7 +176,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.nn.functional.linear(x, weight, bias)
 
 
-def _chunks(frames: int, rows: int, rows_at_once: int) -> Iterator[tuple[int, int]]:
+def chunks(frames: int, rows: int, rows_at_once: int) -> Iterator[tuple[int, int]]:
     """(first, count) of groups of frames that have about so many rows; 0: all in one."""
     step = max(1, rows_at_once // max(rows, 1)) if rows_at_once > 0 else max(1, frames)
     for first in range(0, frames, step):
@@ -310,7 +310,7 @@ def register(namespace: str) -> None:
         rows_at_once: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         found = _empty_scores(enc, symbols, begin, rows)
-        for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
+        for first, count in chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
             hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
             logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
             ops.joint_scores_(logits, symbols, boundary, begin, first, [blank], kind, *found)
@@ -351,7 +351,7 @@ def register(namespace: str) -> None:
     ) -> list[Tensor]:
         sums = [torch.zeros(t.shape, dtype=state_dtype(t), device=t.device) for t in (enc, dec, weight, bias)]
         grad_enc, grad_dec, grad_weight, grad_bias = sums
-        for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
+        for first, count in chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
             if rows_at_once == 0:
                 hidden, logits = kept_hidden, kept_logits.clone()
             else:

@@ -944,10 +944,9 @@ def _callable_scores(
         found = _ops.joint_scores(with_unit_stride(logits), targets, torch.stack([s0, t0, s1, t1], 1), part, *options)
         return found[0], found[1][:, 0]
 
-    step = max(1, rows_at_once // max(1, batch * rows)) if rows_at_once > 0 else max(1, frames)
     chunks = [
         checkpoint(scores, am[:, first : first + step], lm, first, use_reentrant=False)
-        for first in range(0, max(frames, 1), step)
+        for first, step in _ops.chunks(max(frames, 1), batch * rows, rows_at_once)
     ]
     return torch.cat([c[0] for c in chunks], 1), torch.cat([c[1] for c in chunks], 1)
 

@@ -11,7 +11,6 @@ from ._lattice import (
     check_boundary,
     check_choice,
     check_index,
-    check_integers,
     check_logits,
     check_symbols,
     may_read,
@@ -19,6 +18,7 @@ from ._lattice import (
     solve,
     with_unit_stride,
 )
+from ._shared import check_integers
 
 __all__ = ["RNNTLoss", "rnnt_loss"]
 
