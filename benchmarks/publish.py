@@ -228,7 +228,9 @@ def tables(text: str) -> str:
 def pictures(folder: Path) -> Iterator[tuple[Path, list[Path], Callable[[], Any]]]:
     """Each picture that the results in a folder make: its path, its sources, and what draws it."""
     for figure in FIGURES:
-        for source in sorted(folder.glob(f"{figure.source}-c*.json")):
+        for source in (folder / f"{figure.source}-{device}.json" for device in ("cpu", "cuda")):
+            if not source.exists():
+                continue
             document = load(source)
             groups = groups_of(document, figure.parts)
             if groups:
