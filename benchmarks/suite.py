@@ -119,12 +119,12 @@ def main(name: str, groups: Callable[[str], list[Group]], *, seconds: float = 10
 
 
 def _few(groups: list[Group]) -> list[Group]:
-    """Two sizes of each kind."""
+    """One size of each kind, and two of what is drawn against size."""
     counts: dict[tuple[str, str], int] = {}
     found = []
     for group in groups:
         counts[group.part, group.what] = counts.get((group.part, group.what), 0) + 1
-        if counts[group.part, group.what] <= 2:
+        if counts[group.part, group.what] <= (2 if group.part.startswith("by ") else 1):
             found.append(group)
     return found
 
