@@ -131,7 +131,7 @@ class Processes(Group):
             low, median, high = statistics.quantiles(values, n=4)
             over = median / statistics.median(times["two processes"])
             found[name] = {"median": median, "quartile1": low, "quartile3": high, "runs": len(values), "over ours": over}
-        return self.document(found)
+        return self.document(found, {})
 
 
 def groups(device: str) -> list[Group]:

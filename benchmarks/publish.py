@@ -113,16 +113,12 @@ class Figure:
 
 
 FIGURES = (
-    Figure("mingru", "", ("layer",), "bars", "A layer of minGRU"),
     Figure("mingru", "-length", ("by length",), "lines", "Training step by length of the sequence", {"x": "T"}),
     Figure("mingru", "-op", ("op",), "shares", "minGRU's scan: time of a copy that moves as many bytes, over its own"),
-    Figure("qrnn", "", ("layer",), "bars", "A layer of QRNN"),
     Figure("qrnn", "-figure4", ("figure 4",), "grid", "QRNN: nn.LSTM's time over ours, inference of a layer of 320 units"),
     Figure("qrnn", "-op", ("op",), "shares", "QRNN's pooling: time of a copy that moves as many bytes, over its own"),
-    Figure("sru", "", ("layers",), "bars", "Two layers of SRU"),
     Figure("sru", "-figure", ("figure",), "bars", "A layer of SRU, LSTM and convolution, 32 sequences"),
     Figure("sru", "-op", ("op",), "shares", "SRU's recurrence: time of a copy that moves as many bytes, over its own"),
-    Figure("ligru", "", ("layer",), "bars", "A layer of Li-GRU and of SLi-GRU"),
     Figure("ligru", "-size", ("by size",), "lines", "A step in time by hidden size", {"x": "H", "per": "T"}),
     Figure("ligru", "-length", ("by length",), "lines", "A step in time by length", {"x": "T", "per": "T"}),
     Figure("rnnt_loss", "", ("losses",), "bars", "RNN-T losses, forward and backward"),

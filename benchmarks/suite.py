@@ -49,8 +49,15 @@ class Group:
     def measure(self, seconds: float, device: str, least: int = 5) -> dict[str, Any]:
         """Time and peak memory of each candidate, and its ratio to ours and to the limit."""
         with _threads(self.threads):
-            runs = self.make()
-            memory = {name: peak_beyond(run, device) for name, run in runs.items()}
+            runs, memory, failed = dict(self.make()), {}, {}
+            for name, run in list(runs.items()):
+                try:
+                    memory[name] = peak_beyond(run, device)
+                except Exception as error:
+                    if name in self.ours or name == self.limit or not self.ours:
+                        raise
+                    failed[name] = f"{type(error).__name__}: {error}"  # of a peer: said, kept, and the others go on
+                    del runs[name]
             found: dict[str, dict[str, Any]] = {}
             times = alternate(runs, seconds=seconds * self.share, least=least, warmup=0, cuda=device == "cuda")
             for name, time in times.items():
@@ -58,9 +65,9 @@ class Group:
                 for ratio, base in (("over ours", self.ours[0] if self.ours else None), ("over limit", self.limit)):
                     if base is not None:
                         found[name][ratio] = time["median"] / times[base]["median"]
-        return self.document(found)
+        return self.document(found, failed)
 
-    def document(self, candidates: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def document(self, candidates: dict[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
         """A group as it stands in the JSON."""
         return {
             "part": self.part,
@@ -71,6 +78,7 @@ class Group:
             "ours": list(self.ours),
             "limit": self.limit,
             **self.about,
+            **({"failed": dict(failed)} if failed else {}),
             "candidates": candidates,
         }
 
@@ -142,6 +150,8 @@ def report(group: dict[str, Any]) -> None:
         ]
         memory = found.get("peak memory, MB")
         print(f"  {name:28}{1e3 * found['median']:11.3f} ms{f'{memory:10.1f} MB' if memory is not None else '':13}", *ratios)
+    for name, error in group.get("failed", {}).items():
+        print(f"  {name:28} failed: {error}")
 
 
 def layer(
@@ -248,7 +258,7 @@ def peer(requirement: str, load: Callable[[], Any]) -> Any:
     """What `load` returns; or None, where this machine cannot have the peer, which is said and kept in the JSON."""
     try:
         found = load()
-    except (ImportError, OSError, subprocess.CalledProcessError) as error:
+    except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
         _peers[requirement] = f"not measured: {type(error).__name__}: {error}"
         print(f"{requirement} is {_peers[requirement]}")
         return None

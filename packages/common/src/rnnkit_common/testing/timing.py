@@ -43,9 +43,17 @@ def alternate(
 
 
 def training_step(layer: Callable[..., Any], x: Tensor) -> Callable[[], None]:
-    """Forward and backward of a layer, whose (first) output gets a random gradient."""
-    grad = torch.randn_like(_first(layer(x)))
-    return lambda: _first(layer(x)).backward(grad)
+    """Forward and backward of a layer, whose (first) output gets a random gradient, always the same."""
+    grads: list[Tensor] = []
+
+    def run() -> None:
+        out = layer(x)
+        out = out[0] if isinstance(out, tuple) else out
+        if not grads:
+            grads.append(torch.randn_like(out))
+        out.backward(grads[0])
+
+    return run
 
 
 def inference(layer: Callable[..., Any], *inputs: Any) -> Callable[[], None]:
@@ -69,10 +77,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(trim_threshold, 2**31 - 1)
         mallopt(mmap_threshold, 2**25)  # the most it takes
-
-
-def _first(out: Any) -> Tensor:
-    return out[0] if isinstance(out, tuple) else out
 
 
 def _seconds(run: Callable[[], Any]) -> float:
