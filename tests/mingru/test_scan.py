@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from mingru import functional, reference
-from rnnkit_common.testing import Backend, scans, wants_huge_pages
+from rnnkit_common.testing import Backend, scans
 from rnnkit_common.testing.backends import MULTIPROCESSORS
 from torch import Tensor
 
@@ -114,15 +114,6 @@ def test_every_kernel_finds_lengths_out_of_range(backend: Backend) -> None:
     for value in (-1, 6):
         with pytest.raises(RuntimeError, match="lengths"):
             torch.ops.rnnkit_mingru.scan([planes], None, torch.tensor([5, value]), None, 1, 0, 0.5, False, False)
-
-
-def test_large_outputs_are_on_huge_pages() -> None:
-    """Else faulting their memory in, 4 KiB at a time, takes longer than the scan."""
-    planes = torch.zeros(1, 1 << 14, 1024, requires_grad=True)
-    out, _ = functional.scan_packed(planes)
-    (grad,) = torch.autograd.grad(out, planes, out)
-    assert wants_huge_pages(out)
-    assert wants_huge_pages(grad)
 
 
 def test_outputs_lie_in_memory_as_the_planes_do(backend: Backend) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import rnnt_loss as rl
 import torch
-from rnnkit_common.testing import Backend, poisoned_outputs, wants_huge_pages
+from rnnkit_common.testing import Backend, poisoned_outputs
 from rnnt_loss import reference
 from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
 from torch import nn
@@ -299,10 +299,3 @@ def test_fewer_rows_than_a_path_needs_are_raised_with_a_warning() -> None:
     assert ranges.shape == (1, 2, 5)
     logits = problem.logits.gather(2, ranges[..., None].expand(-1, -1, -1, 6))
     assert rl.rnnt_loss_pruned(logits, problem.symbols, ranges, 0, problem.boundary).isfinite()
-
-
-def test_the_gradient_of_large_logits_is_on_huge_pages() -> None:
-    """Else faulting its memory in, 4 KiB at a time, takes longer than the loss."""
-    logits = torch.zeros(1, 100, 100, 1000, requires_grad=True)
-    (grad,) = torch.autograd.grad(rl.rnnt_loss(logits, torch.ones(1, 99, dtype=torch.int64), 0), logits)
-    assert wants_huge_pages(grad)

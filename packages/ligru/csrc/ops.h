@@ -3,7 +3,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <rnnkit/cpu/huge_pages.h>
 #include <rnnkit/tensors.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -57,7 +56,7 @@ struct Inputs {
     check_contiguous(t, g(), dtype, shape, name);
   }
 
-  Tensor empty(std::vector<int64_t> shape) const { return on_huge_pages(torch::stable::new_empty(g(), shape)); }
+  Tensor empty(std::vector<int64_t> shape) const { return torch::stable::new_empty(g(), shape); }
   Tensor empty_acc(std::vector<int64_t> shape) const { return torch::stable::new_empty(g(), shape, acc()); }
 
   // Of a tensor [D, B, T, width], or of none if `wanted` is false

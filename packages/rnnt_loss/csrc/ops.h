@@ -3,7 +3,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <rnnkit/cpu/huge_pages.h>
 #include <rnnkit/tensors.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -235,7 +234,7 @@ Tensor joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits
                              MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, Ints blanks, int64_t mode,
                              double clamp) {
   logits = torch::stable::contiguous(logits);
-  Tensor grad = on_huge_pages(torch::stable::empty_like(logits));
+  Tensor grad = torch::stable::empty_like(logits);
   joint_gradients<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, 0, blanks, mode, clamp,
                           grad);
   return grad;
@@ -356,7 +355,7 @@ Tensor join(Tensor enc, Tensor dec, MaybeTensor boundary, MaybeTensor begin, int
   const int64_t batch = enc.size(0), frames = enc.size(1), width = enc.size(2), symbols = dec.size(1) - 1;
   check_contiguous(dec, enc, enc.scalar_type(), {batch, symbols + 1, width}, "dec");
   STD_TORCH_CHECK(first >= 0 && count >= 0 && first + count <= batch * frames, "first and count: out of range");
-  Tensor hidden = on_huge_pages(torch::stable::new_empty(enc, {count, rows, width}));
+  Tensor hidden = torch::stable::new_empty(enc, {count, rows, width});
   dispatch_floating(enc.scalar_type(), [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     Join<scalar_t> p;

@@ -6,7 +6,7 @@ Needs the extra `rnnkit-common[testing]`.
 from . import scans
 from .accuracy import assert_no_worse, relative_error
 from .backends import Backend, backend_parameters
-from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided, wants_huge_pages
+from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided
 from .interop import check_compile, check_export, check_op, check_script
 from .parallel import (
     check_captured_training,
@@ -44,5 +44,4 @@ __all__ = [
     "scans",
     "strided",
     "training_step",
-    "wants_huge_pages",
 ]

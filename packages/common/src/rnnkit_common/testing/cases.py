@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -51,16 +49,3 @@ def poisoned_outputs() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def wants_huge_pages(t: Tensor) -> bool:
-    """Whether Linux was advised to use huge pages for a tensor's memory; skips the test where it has none."""
-    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
-        pytest.skip("this kernel has no huge pages")
-    middle = t.data_ptr() + t.nbytes // 2
-    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
-    for line in lines:
-        begin, dash, end = line.split(" ")[0].partition("-")
-        if dash and int(begin, 16) <= middle < int(end, 16):
-            return "hg" in next(flags for flags in lines if flags.startswith("VmFlags")).split()
-    raise AssertionError("the tensor is not in this process")

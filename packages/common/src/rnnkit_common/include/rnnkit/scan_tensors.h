@@ -6,7 +6,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <rnnkit/cpu/huge_pages.h>
 #include <rnnkit/scan.h>
 #include <rnnkit/tensors.h>
 
@@ -66,8 +65,8 @@ class ScanTensors {
   }
 
   Tensor empty_rows(int64_t width) const {  // uninitialised [B, T, width]
-    if (!time_major_) return on_huge_pages(torch::stable::new_empty(tensors_[0], {batch, steps, width}));
-    return torch::stable::transpose(on_huge_pages(torch::stable::new_empty(tensors_[0], {steps, batch, width})), 0, 1);
+    if (!time_major_) return torch::stable::new_empty(tensors_[0], {batch, steps, width});
+    return torch::stable::transpose(torch::stable::new_empty(tensors_[0], {steps, batch, width}), 0, 1);
   }
 
   Tensor empty_state() const {  // uninitialised [B, D]
