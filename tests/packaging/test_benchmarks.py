@@ -62,7 +62,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, objec
 
     group = suite.Group("layer", "training step", {"B": 2}, lambda: {name: run(name) for name in calls}, ["ours"], "limit")
     monkeypatch.setattr(sys, "argv", ["bench", "--device", "cpu", "--seconds", "0", "--folder", str(tmp_path)])
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", suite.__file__)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", suite.__file__, raising=False)  # not there under xdist
     suite.peer("nobody==1", lambda: __import__("nobody"))
     suite.main("toy", lambda device: [group])
     assert min(calls["ours"], calls["peer"], calls["limit"]) >= 5
