@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import suite
 import torch
 from rnnkit_common.testing import keep_freed_memory
 from rnnkit_common.testing.parallel import free_port, join_group
+from rnnkit_common.testing.timing import summary
 from suite import Group, Run
 from torch import Tensor, distributed, nn
 
@@ -126,12 +126,7 @@ class Processes(Group):
             given = (free_port(), self.what, seconds, least, path)
             torch.multiprocessing.spawn(work, given, nprocs=2)
             times: dict[str, list[float]] = torch.load(path)
-        found = {}
-        for name, values in times.items():
-            low, median, high = statistics.quantiles(values, n=4)
-            over = median / statistics.median(times["two processes"])
-            found[name] = {"median": median, "quartile1": low, "quartile3": high, "runs": len(values), "over ours": over}
-        return self.document(found, {})
+        return self.document({name: dict(summary(values)) for name, values in times.items()})
 
 
 def groups(device: str) -> list[Group]:

@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from publish import Group, Headline, slope, title_of
+from publish import Group, Headline, sizes_of, slope, title_of
 
 OURS, OTHERS, LIMIT = (
     ("#c8553d", "#e39a7b", "#8c2f1b"),
@@ -118,7 +118,7 @@ def grid(groups: Sequence[Group], title: str) -> Figure:
 def shares(groups: Sequence[Group], title: str) -> Figure:
     """The limit's time over ours: a panel for each kind of run, a bar for each size and dtype."""
     kinds = list(dict.fromkeys((group["part"], group["what"]) for group in groups))
-    rows = list(dict.fromkeys(_sizes(group) for group in groups))
+    rows = list(dict.fromkeys(sizes_of(group) for group in groups))
     figure, axes = plt.subplots(
         1,
         len(kinds),
@@ -129,7 +129,7 @@ def shares(groups: Sequence[Group], title: str) -> Figure:
     )
     for axis, (part, what) in zip(axes.flat, kinds, strict=True):
         found = {
-            _sizes(g): 1 / g["candidates"][g["ours"][0]]["over limit"]
+            sizes_of(g): 1 / g["candidates"][g["ours"][0]]["over limit"]
             for g in groups
             if (g["part"], g["what"]) == (part, what)
         }
@@ -209,11 +209,6 @@ def overview(headlines: Sequence[Headline], machine: str) -> Figure:
 
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _sizes(group: Group) -> str:
-    threads = f", {group['threads']} thread" if group["threads"] else ""
-    return f"({', '.join(group['sizes'])}) = ({', '.join(map(str, group['sizes'].values()))}), {group['dtype']}{threads}"
 
 
 def _decades(axis: Any) -> None:

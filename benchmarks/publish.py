@@ -133,9 +133,15 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def title_of(group: Group) -> str:
-    """What, sizes and dtype of a group."""
+    """What a group measures, and of which sizes."""
+    return f"{group['what']}, {sizes_of(group)}"
+
+
+def sizes_of(group: Group) -> str:
+    """A group's sizes and dtype, and its threads if they are not all."""
     names, values = (", ".join(map(str, column)) for column in (group["sizes"], group["sizes"].values()))
-    return f"{group['what']}, ({names}) = ({values}), {group['dtype']}"
+    threads = f", {group['threads']} thread" if group["threads"] else ""
+    return f"({names}) = ({values}), {group['dtype']}{threads}"
 
 
 def groups_of(document: dict[str, Any], parts: tuple[str, ...]) -> list[Group]:
@@ -279,9 +285,8 @@ def stale(folder: Path) -> list[Path]:
 
 def publish(folder: Path, *, everything: bool = False) -> None:
     """Draws what is stale in a folder, or everything, and, where it is the repository's, makes the tables anew."""
-    old = stale(folder)
     for path, sources, draw in pictures(folder):
-        if everything or path in old:
+        if everything or drawn_from(path) != digest(sources):
             draw().savefig(path, dpi=150, metadata={"Description": digest(sources)})
     if folder == RESULTS:
         for path in READMES:

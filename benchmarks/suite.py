@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import dataclasses
 import gc
@@ -13,7 +12,7 @@ import subprocess
 import sys
 import types
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import publish
 import torch
 from rnnkit_common.testing import alternate, hardware, inference, keep_freed_memory, training_step
+from rnnkit_common.testing.cases import torch_threads
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -48,7 +48,7 @@ class Group:
 
     def measure(self, seconds: float, device: str, least: int = 5) -> dict[str, Any]:
         """Time and peak memory of each candidate, and its ratio to ours and to the limit."""
-        with _threads(self.threads):
+        with torch_threads(self.threads or torch.get_num_threads()):
             runs, memory, failed = dict(self.make()), {}, {}
             for name, run in list(runs.items()):
                 try:
@@ -58,17 +58,15 @@ class Group:
                         raise
                     failed[name] = f"{type(error).__name__}: {error}"  # of a peer: said, kept, and the others go on
                     del runs[name]
-            found: dict[str, dict[str, Any]] = {}
             times = alternate(runs, seconds=seconds * self.share, least=least, warmup=0, cuda=device == "cuda")
-            for name, time in times.items():
-                found[name] = {**time, "peak memory, MB": memory[name]}
-                for ratio, base in (("over ours", self.ours[0] if self.ours else None), ("over limit", self.limit)):
-                    if base is not None:
-                        found[name][ratio] = time["median"] / times[base]["median"]
-        return self.document(found, failed)
+        found = {name: {**time, "peak memory, MB": memory[name]} for name, time in times.items()}
+        return self.document(found, **({"failed": failed} if failed else {}))
 
-    def document(self, candidates: dict[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
-        """A group as it stands in the JSON."""
+    def document(self, candidates: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """A group as it stands in the JSON, with the candidates' ratios."""
+        for ratio, base in (("over ours", self.ours[0] if self.ours else None), ("over limit", self.limit)):
+            for found in candidates.values() if base is not None else ():
+                found[ratio] = found["median"] / candidates[base]["median"]
         return {
             "part": self.part,
             "what": self.what,
@@ -78,7 +76,7 @@ class Group:
             "ours": list(self.ours),
             "limit": self.limit,
             **self.about,
-            **({"failed": dict(failed)} if failed else {}),
+            **more,
             "candidates": candidates,
         }
 
@@ -139,9 +137,7 @@ def _few(groups: list[Group]) -> list[Group]:
 
 def report(group: dict[str, Any]) -> None:
     """Prints a group as it comes."""
-    names, values = (", ".join(map(str, column)) for column in (group["sizes"], group["sizes"].values()))
-    threads = f", {group['threads']} thread(s)" if group["threads"] else ""
-    print(f"\n{group['part']}: {group['what']}, ({names}) = ({values}), {group['dtype']}{threads}")
+    print(f"\n{group['part']}: {group['what']}, {publish.sizes_of(group)}")
     for name, found in group["candidates"].items():
         ratios = [
             f"{found[key]:8.2f} x {base}"
@@ -321,14 +317,6 @@ def peak_beyond(run: Run, device: str) -> float | None:
 def _status(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return float(next(line for line in lines if line.startswith(field)).split()[1])
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    yield
-    torch.set_num_threads(before)
 
 
 def _versions() -> dict[str, str]:

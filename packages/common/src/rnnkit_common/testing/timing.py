@@ -39,7 +39,7 @@ def alternate(
     while time.perf_counter() < end or len(next(iter(samples.values()))) < least:
         for name, run in candidates.items():
             samples[name].append(_cuda_seconds(run) if cuda else _seconds(run))
-    return {name: _summary(times) for name, times in samples.items()}
+    return {name: summary(times) for name, times in samples.items()}
 
 
 def training_step(layer: Callable[..., Any], x: Tensor) -> Callable[[], None]:
@@ -96,7 +96,8 @@ def _cuda_seconds(run: Callable[[], Any]) -> float:
     return float(start.elapsed_time(stop)) / 1e3
 
 
-def _summary(times: list[float]) -> dict[str, float]:
+def summary(times: list[float]) -> dict[str, float]:
+    """Median and quartiles of some times, and how many they are."""
     low, median, high = statistics.quantiles(times, n=4)
     return {"median": median, "quartile1": low, "quartile3": high, "runs": len(times)}
 
