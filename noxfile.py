@@ -3,14 +3,14 @@
 # ///
 """Everything that is done with this repository: `nox -l` lists it, `nox -s NAME` does it, `nox -s NAME -- ARGUMENTS` passes on.
 
-Environment variables:
-    RNNKIT_TORCH           the torch to install, as pip takes it; default: the version this repository is tested with
-    TORCH_CUDA_ARCH_LIST   GPU architectures to compile for; default: the GPU that is there, or 9.0 (all, in `build`)
-    others                 see packages/common/src/rnnkit_common/build.py
+Torch takes half a minute to install, so sessions share environments, in .nox; and one wheel of each family, in dist: it is
+built once, and every session tests that file. CONTRIBUTING.md has a table of the environment variables.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -24,12 +24,14 @@ nox.needs_version = ">=2025.2.9"
 nox.options.reuse_venv = "yes"
 
 ROOT = Path(__file__).parent
+DIST = ROOT / "dist"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 FAMILIES = [name for name in PACKAGES if (ROOT / "packages" / name / "setup.py").exists()]
-SUITES = [*PACKAGES, "packaging"]
+SUITES = [*PACKAGES, "packaging", "benchmarks", "mutants"]
 BENCHMARKS = [*FAMILIES, "scaling", "processes"]
 GROUPS = nox.project.load_toml("pyproject.toml")
 TORCH = os.environ.get("RNNKIT_TORCH", "torch==2.13.0")
+BUILD = [TORCH, "setuptools>=77", "wheel", "ninja"]
 
 # CUDA version -> the toolkit on PyPI that builds for it; None: PyPI has no nvcc, the toolkit is taken from CUDA_HOME.
 _TOOLKIT = "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]=={}"
@@ -50,60 +52,167 @@ CUDA = {
 # folder (PIP_FIND_LINKS) may give the CPU-only one: the same wheel has to work with both.
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 TORCHES = {"2.11": "torch==2.11.0", "2.13": "torch==2.13.0", "newest": "torch"}
-HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 nox.options.sessions = [
     "lint",
     "typecheck",
-    "tests",
     *(f"build({family}, cu130)" for family in FAMILIES),
     "audit",
+    "tests",
     "install_alone",
-    *([f"matrix-{HERE}(2.13)"] if HERE in PYTHONS else []),  # a slice: the rest downloads gigabytes
+    "source(ligru)",  # the cheapest; the other families' wheels are built the same way, but for the isolation
+    "sanitize",
 ]
 
 
-def per_package(names: list[str]) -> Callable[..., object]:
-    return nox.parametrize("package", [nox.param(name, id=name) for name in names])
+def per_package(names: list[str], **tags: list[str]) -> Callable[..., object]:
+    return nox.parametrize("package", [nox.param(name, id=name, tags=tags.get(name)) for name in names])
 
 
 def group(name: str) -> list[str]:
     return nox.project.dependency_groups(GROUPS, name)
 
 
-def install(session: nox.Session, *packages: str, extras: list[str] | None = None) -> None:
-    """Installs torch, then packages of this repository from their folders, built against that torch."""
-    session.install(TORCH, "setuptools>=77", "wheel", "ninja", *(extras or []))
-    session.env.setdefault("TORCH_CUDA_ARCH_LIST", os.environ.get("TORCH_CUDA_ARCH_LIST", _architectures(session)))
-    for package in packages:
-        session.install("--no-build-isolation", "--no-deps", f"./packages/{package}")
+class Environment:
+    """A virtual environment that sessions share."""
+
+    def __init__(self, session: nox.Session, name: str, *requirements: str) -> None:
+        self.session, self.folder = session, ROOT / ".nox" / name
+        self.bin = self.folder / ("Scripts" if os.name == "nt" else "bin")
+        if not self.bin.exists():
+            self.run_outside("-m", "venv", str(self.folder))
+        self.variables = {"PATH": os.pathsep.join([str(self.bin), os.environ["PATH"]]), "VIRTUAL_ENV": str(self.folder)}
+        if requirements:
+            self.install(*requirements)
+
+    def run_outside(self, *arguments: str) -> None:
+        self.session.run(sys.executable, *arguments, external=True)
+
+    def python(self, *arguments: str, folder: Path = ROOT, **variables: str) -> None:
+        with self.session.chdir(folder):
+            self.session.run(str(self.bin / "python"), *arguments, env={**self.variables, **variables}, external=True)
+
+    def output(self, *arguments: str) -> str:
+        return str(
+            self.session.run(str(self.bin / "python"), *arguments, env=self.variables, external=True, silent=True)
+        ).strip()
+
+    def tool(self, name: str, *arguments: str) -> None:
+        self.session.run(str(self.bin / name), *arguments, env=self.variables, external=True)
+
+    def install(self, *arguments: str, **variables: str) -> None:
+        self.python("-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments, **variables)
+
+    def has_only(self, *families: str) -> None:
+        """Of this repository, installs common and the wheels of some families; no other stays."""
+        others = [f"rnnkit-{name.replace('_', '-')}" for name in FAMILIES if name not in families]
+        self.python("-m", "pip", "uninstall", "--quiet", "--yes", "--disable-pip-version-check", *others)
+        wheels = [str(wheel(self.session, family)) for family in families]
+        self.install("--no-deps", "--force-reinstall", "./packages/common", *wheels)
 
 
-def _architectures(session: nox.Session) -> str:
-    code = "import torch; print('%d.%d' % torch.cuda.get_device_capability() if torch.cuda.is_available() else '9.0')"
-    return str(session.run("python", "-c", code, silent=True)).strip()
+def wheel(session: nox.Session, family: str) -> Path:
+    """The wheel in dist/ that was built of these very sources; if there is none, it is built with what this machine has."""
+    records = json.loads(_records().read_text()) if _records().exists() else {}
+    current = [DIST / name for name, sources in records.items() if sources == _digest(family) and (DIST / name).exists()]
+    if current:
+        return max(current, key=lambda path: ("+cu" in path.name, path.stat().st_mtime))
+    environment = Environment(session, "torch", *BUILD)
+    code = "import torch as t; print(f'{t.version.cuda} %d.%d' % t.cuda.get_device_capability() if t.cuda.is_available() else '')"
+    version, _, capability = environment.output("-c", code).partition(" ")
+    if capability and "CUDA_HOME" not in os.environ and shutil.which("nvcc") is None:
+        environment.install(CUDA[f"cu{version.replace('.', '')}"] or "cuda-toolkit[nvcc]")  # for the GPU that is there
+    return _build(environment, family, TORCH_CUDA_ARCH_LIST=os.environ.get("TORCH_CUDA_ARCH_LIST", capability or "9.0"))
 
 
-@nox.session
+def _build(environment: Environment, family: str, **variables: str) -> Path:
+    fresh = ROOT / "build" / "wheel" / family
+    pip = ["-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "-w", str(fresh), f"./packages/{family}"]
+    shutil.rmtree(fresh, ignore_errors=True)
+    environment.session.log(f"compiling {family}: one to four minutes on two cores")
+    environment.python(*pip, **variables)
+    (made,) = fresh.glob("*.whl")
+    DIST.mkdir(exist_ok=True)
+    records = json.loads(_records().read_text()) if _records().exists() else {}
+    _records().write_text(json.dumps({**records, made.name: _digest(family)}, indent=1) + "\n")
+    return Path(shutil.move(made, DIST / made.name))
+
+
+def _records() -> Path:
+    return DIST / "sources.json"  # wheel -> digest of what it was built of
+
+
+def _digest(family: str) -> str:
+    package, common = ROOT / "packages" / family, ROOT / "packages" / "common" / "src" / "rnnkit_common"
+    folders = [package / "csrc", package / "src", common / "include"]
+    files = [
+        path for folder in folders for path in folder.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".py", ".typed")
+    ]
+    files += [common / "build.py", *(package / name for name in ("setup.py", "pyproject.toml", "README.md"))]
+    parts = [f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() for path in sorted(files)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+@nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
     """Train a minGRU to copy selectively, on the GPU or the CPU that is there, and show what was won."""
-    install(session, "common", "mingru", extras=group("demo"))
-    session.run("python", "packages/mingru/examples/selective_copying.py", *session.posargs)
+    session.log("installing torch (half a minute), then mingru")
+    environment = Environment(session, "torch", *BUILD, *group("demo"))
+    environment.install("--no-deps", str(wheel(session, "mingru")))
+    environment.python("packages/mingru/examples/selective_copying.py", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 @per_package(SUITES)
 def tests(session: nox.Session, package: str) -> None:
     """Test one package with nothing else of this repository but common: CPU, emulated CUDA, and CUDA where there is one."""
-    families = [package] if package in FAMILIES else []
-    install(session, "common", *families, extras=group("test"))
+    environment = Environment(session, "torch", *BUILD, *group("test"))
+    environment.has_only(*([package] if package in FAMILIES else []))
+    if package in ("packaging", "benchmarks"):
+        environment.install("nox", *group("demo"))
     if package == "packaging":
-        session.install("nox", *group("demo"))
-    parallel = [] if package == "packaging" else ["-n", "auto"]  # its tests share what they build
-    session.run("python", "-m", "pytest", f"tests/{package}", *parallel, *session.posargs)
+        for family in FAMILIES:
+            wheel(session, family)
+    environment.python("-m", "pytest", f"tests/{package}", "-n", "auto", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
+@per_package(FAMILIES, mingru=["quick"])
+def quick(session: nox.Session, package: str) -> None:
+    """Compile one package's CPU kernels in place, hardly optimised, and run its fast tests: after an edit, within a minute."""
+    environment = _editable(session, package)
+    chosen = ["-m", "not slow", "-k", "not emulated", "-n", "auto", "-q"]
+    environment.python("-m", "pytest", f"tests/{package}", *chosen, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+@per_package(FAMILIES)
+def dev(session: nox.Session, package: str) -> None:
+    """Make an environment in which the sources of one package are used as they stand, and compile_commands.json for editors."""
+    environment = _editable(session, package)
+    commands = subprocess.run(
+        [environment.bin / "ninja", "-C", _objects(package), "-t", "compdb"], capture_output=True, text=True, check=True
+    )
+    (ROOT / "compile_commands.json").write_text(commands.stdout)
+    session.log(f"environment: source {environment.bin.relative_to(ROOT)}/activate; Python sources are used as they stand")
+    session.log(f'after an edit of native code: nox -s "quick({package})" compiles it and runs the fast tests')
+
+
+def _objects(package: str) -> Path:
+    return ROOT / "packages" / package / "build" / "quick"
+
+
+def _editable(session: nox.Session, package: str) -> Environment:
+    environment = Environment(session, "dev", *BUILD, *group("test"))
+    sources = [f"packages/{name}/src" for name in PACKAGES]
+    (site,) = environment.folder.glob("lib/python*/site-packages") if os.name != "nt" else [environment.folder / "Lib"]
+    (site / "rnnkit.pth").write_text("".join(f"{ROOT / path}\n" for path in sources))
+    compile_in_place = ["setup.py", "-q", "build_ext", "--inplace", "--build-temp", str(_objects(package))]
+    environment.python(*compile_in_place, folder=ROOT / "packages" / package, RNNKIT_QUICK="1")
+    return environment
+
+
+@nox.session(tags=["quick"])
 def lint(session: nox.Session) -> None:
     """Check style and spelling (`-- --fix` mends what can be mended)."""
     session.install(*group("lint"))
@@ -120,31 +229,31 @@ def lint(session: nox.Session) -> None:
     session.run("codespell", *(["-w"] if fix else []))
 
 
-@nox.session
+@nox.session(venv_backend="none", tags=["quick"])
 def typecheck(session: nox.Session) -> None:
     """Check types, strictly."""
-    session.install(TORCH, "pytest", *group("typecheck"))
+    environment = Environment(session, "torch", TORCH, "pytest", *group("typecheck"))
     sources = [f"packages/{package}/src" for package in PACKAGES]
-    session.run("mypy", *sources, env={"MYPYPATH": os.pathsep.join(sources)})
+    environment.python("-m", "mypy", *sources, MYPYPATH=os.pathsep.join(sources))
 
 
-@nox.session(tags=["wheels"])
+@nox.session(venv_backend="none", tags=["wheels"])
 @nox.parametrize("cuda", [nox.param(name, id=name) for name in CUDA])
 @per_package(FAMILIES)
 def build(session: nox.Session, package: str, cuda: str) -> None:
     """Build one package's wheel for one CUDA version into dist/: for every Python >= 3.10 and every torch >= 2.11."""
-    session.install(TORCH, "setuptools>=77", "wheel", "ninja")
-    session.env["RNNKIT_LOCAL_VERSION"] = cuda
-    session.env["TORCH_CUDA_ARCH_LIST"] = os.environ.get("TORCH_CUDA_ARCH_LIST", "all")
+    environment = Environment(session, f"build-{cuda}", *BUILD)
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "all")
+    variables = {"RNNKIT_LOCAL_VERSION": cuda, "TORCH_CUDA_ARCH_LIST": architectures}
     if cuda == "cpu":
-        session.env["RNNKIT_CUDA"] = "0"
+        variables["RNNKIT_CUDA"] = "0"
     elif CUDA[cuda] is not None:
-        session.install(CUDA[cuda])
-        (home,) = Path(session.virtualenv.location).glob("lib/python*/site-packages/nvidia/cu*")
-        session.env["CUDA_HOME"] = str(home)
+        environment.install(CUDA[cuda])
+        (home,) = environment.folder.glob("lib/python*/site-packages/nvidia/cu*")
+        variables["CUDA_HOME"] = str(home)
     else:
         _require_toolkit(session, cuda)
-    session.run("pip", "wheel", "--no-build-isolation", "--no-deps", "-w", "dist", f"./packages/{package}")
+    _build(environment, package, **variables)
 
 
 def _require_toolkit(session: nox.Session, cuda: str) -> None:
@@ -159,31 +268,28 @@ def _require_toolkit(session: nox.Session, cuda: str) -> None:
         )
 
 
-@nox.session(tags=["wheels"])
+@nox.session(venv_backend="none", tags=["wheels"])
 def audit(session: nox.Session) -> None:
     """Check the wheels in dist/: the ABI they ask for, their tags, metadata, contents and size."""
-    wheels = sorted((ROOT / "dist").glob("*.whl"))
+    wheels = sorted(DIST.glob("*.whl"))
     if not wheels:
         session.skip("dist/ has no wheels: run `nox -s build` first")
-    session.install(TORCH, *group("audit"))
-    for wheel in wheels:
-        unpacked = Path(session.create_tmp()) / wheel.stem
-        session.run("python", "-m", "zipfile", "-e", str(wheel), str(unpacked))
-        session.run("torch-abi-audit", "--check", "both", *map(str, unpacked.glob("*/*.so")))
-    session.run("abi3audit", "--strict", *map(str, wheels))
-    session.run("twine", "check", *map(str, wheels))
-    session.run("python", "tests/packaging/contents.py", *map(str, wheels))
+    environment = Environment(session, "torch", TORCH, *group("audit"))
+    for path in wheels:
+        unpacked = Path(session.create_tmp()) / path.stem
+        environment.python("-m", "zipfile", "-e", str(path), str(unpacked))
+        environment.tool("torch-abi-audit", "--check", "both", *map(str, unpacked.glob("*/*.so")))
+    environment.tool("abi3audit", "--strict", *map(str, wheels))
+    environment.tool("twine", "check", *map(str, wheels))
+    environment.python("tests/packaging/contents.py", *map(str, wheels))
 
 
 @nox.session(python=PYTHONS, reuse_venv=False)
 @nox.parametrize("torch", [nox.param(name, id=name) for name in TORCHES])
 def matrix(session: nox.Session, torch: str) -> None:
     """Install the wheels in dist/, the same files everywhere, under one Python and one torch, and test them."""
-    wheels = [_newest_wheel(family) for family in FAMILIES]
-    if None in wheels:
-        session.skip("dist/ has not a wheel of each package: run `nox -s build` first")
     session.install(TORCHES[torch], *group("test"))
-    session.install("--no-deps", "./packages/common", *map(str, wheels))
+    session.install("--no-deps", "./packages/common", *(str(wheel(session, family)) for family in FAMILIES))
     code = "import torch; print('torch', torch.__version__, 'CUDA build' if torch.version.cuda else 'CPU only')"
     session.run("python", "-c", code)
     folders = [f"tests/{family}" for family in FAMILIES]
@@ -192,55 +298,35 @@ def matrix(session: nox.Session, torch: str) -> None:
     shutil.rmtree(session.virtualenv.location)  # several gigabytes
 
 
-def _newest_wheel(family: str) -> Path | None:
-    """The newest wheel of a package in dist/ that has CUDA kernels; without any, the newest."""
-    found = (ROOT / "dist").glob(f"rnnkit_{family}-*.whl")
-    return max(found, key=lambda wheel: ("+cu" in wheel.name, wheel.stat().st_mtime), default=None)
-
-
-@nox.session
+@nox.session(venv_backend="none")
 @per_package(FAMILIES)
 def install_alone(session: nox.Session, package: str) -> None:
-    """Install one package as a user would, in isolation, with nothing else of this repository, and run it."""
-    version = TORCH.split("==")[-1]
-    constraint = Path(session.create_tmp()) / "constraint.txt"
-    constraint.write_text(f"torch=={version}\n")
-    session.env.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
-    session.install("pip>=25.3")
-    session.install(TORCH)
-    session.run(
-        "pip", "install", "--force-reinstall", "--no-deps", "--build-constraint", str(constraint), f"./packages/{package}"
-    )
-    session.run("python", "tests/packaging/alone.py", package)
+    """Install one package's wheel beside torch and nothing else, and run it."""
+    environment = Environment(session, "alone", TORCH)
+    environment.install("--no-deps", "--force-reinstall", str(wheel(session, package)))
+    environment.python("tests/packaging/alone.py", package)
+    environment.python("-m", "pip", "uninstall", "--quiet", "--yes", f"rnnkit-{package.replace('_', '-')}")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 @per_package(FAMILIES)
-def sanitize(session: nox.Session, package: str) -> None:
-    """Test the native code, emulated CUDA included, under the address and undefined-behaviour sanitizers."""
-    session.env["RNNKIT_SANITIZE"] = "1"
-    session.env["RNNKIT_CUDA"] = "0"
-    install(session, "common", package, extras=group("test"))
-    runtimes = [
-        subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
-        for name in ("libasan.so", "libubsan.so")
-    ]
-    session.run(
-        "python",
-        "-m",
-        "pytest",
-        f"tests/{package}",
-        "-m",
-        "kernels",
-        "-n",
-        "auto",
-        *session.posargs,
-        env={
-            "LD_PRELOAD": ":".join(runtimes),
-            "ASAN_OPTIONS": "detect_leaks=0",  # CPython and torch keep memory until they end
-            "UBSAN_OPTIONS": "print_stacktrace=1",
-        },
-    )
+def source(session: nox.Session, package: str) -> None:
+    """Install one package from its folder as a user would, built in isolation, and run it."""
+    environment = Environment(session, "alone", "pip>=25.3", TORCH)
+    constraint = Path(session.create_tmp()) / "constraint.txt"
+    constraint.write_text(f"torch=={TORCH.split('==')[-1]}\n")
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
+    isolated = ["--force-reinstall", "--no-deps", "--build-constraint", str(constraint), f"./packages/{package}"]
+    environment.install(*isolated, TORCH_CUDA_ARCH_LIST=architectures)
+    environment.python("tests/packaging/alone.py", package)
+
+
+@nox.session(venv_backend="none")
+def sanitize(session: nox.Session) -> None:
+    """Run a choice of every family's kernel tests under the address and undefined-behaviour sanitizers; `-- -m kernels`: all."""
+    environment = Environment(session, "torch", *BUILD, *group("test"))
+    environment.has_only()
+    environment.python("tests/packaging/sanitized.py", *(session.posargs or ["-m", "sanitized"]))
 
 
 @nox.session(venv_backend="none")
@@ -249,15 +335,23 @@ def gpu(session: nox.Session) -> None:
     session.run(sys.executable, "-m", "pytest", "-m", "gpu", *session.posargs)
 
 
-@nox.session
+@nox.session(venv_backend="none")
+def mutants(session: nox.Session) -> None:
+    """Plant faults in the sources, one at a time, and tell which the tests find: hours (`-- -k WORD`: some of them)."""
+    environment = Environment(session, "torch", *BUILD, *group("test"))
+    environment.has_only()
+    environment.python("tests/mutants/run.py", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Measure all packages beside peers and limits, CPU and GPU: `-- [NAME ...] [--quick] [--device cuda]`, as `-- mingru scaling`."""
     names = [argument for argument in session.posargs if argument in BENCHMARKS] or BENCHMARKS
     options = [argument for argument in session.posargs if argument not in BENCHMARKS]
-    alone = set(names) <= set(FAMILIES)
-    install(session, "common", *(names if alone else FAMILIES), extras=group("bench"))
+    environment = Environment(session, "torch", *BUILD, *group("bench"))
+    environment.has_only(*(names if set(names) <= set(FAMILIES) else FAMILIES))
     for name in names:
-        session.run("python", f"benchmarks/bench_{name}.py", *options)
+        environment.python(f"benchmarks/bench_{name}.py", *options)
 
 
 @nox.session
@@ -278,7 +372,7 @@ def release(session: nox.Session, package: str) -> None:
         session.error(f"{tag} is the tag of another commit: this version is released, choose the next one")
     session.install("build", "twine", TORCH, "setuptools>=77", "ninja")
     session.run("python", "-m", "build", "--sdist", "--no-isolation", "--outdir", "dist", f"packages/{package}")
-    (sdist,) = (ROOT / "dist").glob(f"{project['name'].replace('-', '_')}-{version}.tar.gz")
+    (sdist,) = DIST.glob(f"{project['name'].replace('-', '_')}-{version}.tar.gz")
     session.run("twine", "check", str(sdist))
     session.log(f"git tag -a {tag} -m '{project['name']} {version}'")
 

@@ -16,16 +16,14 @@ import suite
 import torch
 from ligru import LiGRU, SLiGRU
 from rnnkit_common.testing import inference
-from suite import Group, Run
+from suite import Group, Machine, Run
 from torch import nn
 
 PEER = "speechbrain==1.1.0"
 LAYERS = [(8, 400, 256, 512), (8, 400, 64, 128)]  # B, T, F, H
-UNITS = {"cpu": (64, 128, 256, 512, 1024), "cuda": (128, 256, 512, 550, 768, 1024, 2048)}
+UNITS, GPU_UNITS = (64, 128, 256, 512, 1024), (64, 256, 550, 1024, 2048)
 LENGTHS = (500, 1000, 2000, 4000)
-GPU_SHAPES = [
-    (b, t, f, h) for h in (128, 256, 512, 550, 768, 1024) for b, t, f in ((8, 400, 256), (16, 1024, h), (48, 400, h))
-]
+GPU_SHAPES = [(4, 400, 64), (8, 400, 256), (16, 400, 512), (128, 200, 512), (48, 400, 1024), (16, 400, 2048)]  # B, T, H = F
 OURS: dict[str, type[nn.Module]] = {"LiGRU": LiGRU, "SLiGRU": SLiGRU}
 
 
@@ -46,9 +44,9 @@ def speechbrain(*, mended: bool = False) -> Any:
 
 def layer(
     part: str,
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     peers: tuple[Any, Any] | None,
-    device: str,
+    machine: Machine,
     *,
     rnn: dict[str, Any],
     **options: Any,
@@ -78,7 +76,7 @@ def layer(
     products = [p for width in inputs for p in ((rows, width, 2 * units), (directions * rows, units, 2 * units))]
     sizes = {"B": batch, "T": steps, "F": features, "H": units, **{name: int(value) for name, value in rnn.items()}}
     x = (batch, steps, features)
-    return suite.layer(part, sizes, modules, x, products, ours=list(OURS), device=device, **options)
+    return suite.layer(part, sizes, modules, x, products, ours=list(OURS), machine=machine, **options)
 
 
 def step(peers: tuple[Any, Any] | None, device: str) -> Group:
@@ -98,20 +96,24 @@ def step(peers: tuple[Any, Any] | None, device: str) -> Group:
     return Group("step", "one step of a stream", {"B": 1, "F": features, "H": units}, make, list(OURS), "products alone")
 
 
-def groups(device: str) -> list[Group]:
+def groups(machine: Machine) -> list[Group]:
     peers = suite.peer(PEER, lambda: (speechbrain(), speechbrain(mended=True)))
-    found = [group for shape in LAYERS for group in layer("layer", shape, peers, device, rnn={}, share=1.2)]
-    for units in UNITS[device]:
-        found += layer("by size", (8, 100, 256, units), peers, device, rnn={}, share=0.4)
+    found = [step(peers, machine.device)] if machine.gpu else []
+    if machine.gpu:  # theirs take seconds a step
+        for (b, t, h), dtype in itertools.product(GPU_SHAPES, (torch.float16, torch.float32)):
+            found += layer("layers", machine.fit(b, t, h, h), None, machine, rnn={}, dtype=dtype, share=0.2)
+    for shape in LAYERS:
+        found += layer("layer", machine.fit(*shape), peers, machine, rnn={}, share=1.2)
+    for units in GPU_UNITS if machine.gpu else UNITS:
+        found += layer("by size", machine.fit(8, 100, 256, units), peers, machine, rnn={}, share=0.4)
     for steps in LENGTHS:  # SpeechBrain's is quadratic
-        shape = (8, steps, 64, 128)
-        found += layer("by length", shape, None, device, rnn={}, kinds=["training step"], share=0.5)
-    found.append(step(peers, device))
-    if device == "cuda":
-        dtypes = (torch.float32, torch.bfloat16, torch.float16)
-        for shape, dtype, rnn in itertools.product(GPU_SHAPES, dtypes, ({}, {"bidirectional": True}, {"num_layers": 4})):
-            theirs = peers if shape[1] <= 400 and not rnn else None  # theirs take minutes else
-            found += layer("grid", shape, theirs, device, rnn=rnn, dtype=dtype, share=0.05)
+        shape = machine.fit(8, steps, 64, 128)
+        found += layer("by length", shape, None, machine, rnn={}, kinds=["training step"], share=0.5)
+    if machine.gpu:
+        for rnn in ({"bidirectional": True}, {"num_layers": 4}):
+            found += layer("layers", machine.fit(16, 400, 512, 512), None, machine, rnn=rnn, share=0.2)
+    else:
+        found.append(step(peers, machine.device))
     return found
 
 

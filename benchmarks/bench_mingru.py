@@ -14,23 +14,20 @@ import suite
 import torch
 from mingru import MinGRU, MinGRUCell, MinLSTM, functional
 from rnnkit_common.testing import inference
-from suite import Group, Run
+from suite import Group, Machine, Run
 from torch import nn
 
 PEER = "minGRU-pytorch==0.2.1"
 LAYER = (8, 1024, 256)  # B, T, D
-LENGTHS = {"cpu": (64, 128, 256, 512, 1024, 2048), "cuda": (64, 256, 1024, 4096, 16384)}
-# (B, T, D): the paper's; two of users' reports; FLA's; reinforcement learning; language models
+LENGTHS, GPU_LENGTHS = (64, 128, 256, 512, 1024, 2048), (64, 256, 1024, 4096)
+# (B, T, D): language models; FLA's; the paper's; reinforcement learning; few channels and many steps
 GPU_SHAPES = [
-    (64, 512, 256),
-    (64, 4096, 256),
-    (64, 1000, 100),
-    (16, 2048, 128),
-    (16, 16384, 128),
-    (512, 64, 256),
-    (8, 512, 256),
     (8, 4096, 1024),
+    (64, 512, 256),
+    (512, 64, 256),
+    (16, 2048, 128),
     (1, 65536, 1024),
+    (1, 16384, 256),
 ]
 
 
@@ -41,7 +38,7 @@ def their_layer() -> Any:
 
 
 def layer(
-    part: str, shape: tuple[int, int, int], peer: Any, device: str, *, lstm: bool = False, **options: Any
+    part: str, shape: tuple[int, ...], peer: Any, machine: Machine, *, lstm: bool = False, **options: Any
 ) -> list[Group]:
     b, t, d = shape
 
@@ -58,19 +55,19 @@ def layer(
 
     ours = ["minGRU", "minLSTM"] if lstm else ["minGRU"]
     sizes = {"B": b, "T": t, "D": d}
-    return suite.layer(part, sizes, modules, shape, [(b * t, d, 2 * d)], ours=ours, device=device, **options)
+    return suite.layer(part, sizes, modules, shape, [(b * t, d, 2 * d)], ours=ours, machine=machine, **options)
 
 
-def op(shape: tuple[int, int, int], device: str, dtype: torch.dtype, threads: int | None) -> list[Group]:
+def op(shape: tuple[int, ...], machine: Machine, dtype: torch.dtype, threads: int | None) -> list[Group]:
     b, t, d = shape
     return suite.op(
         "op",
         {"B": b, "T": t, "D": d},
         lambda planes: functional.scan_packed(planes)[0],
-        lambda: [torch.randn(b, t, 2 * d, device=device, dtype=dtype)],
-        {"inference": 3, "forward": 3, "backward": 5},
+        lambda: [torch.randn(b, t, 2 * d, device=machine.device, dtype=dtype)],
+        {"inference": 3, "backward": 5} if machine.gpu else {"inference": 3, "forward": 3, "backward": 5},
         name="scan",
-        device=device,
+        machine=machine,
         dtype=dtype,
         threads=threads,
         share=0.5,
@@ -92,20 +89,25 @@ def step(device: str) -> Group:
     )
 
 
-def groups(device: str) -> list[Group]:
+def groups(machine: Machine) -> list[Group]:
     peer = suite.peer(PEER, their_layer)
-    found = layer("layer", LAYER, peer, device)
-    for length in LENGTHS[device]:
-        shape = (64, length, 64)
-        found += layer("by length", shape, peer, device, lstm=True, kinds=["training step"], share=0.6)
-    if device == "cpu":
+    found = layer("layer", machine.fit(*LAYER), peer, machine)
+    if not machine.gpu:
+        for length in LENGTHS:
+            shape = (64, length, 64)
+            found += layer("by length", shape, peer, machine, lstm=True, kinds=["training step"], share=0.6)
         for dtype in (torch.float32, torch.bfloat16):
-            found += op(LAYER, device, dtype, 1)
-    else:
-        for shape, dtype in itertools.product(GPU_SHAPES, (torch.float32, torch.bfloat16)):
-            found += op(shape, device, dtype, None)
-            found += layer("layers", shape, None, device, dtype=dtype, share=0.2)
-    return [*found, step(device)]
+            found += op(LAYER, machine, dtype, 1)
+        return [*found, step(machine.device)]
+    found.append(step(machine.device))
+    for shape, dtype in itertools.product(GPU_SHAPES, (torch.bfloat16, torch.float32)):
+        found += op(machine.fit(*shape), machine, dtype, None)
+    for length in GPU_LENGTHS:
+        shape = machine.fit(64, length, 64)
+        found += layer("by length", shape, peer, machine, lstm=True, kinds=["training step"], share=0.6)
+    for shape in GPU_SHAPES[:4]:
+        found += layer("layers", machine.fit(*shape), None, machine, dtype=torch.bfloat16, share=0.2)
+    return found
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from rnnkit_common.testing import keep_freed_memory
 from rnnkit_common.testing.parallel import free_port, join_group
 from rnnkit_common.testing.timing import summary
-from suite import Group, Run
+from suite import Group, Machine, Run
 from torch import Tensor, distributed, nn
 
 BATCH, STEPS, WIDTH = 8, 256, 256
@@ -129,8 +129,8 @@ class Processes(Group):
         return self.document({name: dict(summary(values)) for name, values in times.items()})
 
 
-def groups(device: str) -> list[Group]:
-    if device != "cpu":
+def groups(machine: Machine) -> list[Group]:
+    if machine.gpu:
         return []
     found = [name for name in (*MODELS, "rnnt_loss") if importlib.util.find_spec(name)]
     sizes, long = {"B": BATCH, "T": STEPS, "H": WIDTH}, dict(zip("BTD", LONG, strict=True))

@@ -17,13 +17,13 @@ import suite
 import torch
 from qrnn import QRNN, functional
 from rnnkit_common.testing import inference
-from suite import Group, Run
+from suite import Group, Machine, Run
 from torch import Tensor, nn
 
 PEER = "fastai==1.0.61"
 LANGUAGE_MODEL = (105, 20, 640)  # T, B, H of the paper's Figure 4, left
 BATCHES, LENGTHS, UNITS = (8, 16, 32, 64, 128, 256), (32, 64, 128, 256, 512), 320  # and right
-GPU_SHAPES = [(512, 8, 320), (105, 20, 640), (140, 60, 2500), (1445, 32, 1552), (4096, 8, 1024), (65536, 1, 1024)]
+GPU_SHAPES = [(4096, 8, 1024), (105, 20, 640), (512, 8, 320), (140, 60, 2500), (65536, 1, 1024)]
 
 # What torchqrnn and fastai run: a thread walks along time with its state in global memory. Here in a register, even.
 SERIAL = """
@@ -51,6 +51,7 @@ def fastai() -> Any:
     ):
         assert source.count(old) == 1
         source = source.replace(old, new)
+    suite.mend([*path.parent.glob("*forget_mult*.cpp"), *path.parent.glob("*forget_mult*.cu")])
     mended = path.with_name("qrnn_mended.py")
     mended.write_text(source)
     core = {"torch": torch, "Tensor": Tensor, "nn": nn, "Module": nn.Module, "Optional": Optional, "Path": Path}
@@ -59,7 +60,7 @@ def fastai() -> Any:
     return suite.module_of_file(mended, "fastai_qrnn", {"fastai": package, "torch_core": core})
 
 
-def layer(shape: tuple[int, int, int], window: int, peer: Any, device: str) -> list[Group]:
+def layer(shape: tuple[int, ...], window: int, peer: Any, machine: Machine) -> list[Group]:
     t, b, h = shape
 
     def modules() -> dict[str, nn.Module]:
@@ -69,25 +70,27 @@ def layer(shape: tuple[int, int, int], window: int, peer: Any, device: str) -> l
         return found
 
     sizes = {"T": t, "B": b, "H": h, "window": window}
-    return suite.layer("layer", sizes, modules, shape, [(t * b, window * h, 3 * h)], ours=["QRNN"], device=device)
+    return suite.layer("layer", sizes, modules, shape, [(t * b, window * h, 3 * h)], ours=["QRNN"], machine=machine)
 
 
-def op(shape: tuple[int, int, int], device: str, dtype: torch.dtype, threads: int | None) -> list[Group]:
+def op(shape: tuple[int, ...], machine: Machine, dtype: torch.dtype, threads: int | None) -> list[Group]:
     """fo-pooling from pre-activations; drawing zoneout's bits moves nothing more."""
     t, b, h = shape
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "share": 0.5}
+    options: dict[str, Any] = {"machine": machine, "dtype": dtype, "threads": threads, "share": 0.5}
 
     def pooling(name: str, traffic: dict[str, float], **zoneout: Any) -> list[Group]:
         return suite.op(
             "op",
             {"T": t, "B": b, "H": h},
             lambda gates: functional.pool(gates, **zoneout)[0],
-            lambda: [torch.randn(t, b, 3 * h, device=device, dtype=dtype)],
+            lambda: [torch.randn(t, b, 3 * h, device=machine.device, dtype=dtype)],
             traffic,
             name=name,
             **options,
         )
 
+    if machine.gpu:
+        return pooling("fo-pooling", {"inference": 4, "backward": 7})
     drawn = pooling("fo-pooling, zoneout drawn", {"inference": 4}, zoneout=0.1, training=True)
     drawn = [dataclasses.replace(group, what="inference, zoneout drawn") for group in drawn]
     return [*pooling("fo-pooling", {"inference": 4, "forward": 4, "backward": 7}), *drawn]
@@ -102,7 +105,7 @@ def forget_mult_loop(f: Tensor, x: Tensor) -> Tensor:
     return torch.stack(states)
 
 
-def forget_mult(shape: tuple[int, int, int], device: str) -> Group:
+def forget_mult(shape: tuple[int, ...], device: str) -> Group:
     """Forward and backward of the recurrence alone; 3 elements per output forward, and 6 backward."""
 
     def make() -> dict[str, Run]:
@@ -137,42 +140,39 @@ def serial_kernel() -> Group:
     return Group("ForgetMult", "forward", {"T": t, "B": b, "H": h}, make, ["ForgetMult"], "copy")
 
 
-def figure4(device: str, dtype: torch.dtype) -> list[Group]:
+def figure4(machine: Machine, dtype: torch.dtype) -> list[Group]:
     """Inference of one layer beside nn.LSTM, for every batch and length of the paper."""
 
-    def make(b: int, t: int) -> dict[str, Run]:
-        x = torch.randn(t, b, UNITS, device=device, dtype=dtype)
-        modules = {"QRNN": QRNN(UNITS, UNITS), "nn.LSTM": nn.LSTM(UNITS, UNITS)}
-        products = suite.Products([(t * b, UNITS, 3 * UNITS)], {"device": device, "dtype": dtype})
-        runs = {name: inference(module.to(device, dtype), x) for name, module in modules.items()}
+    def make(b: int, t: int, units: int) -> dict[str, Run]:
+        where: dict[str, Any] = {"device": machine.device, "dtype": dtype}
+        x = torch.randn(t, b, units, **where)
+        modules = {"QRNN": QRNN(units, units), "nn.LSTM": nn.LSTM(units, units)}
+        products = suite.Products([(t * b, units, 3 * units)], where)
+        runs = {name: inference(module.to(**where), x) for name, module in modules.items()}
         return {**runs, "products alone": inference(products)}
 
-    return [
-        Group(
-            "figure 4",
-            "inference",
-            {"T": t, "B": b, "H": UNITS},
-            functools.partial(make, b, t),
-            ["QRNN"],
-            "products alone",
-            dtype,
-            share=0.05,
-        )
-        for b, t in itertools.product(BATCHES, LENGTHS)
-    ]
+    found = []
+    for b, t in itertools.product(BATCHES, LENGTHS):
+        sizes = dict(zip("BTH", machine.fit(b, t, UNITS), strict=True))
+        run = functools.partial(make, *sizes.values())
+        sizes = {name: sizes[name] for name in "TBH"}
+        found.append(Group("figure 4", "inference", sizes, run, ["QRNN"], "products alone", dtype, share=0.05))
+    return found
 
 
-def groups(device: str) -> list[Group]:
-    peer = suite.peer(PEER, fastai)
-    found = [group for window in (1, 2) for group in layer(LANGUAGE_MODEL, window, peer, device)]
-    found += [forget_mult(shape, device) for shape in (LANGUAGE_MODEL, (2000, 1, 256))]
-    if device == "cpu":
+def groups(machine: Machine) -> list[Group]:
+    peer = suite.peer(PEER, fastai, compiles=machine.name == "cuda")
+    found = [group for window in (1, 2) for group in layer(machine.fit(*LANGUAGE_MODEL), window, peer, machine)]
+    found += [forget_mult(machine.fit(*shape), machine.device) for shape in (LANGUAGE_MODEL, (2000, 1, 256))]
+    if not machine.gpu:
         for dtype in (torch.float32, torch.bfloat16):
-            found += op(LANGUAGE_MODEL, device, dtype, 1)
-        return found + figure4(device, torch.float32)
-    for shape, dtype in itertools.product(GPU_SHAPES, (torch.float32, torch.bfloat16)):
-        found += op(shape, device, dtype, None)
-    return [*found, serial_kernel(), *figure4(device, torch.float32), *figure4(device, torch.float16)]
+            found += op(LANGUAGE_MODEL, machine, dtype, 1)
+        return found + figure4(machine, torch.float32)
+    for shape, dtype in itertools.product(GPU_SHAPES, (torch.bfloat16, torch.float32)):
+        found += op(machine.fit(*shape), machine, dtype, None)
+    if machine.name == "cuda":
+        found.append(serial_kernel())
+    return [*found, *figure4(machine, torch.float16)]
 
 
 if __name__ == "__main__":

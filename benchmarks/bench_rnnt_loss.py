@@ -26,7 +26,7 @@ import rnnt_loss as ours
 import suite
 import torch
 from rnnkit_common.testing import inference
-from suite import PEERS, Group, Run
+from suite import PEERS, Group, Machine, Run
 from torch import Tensor, nn
 
 SHAPE = (8, 200, 50, 500)  # B, T, S, C
@@ -252,11 +252,11 @@ def batches(order: str, count: int) -> list[Tensor]:
     return found
 
 
-def protocol(order: str, ends: Tensor, peers: Peers) -> Group:
+def protocol(order: str, ends: Tensor, peers: Peers, device: str) -> Group:
     """The candidates of one batch of the protocol, each after its joiner."""
 
     def make() -> dict[str, Run]:
-        batch = Batch.random(ends, WIDTH, "cuda")
+        batch = Batch.random(ends, WIDTH, device)
         step = Step(batch, 500)
 
         def joined(loss: Callable[[Tensor], Tensor]) -> Run:
@@ -281,23 +281,24 @@ def protocol(order: str, ends: Tensor, peers: Peers) -> Group:
     return Group("protocol", f"batches {order}", sizes, make, names, share=0.1)
 
 
-def groups(device: str) -> list[Group]:
+def groups(machine: Machine) -> list[Group]:
     loaded = {
-        "fast_rnnt": suite.peer("fast_rnnt==1.3", lambda: fast_rnnt(device == "cuda")),
+        "fast_rnnt": suite.peer("fast_rnnt==1.3", lambda: fast_rnnt(machine.name == "cuda"), compiles=True),
         "torchaudio": suite.peer("torchaudio==2.11.0", torchaudio),
     }
     peers = {name: peer for name, peer in loaded.items() if peer is not None}
-    batch, frames, symbols, _ = SHAPE
+    batch, frames, symbols = machine.fit(*SHAPE[:3])
     ends = torch.tensor([[frames, symbols]] * batch)
-    found = [exact(ends, peers, device, "losses", share=4.0)]  # theirs take seconds
-    found += [smoothed(ends, peers, device, what) for what in ("smoothed, forward", "smoothed")]
-    found.append(pruned(ends, peers, device))
-    if device == "cuda":
+    found = [exact(ends, peers, machine.device, "losses", share=4.0)]  # theirs take seconds
+    found += [smoothed(ends, peers, machine.device, what) for what in ("smoothed, forward", "smoothed")]
+    found.append(pruned(ends, peers, machine.device))
+    if machine.gpu:
         for order in ("30 in a row", "sorted"):
             for drawn in batches(order, 4)[1:3]:
-                found.append(protocol(order, drawn, peers))
+                fitted = torch.tensor([machine.fit(*pair) for pair in drawn.tolist()])
                 for dtype in (torch.float32, torch.bfloat16):
-                    found.append(exact(drawn, peers, device, "protocol, loss alone", dtype, share=0.05))
+                    found.append(exact(fitted, peers, machine.device, "protocol, loss alone", dtype, share=0.05))
+                found.append(protocol(order, fitted, peers, machine.device))
     return found
 
 

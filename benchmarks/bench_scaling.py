@@ -15,7 +15,7 @@ from typing import Any
 import suite
 import torch
 from rnnkit_common.testing import training_step
-from suite import Group, Run
+from suite import Group, Machine, Run
 
 Sizes = dict[str, int]
 Maker = Callable[[Sizes, str], Run]
@@ -48,20 +48,20 @@ CASES: dict[str, tuple[Maker, Sizes, Sizes]] = {
     "ligru": (layer(lambda m, n: m.LiGRU(n["H"], (n["B"], n["T"], n["H"])), "ligru", False), *LAYER),
     "rnnt_loss": (rnnt_loss, {"T": 64, "B": 2, "S": 32, "C": 128}, {"T": 1, "B": 1, "S": 1, "C": 1}),
 }
-FACTORS = {"cpu": (0.25, 0.5, 1, 2, 4, 8), "cuda": (1, 2, 4, 8, 16, 32)}
+FACTORS, GPU_FACTORS = (0.25, 0.5, 1, 2, 4, 8), (1, 2, 4, 8, 16, 32)
 
 
-def sweep(family: str, axis: str, device: str) -> Group:
+def sweep(family: str, axis: str, machine: Machine) -> Group:
     maker, middle, exponents = CASES[family]
-    sizes = [max(1, round(middle[axis] * factor)) for factor in FACTORS[device]]
-    make = lambda: {str(size): maker({**middle, axis: size}, device) for size in sizes}  # noqa: E731
+    sizes = [max(1, round(middle[axis] * factor)) for factor in (GPU_FACTORS if machine.name == "cuda" else FACTORS)]
+    make = lambda: {str(size): maker({**middle, axis: size}, machine.device) for size in sizes}  # noqa: E731
     others = {name: size for name, size in middle.items() if name != axis}
     return Group(family, axis, others, make, about={"exponent of the mathematics": exponents[axis]})
 
 
-def groups(device: str) -> list[Group]:
+def groups(machine: Machine) -> list[Group]:
     found = [family for family in CASES if importlib.util.find_spec(family)]
-    return [sweep(family, axis, device) for family in found for axis in CASES[family][1]]
+    return [sweep(family, axis, machine) for family in found for axis in CASES[family][1]]
 
 
 if __name__ == "__main__":

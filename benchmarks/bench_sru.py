@@ -2,8 +2,7 @@
 
 Two layers beside their matrix products alone, sru 2.6.0 and nn.LSTM; the first paper's figure: one layer beside nn.LSTM and
 convolutions of widths 2 and 3; a decoding step; the op alone beside a copy that moves as many bytes, on one core of a CPU. On a GPU
-also layers over the grid of shapes that upstream's users have. sru 2.6.0's kernels get the one change that makes them compile
-on today's torch.
+also layers of the shapes that upstream's users have. sru 2.6.0's kernels get the changes that make them compile on today's torch.
 """
 
 from __future__ import annotations
@@ -18,21 +17,20 @@ import suite
 import torch
 from rnnkit_common.testing import inference, training_step
 from sru import SRU, functional
-from suite import Group, Run
+from suite import Group, Machine, Run
 from torch import Tensor, nn
 
 PEER = "sru==2.6.0"
 SHAPE, LAYERS = (128, 32, 512), 2  # T, B, D of the first paper's figure
 FIGURE = [(32, 32, 256), (128, 32, 512)]
-GPU_SHAPES = [(t, b, d) for t in (32, 128, 512, 2048) for b in (1, 8, 32) for d in (128, 256, 512, 1024, 2048)]
+GPU_SHAPES = [(128, 32, 512), (2048, 32, 1024), (512, 8, 512), (2048, 1, 1024), (32, 32, 256)]
 TRAFFIC = {"inference": 5, "forward": 5, "backward": 9}  # elements per output, and 1/16 of a state
 
 
 def upstream() -> Any:
     """The module `sru` of sru 2.6.0, imported beside ours."""
     folder = suite.unpacked(PEER)
-    kernels = folder / "sru" / "csrc" / "sru_cuda_impl.cpp"
-    kernels.write_text(kernels.read_text().replace("U.type()", "U.scalar_type()"))
+    suite.mend(folder.glob("sru/csrc/sru_cuda*"))
     ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "sru"}
     sys.path.insert(0, str(folder))
     try:
@@ -44,7 +42,7 @@ def upstream() -> Any:
         sys.modules.update(ours)
 
 
-def layers(part: str, shape: tuple[int, int, int], count: int, peer: Any, device: str, **options: Any) -> list[Group]:
+def layers(part: str, shape: tuple[int, ...], count: int, peer: Any, machine: Machine, **options: Any) -> list[Group]:
     t, b, d = shape
 
     def modules() -> dict[str, nn.Module]:
@@ -54,10 +52,10 @@ def layers(part: str, shape: tuple[int, int, int], count: int, peer: Any, device
         return found
 
     sizes = {"T": t, "B": b, "D": d, "layers": count}
-    return suite.layer(part, sizes, modules, shape, [(t * b, d, 3 * d)] * count, ours=["SRU"], device=device, **options)
+    return suite.layer(part, sizes, modules, shape, [(t * b, d, 3 * d)] * count, ours=["SRU"], machine=machine, **options)
 
 
-def figure(shape: tuple[int, int, int], device: str, what: str) -> Group:
+def figure(shape: tuple[int, ...], device: str, what: str) -> Group:
     """A layer beside nn.LSTM and word-level convolutions, which take [B, D, T]."""
     t, b, d = shape
 
@@ -96,7 +94,7 @@ def step(peer: Any, device: str) -> Group:
 
 
 def op(
-    shape: tuple[int, int, int], device: str, dtype: torch.dtype, threads: int | None, *, v1: bool, share: float
+    shape: tuple[int, ...], machine: Machine, dtype: torch.dtype, threads: int | None, *, v1: bool, share: float
 ) -> list[Group]:
     t, b, d = shape
 
@@ -104,28 +102,31 @@ def op(
         return functional.recurrence(u, bias, weight_c, x)[0]
 
     def inputs() -> list[Tensor]:
-        u, x = torch.randn(t, b, 3 * d, device=device, dtype=dtype), torch.randn(t, b, d, device=device, dtype=dtype)
-        weights = [torch.zeros(2 * d, device=device), torch.rand(2 * d, device=device) - 0.5]
+        where: dict[str, Any] = {"device": machine.device, "dtype": dtype}
+        u, x = torch.randn(t, b, 3 * d, **where), torch.randn(t, b, d, **where)
+        weights = [torch.zeros(2 * d, device=machine.device), torch.rand(2 * d, device=machine.device) - 0.5]
         return [u, x, *weights[: 1 if v1 else 2]]
 
     part, sizes = "op, first version" if v1 else "op", {"T": t, "B": b, "D": d}
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "threads": threads, "share": share}
-    return suite.op(part, sizes, forward, inputs, TRAFFIC, name="recurrence", **options)
+    options: dict[str, Any] = {"machine": machine, "dtype": dtype, "threads": threads, "share": share}
+    traffic = {what: moved for what, moved in TRAFFIC.items() if not machine.gpu or what != "forward"}
+    return suite.op(part, sizes, forward, inputs, traffic, name="recurrence", **options)
 
 
-def groups(device: str) -> list[Group]:
-    peer = suite.peer(PEER, upstream)
-    found = layers("layers", SHAPE, LAYERS, peer, device)
-    found += [figure(shape, device, what) for shape in FIGURE for what in ("training step", "inference")]
-    found.append(step(peer, device))
-    if device == "cpu":
+def groups(machine: Machine) -> list[Group]:
+    peer = suite.peer(PEER, upstream, compiles=True)
+    found = layers("layers", machine.fit(*SHAPE), LAYERS, peer, machine)
+    for shape, what in itertools.product(FIGURE, ("training step", "inference")):
+        found.append(figure(machine.fit(*shape), machine.device, what))
+    found.append(step(peer, machine.device))
+    if not machine.gpu:
         for dtype, v1 in itertools.product((torch.float32, torch.bfloat16), (False, True)):
-            found += op(SHAPE, device, dtype, 1, v1=v1, share=0.5)
+            found += op(SHAPE, machine, dtype, 1, v1=v1, share=0.5)
         return found
-    for shape, dtype in itertools.product(GPU_SHAPES, (torch.float32, torch.float16, torch.bfloat16)):
-        found += layers("grid", shape, 1, peer, device, dtype=dtype, kinds=["training step"], share=0.05)
-        for v1 in (False, True):
-            found += op(shape, device, dtype, None, v1=v1, share=0.02)
+    for shape, dtype, v1 in itertools.product(GPU_SHAPES, (torch.bfloat16, torch.float32), (False, True)):
+        found += op(machine.fit(*shape), machine, dtype, None, v1=v1, share=0.1)
+    for shape in GPU_SHAPES:
+        found += layers("grid", machine.fit(*shape), 1, peer, machine, kinds=["training step"], share=0.1)
     return found
 
 

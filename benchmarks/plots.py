@@ -1,4 +1,4 @@
-"""The kinds of pictures. Each takes groups of a results file (suite.Group.measure) and a title, and returns a figure."""
+"""The kinds of pictures. Each takes records of a results file and a title, and returns a figure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from publish import Group, Headline, sizes_of, slope, title_of
+from records import Record, sizes_of, slope, title_of
 
 OURS, OTHERS, LIMIT = (
     ("#c8553d", "#e39a7b", "#8c2f1b"),
@@ -20,28 +20,31 @@ OURS, OTHERS, LIMIT = (
 )
 
 
-def bars(groups: Sequence[Group], title: str) -> Figure:
-    """Two panels for each group: times with their quartiles, and peak memory."""
-    memory = any("peak memory, MB" in found for group in groups for found in group["candidates"].values())
-    panels, beside = (2 if memory else 1), (2 if len(groups) > 3 else 1)
-    rows = math.ceil(len(groups) / beside)
-    height = rows * (0.8 + 0.21 * max(len(group["candidates"]) for group in groups))
+def bars(records: Sequence[Record], title: str) -> Figure:
+    """Two panels for each record: times with their quartiles, and peak memory."""
+    memory = any("peak memory, MB" in found for record in records for found in record["candidates"].values())
+    panels, beside = (2 if memory else 1), (2 if len(records) > 3 else 1)
+    rows = math.ceil(len(records) / beside)
+    height = rows * (0.8 + 0.21 * max(len(record["candidates"]) for record in records))
     shape = (2.2 + 3 * panels * beside, 0.4 + height)
     figure, axes = plt.subplots(rows, panels * beside, figsize=shape, layout="constrained", squeeze=False)
-    for axis in axes.flat[panels * len(groups) :]:
+    for axis in axes.flat[panels * len(records) :]:
         axis.set_visible(False)
-    for i, group in enumerate(groups):
-        candidates, (left, *right) = group["candidates"], axes.flat[panels * i : panels * (i + 1)]
+    for i, record in enumerate(records):
+        candidates, (left, *right) = record["candidates"], axes.flat[panels * i : panels * (i + 1)]
         names = list(candidates)[::-1]
-        colors = [OURS[0] if n in group["ours"] else LIMIT if n == group["limit"] else OTHERS[1] for n in names]
+        colors = [OURS[0] if n in record["ours"] else LIMIT if n == record["limit"] else OTHERS[1] for n in names]
         values = [1e3 * candidates[n]["median"] for n in names]
-        spread = [[1e3 * abs(candidates[n][q] - candidates[n]["median"]) for n in names] for q in ("quartile1", "quartile3")]
+        spread = [
+            [1e3 * abs(candidates[n].get(q, candidates[n]["median"]) - candidates[n]["median"]) for n in names]
+            for q in ("quartile1", "quartile3")
+        ]
         ends = [value + above for value, above in zip(values, spread[1], strict=True)]
         left.barh(names, values, xerr=spread, color=colors, error_kw={"elinewidth": 1, "ecolor": "#333333"})
         for y, (value, end) in enumerate(zip(values, ends, strict=True)):
             left.annotate(_short(value), (end, y), (3, 0), textcoords="offset points", va="center", fontsize=7)
         left.set(xlim=(0, 1.2 * max(ends)))
-        left.set_title(f"{title_of(group).replace(', (', chr(10) + '(', 1)}; ms", fontsize=7)
+        left.set_title(f"{title_of(record).replace(', (', chr(10) + '(', 1)}; ms", fontsize=7)
         for axis in right:
             megabytes = [candidates[n].get("peak memory, MB") or 0 for n in names]
             axis.bar_label(axis.barh(names, megabytes, color=colors), map(_short, megabytes), padding=3, fontsize=7)
@@ -52,19 +55,19 @@ def bars(groups: Sequence[Group], title: str) -> Figure:
     return figure
 
 
-def lines(groups: Sequence[Group], title: str, *, x: str, per: str | None = None) -> Figure:
+def lines(records: Sequence[Record], title: str, *, x: str, per: str | None = None) -> Figure:
     """A row for each kind of run: time, ours' gain, and peak memory against the size `x`; `per`: time of each unit of that size."""
-    kinds = list(dict.fromkeys((group["what"], group["dtype"]) for group in groups))
+    kinds = list(dict.fromkeys((record["what"], record["dtype"]) for record in records))
     figure, axes = plt.subplots(len(kinds), 3, figsize=(10.5, 0.5 + 3 * len(kinds)), layout="constrained", squeeze=False)
     for (left, middle, right), (what, dtype) in zip(axes, kinds, strict=True):
-        row = [group for group in groups if (group["what"], group["dtype"]) == (what, dtype)]
-        names = list(dict.fromkeys(name for group in row for name in group["candidates"]))
+        row = [record for record in records if (record["what"], record["dtype"]) == (what, dtype)]
+        names = list(dict.fromkeys(name for record in row for name in record["candidates"]))
         others = iter(OTHERS * 2)
         for name in names:
-            has = [group for group in row if name in group["candidates"]]
-            found = [group["candidates"][name] for group in has]
-            sizes = [group["sizes"][x] for group in has]
-            unit = [1e6 / group["sizes"][per] if per else 1e3 for group in has]
+            has = [record for record in row if name in record["candidates"]]
+            found = [record["candidates"][name] for record in has]
+            sizes = [record["sizes"][x] for record in has]
+            unit = [1e6 / record["sizes"][per] if per else 1e3 for record in has]
             ours, limit = name in row[0]["ours"], name == row[0]["limit"]
             color = OURS[row[0]["ours"].index(name)] if ours else LIMIT if limit else next(others)
             style = {"color": color, "marker": "o" if ours else "s", "markersize": 3, "linestyle": "--" if limit else "-"}
@@ -75,7 +78,7 @@ def lines(groups: Sequence[Group], title: str, *, x: str, per: str | None = None
         left.set(ylabel="us" if per else "ms", title=f"{what}, {dtype}" + (f": time / {per}" if per else ": time"))
         middle.set(title=f"times {row[0]['ours'][0]}'s")
         right.set(ylabel="MB", title="peak memory")
-        ticks = sorted({group["sizes"][x] for group in row})
+        ticks = sorted({record["sizes"][x] for record in row})
         for axis in (left, middle, right):
             axis.set(xscale="log", yscale="log", xlabel=x)
             axis.minorticks_off()
@@ -85,23 +88,23 @@ def lines(groups: Sequence[Group], title: str, *, x: str, per: str | None = None
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False, fontsize=8)
     _plain(axes)
-    fixed = {name: size for name, size in groups[0]["sizes"].items() if len({g["sizes"][name] for g in groups}) == 1}
+    fixed = {name: size for name, size in records[0]["sizes"].items() if len({g["sizes"][name] for g in records}) == 1}
     figure.suptitle(f"{title}\n{', '.join(f'{name} = {size}' for name, size in fixed.items())}", fontsize=9)
     return figure
 
 
-def grid(groups: Sequence[Group], title: str) -> Figure:
+def grid(records: Sequence[Record], title: str) -> Figure:
     """A table of the first peer's time over ours, by batch and length, for each dtype."""
-    dtypes = list(dict.fromkeys(group["dtype"] for group in groups))
-    batches, lengths = (sorted({group["sizes"][name] for group in groups}) for name in ("B", "T"))
+    dtypes = list(dict.fromkeys(record["dtype"] for record in records))
+    batches, lengths = (sorted({record["sizes"][name] for record in records}) for name in ("B", "T"))
     width, height = 1.1 + 0.9 * len(lengths), 0.9 + 0.42 * len(batches)
     figure, axes = plt.subplots(len(dtypes), 1, figsize=(width, height * len(dtypes)), layout="constrained", squeeze=False)
     for axis, dtype in zip(axes.flat, dtypes, strict=True):
         factors = [[math.nan] * len(lengths) for _ in batches]
-        for group in (group for group in groups if group["dtype"] == dtype):
-            (peer,) = (name for name in group["candidates"] if name not in (*group["ours"], group["limit"]))
-            row, column = batches.index(group["sizes"]["B"]), lengths.index(group["sizes"]["T"])
-            factors[row][column] = group["candidates"][peer]["over ours"]
+        for record in (record for record in records if record["dtype"] == dtype):
+            (peer,) = (name for name in record["candidates"] if name not in (*record["ours"], record["limit"]))
+            row, column = batches.index(record["sizes"]["B"]), lengths.index(record["sizes"]["T"])
+            factors[row][column] = record["candidates"][peer]["over ours"]
         axis.imshow(factors, cmap="Oranges", aspect="auto", vmin=0, vmax=2.5 * max(map(max, factors)))
         axis.set_xticks(range(len(lengths)), [f"T = {t}" for t in lengths])
         axis.set_yticks(range(len(batches)), [f"B = {b}" for b in batches])
@@ -115,10 +118,10 @@ def grid(groups: Sequence[Group], title: str) -> Figure:
     return figure
 
 
-def shares(groups: Sequence[Group], title: str) -> Figure:
+def shares(records: Sequence[Record], title: str) -> Figure:
     """The limit's time over ours: a panel for each kind of run, a bar for each size and dtype."""
-    kinds = list(dict.fromkeys((group["part"], group["what"]) for group in groups))
-    rows = list(dict.fromkeys(sizes_of(group) for group in groups))
+    kinds = list(dict.fromkeys((record["part"], record["what"]) for record in records))
+    rows = list(dict.fromkeys(sizes_of(record) for record in records))
     figure, axes = plt.subplots(
         1,
         len(kinds),
@@ -130,7 +133,7 @@ def shares(groups: Sequence[Group], title: str) -> Figure:
     for axis, (part, what) in zip(axes.flat, kinds, strict=True):
         found = {
             sizes_of(g): 1 / g["candidates"][g["ours"][0]]["over limit"]
-            for g in groups
+            for g in records
             if (g["part"], g["what"]) == (part, what)
         }
         shown = [row for row in reversed(rows) if row in found]
@@ -149,9 +152,11 @@ def shares(groups: Sequence[Group], title: str) -> Figure:
     return figure
 
 
-def growth(groups: Sequence[Group], title: str) -> Figure:
+def growth(records: Sequence[Record], title: str) -> Figure:
     """A row for each part and a panel for each size that was varied: time and memory against it, log-log, with exponents."""
-    parts = {part: [group for group in groups if group["part"] == part] for part in dict.fromkeys(g["part"] for g in groups)}
+    parts = {
+        part: [record for record in records if record["part"] == part] for part in dict.fromkeys(g["part"] for g in records)
+    }
     columns = max(map(len, parts.values()))
     figure, axes = plt.subplots(
         len(parts), columns, figsize=(2.6 * columns, 2.1 * len(parts)), layout="constrained", squeeze=False
@@ -159,16 +164,16 @@ def growth(groups: Sequence[Group], title: str) -> Figure:
     for row, (part, found) in zip(axes, parts.items(), strict=True):
         for axis in row[len(found) :]:
             axis.set_visible(False)
-        for axis, group in zip(row, found, strict=False):
-            name = group["what"]
-            sizes = [int(size) for size in group["candidates"]]
-            seconds = [1e3 * entry["median"] for entry in group["candidates"].values()]
-            memory = [max(entry["peak memory, MB"] or 0, 1e-2) for entry in group["candidates"].values()]
+        for axis, record in zip(row, found, strict=False):
+            name = record["what"]
+            sizes = [int(size) for size in record["candidates"]]
+            seconds = [1e3 * entry["median"] for entry in record["candidates"].values()]
+            memory = [max(entry["peak memory, MB"] or 0, 1e-2) for entry in record["candidates"].values()]
             axis.loglog(sizes, seconds, "o-", color=OURS[0], markersize=3)
             axis.loglog(sizes, memory, "s--", color=OTHERS[1], markersize=3)
             exponents = f"time ~ {name}^{slope(sizes, seconds):.2f}\nmemory ~ {name}^{slope(sizes, memory):.2f}"
             axis.text(0.04, 0.96, exponents, transform=axis.transAxes, va="top", fontsize=7)
-            axis.set_title(f"{part}, {name}; the mathematics: {name}^{group['exponent of the mathematics']}", fontsize=7)
+            axis.set_title(f"{part}, {name}; the mathematics: {name}^{record['exponent of the mathematics']}", fontsize=7)
             axis.minorticks_off()
             axis.set_xticks(sizes[::2], [str(size) for size in sizes[::2]])
             _decades(axis)
@@ -178,29 +183,26 @@ def growth(groups: Sequence[Group], title: str) -> Figure:
     return figure
 
 
-def overview(headlines: Sequence[Headline], machine: str) -> Figure:
-    """How many times as long as ours the others take."""
-    figure, axis = plt.subplots(figsize=(9, 0.6 + 0.62 * len(headlines)), layout="constrained")
+def overview(rows: Sequence[tuple[str, dict[str, float]]], machine: str) -> Figure:
+    """How many times as long as ours the others take: a label for each row, and factors by name, of which the first is the limit."""
+    figure, axis = plt.subplots(figsize=(9, 0.6 + 0.62 * len(rows)), layout="constrained")
     axis.axvline(1, color=OURS[0], linewidth=3)
-    for y, row in enumerate(reversed(headlines)):
+    for y, (_, factors) in enumerate(reversed(rows)):
         axis.axhline(y, color="#e4e4e4", linewidth=1, zorder=0)
-        found = row.candidates()
-        names = {row.limit: row.limit, **{key: name for key, name in row.peers.items() if key in found}}
-        factors = {key: found[key]["median"] / found[row.ours]["median"] for key in names}
-        for i, (key, factor) in enumerate(sorted(factors.items(), key=lambda item: item[1])):
-            limit = key == row.limit
-            axis.plot(factor, y, "D" if limit else "o", color=LIMIT if limit else OTHERS[0])
+        limit = next(iter(factors))
+        for i, (name, factor) in enumerate(sorted(factors.items(), key=lambda item: item[1])):
+            axis.plot(factor, y, "D" if name == limit else "o", color=LIMIT if name == limit else OTHERS[0])
             place: dict[str, Any] = {"xytext": (-7, 0), "va": "center", "ha": "right"}
-            if not limit:
+            if name != limit:
                 above = i % 2 == 0
                 place = {"xytext": (0, 7 if above else -8), "va": "bottom" if above else "top", "ha": "center"}
-            text = f"{factor:.2f}" if limit else f"{names[key]} {factor:.1f}"
+            text = f"{factor:.2f}" if name == limit else f"{name} {factor:.1f}"
             axis.annotate(text, (factor, y), textcoords="offset points", fontsize=8, **place)
-    axis.set(xscale="log", xlim=(0.12, 100), ylim=(-0.6, len(headlines) - 0.4), xlabel="time of a training step, ours = 1")
+    axis.set(xscale="log", xlim=(0.12, 100), ylim=(-0.6, len(rows) - 0.4), xlabel="time of a training step, ours = 1")
     axis.set_xticks([0.2, 0.5, 1, 2, 5, 10, 20, 50], ["0.2", "0.5", "1", "2", "5", "10", "20", "50"])
     axis.minorticks_off()
-    labels = [row.what.replace(", (", "\n(", 1) for row in reversed(headlines)]
-    axis.set_yticks(range(len(headlines)), labels, fontsize=8)
+    labels = [label.replace(", (", "\n(", 1) for label, _ in reversed(rows)]
+    axis.set_yticks(range(len(rows)), labels, fontsize=8)
     axis.tick_params(left=False)
     axis.spines[["top", "right", "left"]].set_visible(False)
     figure.suptitle(f"{machine}, float32\ndiamonds: the limit, which is the matrix products or a copy alone", fontsize=9)

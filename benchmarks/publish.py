@@ -12,22 +12,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
-import math
 import re
-import statistics
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from records import RESULTS, Record, load, machine_name, records_of, shape_of, slope, title_of
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 READMES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("packages/*/README.md"))]
 TABLE = re.compile(r"(<!-- benchmarks/publish\.py: (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
-
-Group = dict[str, Any]  # as suite.Group.measure leaves it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,65 +33,48 @@ class Headline:
     package: str
     what: str
     group: tuple[str, str]  # part and what; the first of them
-    ours: str
-    limit: str
     peers: dict[str, str]  # names in the JSON -> names in print
+    ours: str | None = None  # default: the first of the JSON's
 
-    def candidates(self) -> dict[str, dict[str, Any]]:
-        part, what = self.group
-        groups = load(RESULTS / f"{self.package}-cpu.json")["groups"]
-        found: dict[str, dict[str, Any]] = next(g for g in groups if (g["part"], g["what"]) == (part, what))["candidates"]
+    @property
+    def record(self) -> Record:
+        """The measurement."""
+        records = load(RESULTS / f"{self.package}-cpu.json")["groups"]
+        found: Record = next(record for record in records if (record["part"], record["what"]) == self.group)
         return found
 
+    @property
+    def label(self) -> str:
+        """In print."""
+        return f"{self.what}, {shape_of(self.record)}"
 
+    def candidate(self, name: str | None = None) -> dict[str, Any]:
+        """Ours, or another."""
+        found: dict[str, Any] = self.record["candidates"][name or self.ours or self.record["ours"][0]]
+        return found
+
+    def factors(self) -> dict[str, float]:
+        """Times of the limit, which comes first, and of the peers that were measured, over ours."""
+        limit: str = self.record["limit"]
+        names = {limit: limit, **{key: name for key, name in self.peers.items() if key in self.record["candidates"]}}
+        ours = self.candidate()["median"]
+        return {name: self.candidate(key)["median"] / ours for key, name in names.items()}
+
+
+_STEP = ("layer", "training step")
 HEADLINES = (
-    Headline(
-        "mingru",
-        "minGRU layer, (B, T, D) = (8, 1024, 256)",
-        ("layer", "training step"),
-        "minGRU",
-        "products alone",
-        {"nn.GRU": "nn.GRU", "minGRU-pytorch": "minGRU-pytorch"},
-    ),
-    Headline(
-        "qrnn",
-        "QRNN layer, (T, B, H) = (105, 20, 640)",
-        ("layer", "training step"),
-        "QRNN",
-        "products alone",
-        {"nn.LSTM": "nn.LSTM", "fastai 1.0.61": "fastai"},
-    ),
-    Headline(
-        "sru",
-        "two SRU layers, (T, B, D) = (128, 32, 512)",
-        ("layers", "training step"),
-        "SRU",
-        "products alone",
-        {"nn.LSTM": "nn.LSTM", "sru 2.6.0": "sru 2.6.0"},
-    ),
-    Headline(
-        "ligru",
-        "Li-GRU layer, (B, T, F, H) = (8, 400, 256, 512)",
-        ("layer", "training step"),
-        "LiGRU",
-        "products alone",
-        {"nn.LSTM": "nn.LSTM", "nn.GRU": "nn.GRU", "SpeechBrain LiGRU": "SpeechBrain"},
-    ),
+    Headline("mingru", "minGRU layer", _STEP, {"nn.GRU": "nn.GRU", "minGRU-pytorch": "minGRU-pytorch"}),
+    Headline("qrnn", "QRNN layer", _STEP, {"nn.LSTM": "nn.LSTM", "fastai 1.0.61": "fastai"}),
+    Headline("sru", "two SRU layers", ("layers", "training step"), {"nn.LSTM": "nn.LSTM", "sru 2.6.0": "sru 2.6.0"}),
+    Headline("ligru", "Li-GRU layer", _STEP, {"nn.LSTM": "nn.LSTM", "nn.GRU": "nn.GRU", "SpeechBrain LiGRU": "SpeechBrain"}),
     Headline(
         "rnnt_loss",
-        "RNN-T loss of logits, (B, T, S, C) = (8, 200, 50, 500)",
+        "RNN-T loss of logits",
         ("losses", "exact loss of logits"),
-        "rnnt_loss",
-        "copy",
         {"fast_rnnt": "fast_rnnt", "torchaudio": "torchaudio"},
     ),
     Headline(
-        "rnnt_loss",
-        "pruned RNN-T step, the same with a joiner of 512",
-        ("losses", "pruned step"),
-        "rnnt_loss, logits kept",
-        "products alone",
-        {"fast_rnnt": "fast_rnnt"},
+        "rnnt_loss", "pruned RNN-T step", ("losses", "pruned step"), {"fast_rnnt": "fast_rnnt"}, "rnnt_loss, logits kept"
     ),
 )
 
@@ -127,89 +106,60 @@ FIGURES = (
 )
 
 
-def load(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
-def title_of(group: Group) -> str:
-    """What a group measures, and of which sizes."""
-    return f"{group['what']}, {sizes_of(group)}"
-
-
-def sizes_of(group: Group) -> str:
-    """A group's sizes and dtype, and its threads if they are not all."""
-    names, values = (", ".join(map(str, column)) for column in (group["sizes"], group["sizes"].values()))
-    threads = f", {group['threads']} thread" if group["threads"] else ""
-    return f"({names}) = ({values}), {group['dtype']}{threads}"
-
-
-def groups_of(document: dict[str, Any], parts: tuple[str, ...]) -> list[Group]:
-    return [group for group in document["groups"] if not parts or group["part"] in parts]
-
-
 def overview_table() -> str:
     """Of the root README."""
     lines = ["| forward and backward, float32 | ours | peak memory | its limit | others |", "|---|---|---|---|---|"]
     for row in HEADLINES:
-        found = row.candidates()
-        ours, limit = found[row.ours], found[row.limit]["median"]
-        others = ", ".join(
-            f"{name} {found[key]['median'] / ours['median']:.1f} x ours" for key, name in row.peers.items() if key in found
-        )
+        ours, (limit, *others) = row.candidate(), row.factors().items()
+        beside = ", ".join(f"{name} {factor:.1f} x ours" for name, factor in others)
         lines.append(
-            f"| [{row.package}](packages/{row.package}): {row.what} | {1e3 * ours['median']:.1f} ms "
-            f"| {ours['peak memory, MB']:.0f} MB | {ours['median'] / limit:.2f} x {row.limit} | {others} |"
+            f"| [{row.package}](packages/{row.package}): {row.label} | {1e3 * ours['median']:.1f} ms "
+            f"| {ours['peak memory, MB']:.0f} MB | {1 / limit[1]:.2f} x {limit[0]} | {beside} |"
         )
     return "\n".join(lines)
 
 
 def table(document: dict[str, Any], part: str) -> str:
-    """Candidates of each group, with median and half of the quartiles' distance, ratios, and peak memory beside the inputs."""
+    """Candidates of each record: median, half of the quartiles' distance, if kept, ratios, and peak memory beside the inputs."""
     blocks = []
-    for group in groups_of(document, (part,)):
-        ours, limit = (group["ours"] or [None])[0], group["limit"]
+    for record in records_of(document, (part,)):
+        ours, limit = (record["ours"] or [None])[0], record["limit"]
         head = [
-            title_of(group),
+            title_of(record),
             "time",
             *([f"over {limit}"] if limit else []),
             *([f"over {ours}"] if ours else []),
             "peak memory",
         ]
         lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for name, found in group["candidates"].items():
+        for name, found in record["candidates"].items():
             unit, scale = ("ms", 1e3) if found["median"] > 1e-3 else ("us", 1e6)
-            spread = scale * (found["quartile3"] - found["quartile1"]) / 2
-            time = f"{scale * found['median']:.1f} ± {spread:.1f} {unit}"
+            spread = ""
+            if "quartile1" in found:
+                spread = f" ± {scale * (found['quartile3'] - found['quartile1']) / 2:.1f}"
+            time = f"{scale * found['median']:.1f}{spread} {unit}"
             ratios = [f"{found[key]:.2f}" for key in ("over limit", "over ours") if key in found]
             memory = found.get("peak memory, MB")
             shown = "" if memory is None else f"{memory:.0f} MB" if memory >= 1 else "< 1 MB"
-            label = f"**{name}**" if name in group["ours"] else name
+            label = f"**{name}**" if name in record["ours"] else name
             lines.append(f"| {' | '.join([label, time, *ratios, shown])} |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def growth_table(groups: list[Group]) -> str:
+def growth_table(records: list[Record]) -> str:
     """Exponents of time, and of memory in brackets, by family and size."""
-    axes = list(dict.fromkeys(group["what"] for group in groups))
+    axes = list(dict.fromkeys(record["what"] for record in records))
     lines = [f"| time (memory) grows with the power | {' | '.join(axes)} |", "|---" * (len(axes) + 1) + "|"]
     rows: dict[str, dict[str, str]] = {}
-    for group in groups:
-        sizes, found = [int(size) for size in group["candidates"]], list(group["candidates"].values())
+    for record in records:
+        sizes, found = [int(size) for size in record["candidates"]], list(record["candidates"].values())
         time, memory = (slope(sizes, [entry[key] for entry in found]) for key in ("median", "peak memory, MB"))
-        rows.setdefault(group["part"], {})[group["what"]] = f"{time:.2f} ({memory:.2f})"
-    rows["the mathematics"] = {group["what"]: str(group["exponent of the mathematics"]) for group in groups}
+        rows.setdefault(record["part"], {})[record["what"]] = f"{time:.2f} ({memory:.2f})"
+    rows["the mathematics"] = {record["what"]: str(record["exponent of the mathematics"]) for record in records}
     return "\n".join(
         [*lines, *(f"| {name} | {' | '.join(row.get(axis, '') for axis in axes)} |" for name, row in rows.items())]
     )
-
-
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Of the line through the logarithms of the larger half: below it, what does not grow still counts."""
-    half = len(x) // 2
-    logs = [[math.log(value) for value in values[half:]] for values in (x, y)]
-    return statistics.linear_regression(*logs).slope
 
 
 def tables(text: str) -> str:
@@ -234,23 +184,17 @@ def pictures(folder: Path) -> Iterator[tuple[Path, list[Path], Callable[[], Any]
             if not source.exists():
                 continue
             document = load(source)
-            groups = groups_of(document, figure.parts)
-            if groups:
+            records = records_of(document, figure.parts)
+            if records:
                 yield (
                     source.with_name(f"{source.stem}{figure.suffix}.png"),
                     [source],
-                    lambda f=figure, g=groups, d=document: _plots(f.kind)(g, f"{f.title}; {machine_name(d)}", **f.options),
+                    lambda f=figure, r=records, d=document: _plots(f.kind)(r, f"{f.title}; {machine_name(d)}", **f.options),
                 )
     sources = sorted({folder / f"{row.package}-cpu.json" for row in HEADLINES})
     if folder == RESULTS:
-        yield folder / "overview-cpu.png", sources, lambda: _plots("overview")(HEADLINES, machine_name(load(sources[0])))
-
-
-def machine_name(document: dict[str, Any]) -> str:
-    """The GPU, or the CPU and its cores in use."""
-    hardware = document["hardware"]
-    name: str = hardware.get("gpu") or f"{hardware['threads']} cores of an {hardware['cpu']}"
-    return name
+        rows = [(row.label, row.factors()) for row in HEADLINES]
+        yield folder / "overview-cpu.png", sources, lambda: _plots("overview")(rows, machine_name(load(sources[0])))
 
 
 def _plots(kind: str) -> Any:

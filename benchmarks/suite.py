@@ -8,17 +8,21 @@ import dataclasses
 import gc
 import importlib.util
 import json
+import math
+import re
 import subprocess
 import sys
+import time
 import types
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import publish
 import torch
+from records import RESULTS, Record, sizes_of
 from rnnkit_common.testing import alternate, hardware, inference, keep_freed_memory, training_step
 from rnnkit_common.testing.cases import torch_threads
 from torch import Tensor, nn
@@ -26,9 +30,42 @@ from tqdm import tqdm
 
 PEERS = Path(__file__).parents[1] / "peers"  # fetched; git ignores it
 QUICK = 1 / 40  # of the usual seconds
+EMULATED_SIZE = 24  # the most, where the groups of a GPU are only tried
+
+# What peers' C++ and CUDA sources use and torch has dropped since.
+_DROPPED = [
+    (re.compile(r"\.type\(\)\.is_cuda\(\)"), ".is_cuda()"),
+    (re.compile(r"\b([Ux])\.type\(\)"), r"\1.scalar_type()"),
+    (re.compile(r"\.data<scalar_t>"), ".data_ptr<scalar_t>"),
+    (re.compile(r"<THC/THC\.h>"), "<c10/cuda/CUDAException.h>"),
+    (re.compile(r"\bTHCudaCheck\("), "C10_CUDA_CHECK("),
+    (re.compile(r"<torch/torch\.h>"), "<torch/extension.h>"),
+]
 
 Run = Callable[[], Any]
 _peers: dict[str, str] = {}  # requirement -> "measured", or why not
+_compile_peers = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What is measured on: "cpu", "cuda", or "emulated", the groups of a GPU tried on the CPU, with small sizes."""
+
+    name: str
+
+    @property
+    def device(self) -> str:
+        """As torch knows it."""
+        return "cuda" if self.name == "cuda" else "cpu"
+
+    @property
+    def gpu(self) -> bool:
+        """Whether a GPU's groups are wanted."""
+        return self.name != "cpu"
+
+    def fit(self, *sizes: int) -> tuple[int, ...]:
+        """Sizes that this machine can do."""
+        return tuple(min(size, EMULATED_SIZE) for size in sizes) if self.name == "emulated" else sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +83,7 @@ class Group:
     share: float = 1.0  # of the seconds that a group gets
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what else the JSON is to hold
 
-    def measure(self, seconds: float, device: str, least: int = 5) -> dict[str, Any]:
+    def measure(self, seconds: float, device: str, least: int = 5) -> Record:
         """Time and peak memory of each candidate, and its ratio to ours and to the limit."""
         with torch_threads(self.threads or torch.get_num_threads()):
             runs, memory, failed = dict(self.make()), {}, {}
@@ -62,7 +99,7 @@ class Group:
         found = {name: {**time, "peak memory, MB": memory[name]} for name, time in times.items()}
         return self.document(found, **({"failed": failed} if failed else {}))
 
-    def document(self, candidates: dict[str, dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def document(self, candidates: dict[str, dict[str, Any]], **more: Any) -> Record:
         """A group as it stands in the JSON, with the candidates' ratios."""
         for ratio, base in (("over ours", self.ours[0] if self.ours else None), ("over limit", self.limit)):
             for found in candidates.values() if base is not None else ():
@@ -81,47 +118,59 @@ class Group:
         }
 
 
-def main(name: str, groups: Callable[[str], list[Group]], *, seconds: float = 10.0) -> None:
-    """Measures on the CPU, and then on the GPU where there is one: results/<name>-<device>.json, and pictures and tables of it.
+def main(name: str, groups: Callable[[Machine], list[Group]], *, seconds: float = 10.0) -> None:
+    """Measures on the CPU, and then on the GPU where there is one: results/<name>-<machine>.json, and pictures and tables of it.
 
     Args:
         name: of the package, or of what is measured.
-        groups: what there is to measure on a device, "cpu" or "cuda"; nothing, where that device is not for it.
+        groups: what there is to measure on a machine, the most telling first; nothing, where that machine is not for it.
         seconds: for each group, unless the user says otherwise.
     """
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="only this one")
+    parser.add_argument("--device", choices=["cpu", "cuda", "emulated"], help="only this one")
     parser.add_argument("--seconds", type=float, default=seconds, help="for each group of candidates")
+    parser.add_argument("--minutes", type=float, help="for all groups of a device: those that do not fit are left out")
     parser.add_argument(
         "--quick", action="store_true", help="few sizes and few runs of each, to see that all of it works; in build/quick"
     )
-    parser.add_argument("--folder", type=Path, default=publish.RESULTS, help="where results go")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where results go")
+    parser.add_argument("--no-compiling", action="store_true", help="leave out the peers that have to be compiled")
     options = parser.parse_args()
+    global _compile_peers
+    _compile_peers = not options.no_compiling
     folder, least = options.folder, 5
-    if options.quick:
-        options.seconds, folder, least = options.seconds * QUICK, publish.ROOT / "build" / "quick", 2
+    if options.quick or options.device == "emulated":
+        options.seconds, least = options.seconds * QUICK, 2
+        folder = publish.ROOT / "build" / "quick" if folder == RESULTS else folder
     folder.mkdir(parents=True, exist_ok=True)
     PEERS.mkdir(exist_ok=True)
-    for device in [options.device] if options.device else ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+    for machine in map(
+        Machine, [options.device] if options.device else ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    ):
         torch.manual_seed(0)
         keep_freed_memory()
-        found = groups(device)
+        end = time.monotonic() + 60 * (options.minutes or math.inf)
+        wanted = groups(machine)
         if options.quick:
-            found = _few(found)
-        if not found:
-            continue
-        rows = []
-        with tqdm(found, f"{name}, {device}", disable=None) as bar:
+            wanted = _few(wanted)
+        path, records = folder / f"{name}-{machine.name}.json", []
+        with tqdm(wanted, f"{name}, {machine.name}", disable=None) as bar:
             for group in bar:
-                rows.append(group.measure(options.seconds, device, least))
+                if time.monotonic() > end:
+                    break
+                records.append(group.measure(options.seconds, machine.device, least))
                 with tqdm.external_write_mode():
-                    report(rows[-1])
+                    report(records[-1])
                 gc.collect()
-        document = {"hardware": hardware(device == "cuda"), "versions": _versions(), "peers": _peers, "groups": rows}
-        path = folder / f"{name}-{device}.json"
-        path.write_text(json.dumps(document, indent=1) + "\n")
-        print(f"\n{path}")
-    publish.publish(folder)
+                # after each: what is cut off then loses only itself
+                document = {"hardware": hardware(machine.device == "cuda"), "versions": _versions(), "peers": _peers}
+                path.write_text(json.dumps({**document, "groups": records}, indent=1) + "\n")
+        if records:
+            print(f"\n{path}: {len(records)} of {len(wanted)} groups")
+    if not importlib.util.find_spec("matplotlib"):
+        print("there is no matplotlib: no pictures")
+    elif options.device != "emulated":
+        publish.publish(folder)
 
 
 def _few(groups: list[Group]) -> list[Group]:
@@ -135,18 +184,18 @@ def _few(groups: list[Group]) -> list[Group]:
     return found
 
 
-def report(group: dict[str, Any]) -> None:
-    """Prints a group as it comes."""
-    print(f"\n{group['part']}: {group['what']}, {publish.sizes_of(group)}")
-    for name, found in group["candidates"].items():
+def report(record: Record) -> None:
+    """Prints a record as it comes."""
+    print(f"\n{record['part']}: {record['what']}, {sizes_of(record)}")
+    for name, found in record["candidates"].items():
         ratios = [
             f"{found[key]:8.2f} x {base}"
-            for key, base in (("over limit", group["limit"]), ("over ours", (group["ours"] or [None])[0]))
+            for key, base in (("over limit", record["limit"]), ("over ours", (record["ours"] or [None])[0]))
             if key in found
         ]
         memory = found.get("peak memory, MB")
         print(f"  {name:28}{1e3 * found['median']:11.3f} ms{f'{memory:10.1f} MB' if memory is not None else '':13}", *ratios)
-    for name, error in group.get("failed", {}).items():
+    for name, error in record.get("failed", {}).items():
         print(f"  {name:28} failed: {error}")
 
 
@@ -157,7 +206,7 @@ def layer(
     x: tuple[int, int, int],
     products: Sequence[tuple[int, int, int]],
     *,
-    device: str,
+    machine: Machine,
     kinds: Sequence[str] = ("training step", "inference"),
     **options: Any,
 ) -> list[Group]:
@@ -170,7 +219,7 @@ def layer(
         products: each (rows, in, out): [rows, in] times [in, out].
         kinds: what to measure.
     """
-    where = {"device": device, "dtype": options.get("dtype", torch.float32)}
+    where = {"device": machine.device, "dtype": options.get("dtype", torch.float32)}
 
     def make(what: str) -> dict[str, Run]:
         made = {name: module.to(**where) for name, module in modules().items()}
@@ -213,10 +262,12 @@ def op(
     traffic: Mapping[str, float],
     *,
     name: str,
-    device: str,
+    machine: Machine,
     **options: Any,
 ) -> list[Group]:
     """An op alone: inference, forward for training and backward, each beside a copy that moves as many bytes.
+
+    On a GPU all of them are captured in CUDA graphs, so that it is the device's time that is measured.
 
     Args:
         part, sizes, options: of the groups.
@@ -226,6 +277,8 @@ def op(
     """
 
     def make(what: str, moved: float) -> dict[str, Run]:
+        if machine.name == "cuda":
+            torch.cuda.set_stream(torch.cuda.Stream())  # what is captured may not depend on the default stream
         plain = inputs()
         leaves = [tensor.clone().requires_grad_() for tensor in plain]
         out = forward(*leaves)
@@ -235,12 +288,24 @@ def op(
             "forward": lambda: forward(*leaves),
             "backward": lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True),
         }
-        return {name: runs[what], "copy": copy(moved * out.nbytes, device)}
+        runs = {name: runs[what], "copy": copy(moved * out.nbytes, machine.device)}
+        return {key: captured(run) for key, run in runs.items()} if machine.name == "cuda" else runs
 
     return [
         Group(part, what, sizes, lambda what=what, moved=moved: make(what, moved), [name], "copy", **options)
         for what, moved in traffic.items()
     ]
+
+
+def captured(run: Run) -> Run:
+    """A replay of a call, without what it costs to make it."""
+    for _ in range(2):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+        run()
+    return graph.replay
 
 
 def copy(moved: float, device: str) -> Run:
@@ -250,16 +315,24 @@ def copy(moved: float, device: str) -> Run:
     return lambda: target.copy_(source)
 
 
-def peer(requirement: str, load: Callable[[], Any]) -> Any:
-    """What `load` returns; or None, where this machine cannot have the peer, which is said and kept in the JSON."""
+def peer(requirement: str, load: Callable[[], Any], *, compiles: bool = False) -> Any:
+    """What `load` returns; or None, where this machine cannot have the peer, which is said and kept in the JSON.
+
+    Args:
+        requirement: as pip takes it.
+        load: makes it.
+        compiles: whether that takes a compiler, and minutes; then `--no-compiling` leaves it out.
+    """
+    _peers[requirement] = "measured"
+    if compiles and not _compile_peers:
+        _peers[requirement] = "not measured: it would have to be compiled"
+        return None
     try:
-        found = load()
+        return load()
     except (ImportError, OSError, RuntimeError, subprocess.CalledProcessError) as error:
         _peers[requirement] = f"not measured: {type(error).__name__}: {error}"
         print(f"{requirement} is {_peers[requirement]}")
         return None
-    _peers[requirement] = "measured"
-    return found
 
 
 def unpacked(requirement: str) -> Path:
@@ -268,6 +341,15 @@ def unpacked(requirement: str) -> Path:
     if not folder.exists():
         zipfile.ZipFile(fetched(requirement)).extractall(folder)
     return folder
+
+
+def mend(sources: Iterable[Path]) -> None:
+    """Changes, in place, what today's torch has not in a peer's C++ and CUDA sources."""
+    for path in sources:
+        text = path.read_text()
+        for dropped, today in _DROPPED:
+            text = dropped.sub(today, text)
+        path.write_text(text)
 
 
 def fetched(requirement: str, *options: str) -> Path:

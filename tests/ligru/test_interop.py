@@ -35,6 +35,7 @@ def example(request):
     return make(), inputs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("full", [False, True])
 def test_opcheck(normalize: bool, full: bool) -> None:
@@ -58,10 +59,12 @@ def test_opcheck(normalize: bool, full: bool) -> None:
     check_op(ops.recurrence_backward, [*grads, *given, lengths, mask, *options])
 
 
+@pytest.mark.slow
 def test_compile_traces_without_a_break(example) -> None:
     check_compile(*example)
 
 
+@pytest.mark.slow
 def test_compile_with_inductor_and_dynamic_shapes() -> None:
     torch.manual_seed(0)
     net = SLiGRU(4, SHAPE, num_layers=2, bidirectional=True, nonlinearity="tanh").eval()

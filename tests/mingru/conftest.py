@@ -1,13 +1,6 @@
 from pathlib import Path
 
-import pytest
-from rnnkit_common.testing import Backend, backend_parameters
+from rnnkit_common.testing import backend_fixtures
 
 CSRC = Path(__file__).parents[2] / "packages" / "mingru" / "csrc"
-
-
-@pytest.fixture(params=backend_parameters())
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """Runs the test once per backend; `torch.ops.rnnkit_mingru` is that backend's."""
-    request.param.activate("mingru", CSRC, monkeypatch)
-    return request.param
+backend, few_backends = backend_fixtures("mingru", CSRC)

@@ -14,6 +14,7 @@ def problem(steps: int, channels: int, mu: float) -> tuple[Tensor, Tensor]:
     return torch.randn(1, steps, channels) + mu, torch.randn(1, steps, channels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [-4.0, 0.0, 4.0])
 def test_forward_at_65536_steps(mu: float) -> None:
     k, v = problem(65536, 32, mu)
@@ -23,6 +24,7 @@ def test_forward_at_65536_steps(mu: float) -> None:
     assert relative_error(h, last) <= 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mu", [-4.0, 0.0, 4.0])
 def test_gradients_at_4096_steps(mu: float) -> None:
     planes = problem(4096, 32, mu)

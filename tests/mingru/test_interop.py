@@ -33,9 +33,10 @@ def example(request):
     return make(), inputs()
 
 
-@pytest.mark.parametrize("gates", [1, 2])
-@pytest.mark.parametrize("layout", ["packed", "planes", "time-major"])
-@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("gates", "layout", "masks"), [(1, "packed", False), (2, "packed", True), (2, "planes", False), (1, "time-major", True)]
+)
 def test_opcheck(gates: int, layout: str, masks: bool) -> None:
     torch.manual_seed(0)
     count = 1 if layout == "packed" else gates + 1
@@ -54,10 +55,12 @@ def test_opcheck(gates: int, layout: str, masks: bool) -> None:
     check_op(ops.step, [torch.randn(2, 4 * (gates + 1)), h0.detach() if masks else None, gates, 0, 0.5])
 
 
+@pytest.mark.slow
 def test_compile_traces_without_a_break(example) -> None:
     check_compile(*example)
 
 
+@pytest.mark.slow
 def test_compile_with_inductor_and_dynamic_shapes() -> None:
     torch.manual_seed(0)
     rnn = MinGRU(3, 8, num_layers=2, residual=True)

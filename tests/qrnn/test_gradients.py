@@ -1,4 +1,4 @@
-"""First and second derivatives, by finite differences in float64, on every backend."""
+"""First and second derivatives, by finite differences along random directions, in float64, on every backend."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def problem(pooling: str, options: dict, device: torch.device, layout: str) -> t
     return run, [*planes, double(2, 3, device=device)]
 
 
+# every pooling with every option, in one layout or the other
+CASES = [(p, o, "packed" if (i + j) % 2 else "planes") for i, p in enumerate(POOLINGS) for j, o in enumerate(OPTIONS)]
+
+
 @pytest.mark.kernels
-@pytest.mark.parametrize("layout", ["packed", "planes"])
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_gradients(options: dict, pooling: str, layout: str, backend: Backend) -> None:
-    run, inputs = problem(pooling, options, backend.device, layout)
-    assert torch.autograd.gradcheck(run, inputs)
+@pytest.mark.parametrize(("pooling", "options", "layout"), CASES, ids=str)
+def test_gradients(options: dict, pooling: str, layout: str, few_backends: Backend) -> None:
+    run, inputs = problem(pooling, options, few_backends.device, layout)
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("layout", ["packed", "planes"])
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(("pooling", "options", "layout"), CASES, ids=str)
 def test_second_derivatives(options: dict, pooling: str, layout: str) -> None:
     run, inputs = problem(pooling, options, torch.device("cpu"), layout)
-    assert torch.autograd.gradgradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 def test_third_derivatives_and_a_state_of_none() -> None:

@@ -32,6 +32,7 @@ def example(request):
     return make(), inputs()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["packed", "planes", "time-major"])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_opcheck(pooling: str, layout: str) -> None:
@@ -51,10 +52,12 @@ def test_opcheck(pooling: str, layout: str) -> None:
     check_op(ops.scan_backward, [*grads, planes, carries.detach(), None, lengths, seed, index, 0.3, 1.0, False])
 
 
+@pytest.mark.slow
 def test_compile_traces_without_a_break(example) -> None:
     check_compile(*example)
 
 
+@pytest.mark.slow
 def test_compile_with_inductor_and_dynamic_shapes() -> None:
     torch.manual_seed(0)
     rnn = QRNN(3, 8, num_layers=2, window=2)

@@ -21,6 +21,7 @@ def lattice_inputs() -> list[torch.Tensor]:
     return [torch.randn(2, 1, 6, 3, requires_grad=True), torch.randn(2, 1, 6, 4, requires_grad=True)]
 
 
+@pytest.mark.slow
 def test_opcheck_lattice() -> None:
     check_op(OPS.lattice, [*lattice_inputs(), [0], [1], None, None, False, False, True, 1.0])
     with_options = [[0], [1], PROBLEM.boundary, None, True, True, False, 1.0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import rnnt_loss as rl
 import torch
-from rnnkit_common.testing import Backend, poisoned_outputs
+from rnnkit_common.testing import Backend, poisoned_outputs, some_sanitized
 from rnnt_loss import reference
 from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
 from torch import nn
@@ -35,7 +35,7 @@ def test_rnnt_loss(rnnt_type: str, hat: bool, dtype: torch.dtype, backend: Backe
     compare(run, oracle, [problem.logits], problem.weights)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 3, 4, 7, 8, 31, 33, 64, 100, 255, 501])
+@pytest.mark.parametrize("classes", some_sanitized([1, 2, 3, 4, 7, 8, 31, 33, 64, 100, 255, 501], 5))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_number_of_classes(classes: int, dtype: torch.dtype, backend: Backend) -> None:
     problem = Problem.of(3, 2, classes, dtype=dtype, device=backend.device, scale=3)
@@ -120,7 +120,7 @@ def test_simple_loss_where_the_product_of_exponentials_underflows(
 
 
 @pytest.mark.parametrize("rnnt_type", TYPES)
-@pytest.mark.parametrize("scales", [(0.25, 0.0), (0.0, 0.3), (0.1, 0.1)])
+@pytest.mark.parametrize("scales", some_sanitized([(0.25, 0.0), (0.0, 0.3), (0.1, 0.1)], 2))
 def test_smoothed_loss(rnnt_type: str, scales: tuple[float, float], backend: Backend) -> None:
     problem = Problem.of(device=backend.device)
     symbols, boundary = problem.symbols, problem.boundary
@@ -177,7 +177,7 @@ def test_pruned_loss(rnnt_type: str, hat: bool, dtype: torch.dtype, backend: Bac
 
 
 @pytest.mark.parametrize("pruned", [False, True])
-@pytest.mark.parametrize("rows_at_once", [0, 1, 7, 10**6])
+@pytest.mark.parametrize("rows_at_once", some_sanitized([0, 1, 7, 10**6], 2))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_fused_joiner(pruned: bool, rows_at_once: int, dtype: torch.dtype, backend: Backend) -> None:
     """The Linear after a tanh, and any callable, against the joiner and its loss one after the other."""
@@ -275,6 +275,7 @@ def test_prune_ranges(frames_symbols: tuple[int, int], rnnt_type: str, backend: 
     problem = Problem.of(frames, symbols, device=backend.device)
     lm, am = problem.lm, problem.am
     _, (px, py) = rl.rnnt_loss_simple(lm, am, problem.symbols, 0, problem.boundary, rnnt_type, return_grad=True)
+    px, py = ((t * 2**20).round() / 2**20 for t in (px, py))  # sums are then exact, and equal ones are the same to all
     regular = rnnt_type == "regular"
     for s_range in (2, 3, 5):
         ranges = rl.get_rnnt_prune_ranges(px, py, problem.boundary, s_range)

@@ -152,6 +152,7 @@ class Causal(torch.nn.Module):
         return self.rnn(x, attn_mask=mask)[:2]
 
 
+@pytest.mark.slow
 def test_compile_export_and_script(rnn: SRUpp) -> None:
     x, mask = torch.randn(6, 2, 4), torch.full((6, 6), -math.inf).triu(1)
     check_compile(Causal(rnn), (x,))

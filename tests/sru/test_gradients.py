@@ -1,4 +1,4 @@
-"""First and second derivatives, by finite differences in float64, on every backend."""
+"""First and second derivatives, by finite differences along random directions, in float64, on every backend."""
 
 from __future__ import annotations
 
@@ -46,27 +46,25 @@ def problem(
 
 @pytest.mark.kernels
 @pytest.mark.parametrize(("skip", "peephole", "options"), PAIRS, ids=str)
-def test_gradients(skip: str, peephole: str, options: dict, backend: Backend) -> None:
-    run, inputs = problem(skip, peephole, "tanh", options, backend.device)
-    assert torch.autograd.gradcheck(run, inputs)
+def test_gradients(skip: str, peephole: str, options: dict, few_backends: Backend) -> None:
+    run, inputs = problem(skip, peephole, "tanh", options, few_backends.device)
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize(("skip", "peephole"), KINDS)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(("skip", "peephole", "options"), PAIRS, ids=str)
 def test_second_derivatives(options: dict, skip: str, peephole: str) -> None:
     run, inputs = problem(skip, peephole, "tanh", options, torch.device("cpu"))
-    assert torch.autograd.gradgradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_gradients_of_a_whole_layer(batch_first: bool, activation: str, backend: Backend) -> None:
+@pytest.mark.parametrize(("activation", "batch_first"), [("identity", False), ("relu", True), ("tanh", False)])
+def test_gradients_of_a_whole_layer(batch_first: bool, activation: str, few_backends: Backend) -> None:
     """Those of x come from the highway and from the matrix product; second derivatives go through U too."""
     torch.manual_seed(0)
-    d = backend.device
+    d = few_backends.device
     inputs = [
-        double(2, 5, 4, device=d),
+        double(2, 3, 4, device=d),
         double(4, 12, device=d),
         double(8, device=d),
         double(8, device=d),
@@ -78,9 +76,9 @@ def test_gradients_of_a_whole_layer(batch_first: bool, activation: str, backend:
         options = {"activation": activation, "bidirectional": True, "batch_first": batch_first}
         return functional.layer(x, weight, bias, weight_c, c0, **options)
 
-    assert torch.autograd.gradcheck(run, inputs)
-    if activation == "tanh":
-        assert torch.autograd.gradgradcheck(run, inputs, atol=1e-4)
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    if activation == "tanh" and few_backends.name.startswith("cpu"):
+        assert torch.autograd.gradgradcheck(run, inputs, atol=1e-4, fast_mode=True)
 
 
 def test_a_layer_is_its_product_and_its_recurrence() -> None:
@@ -96,7 +94,7 @@ def test_a_layer_is_its_product_and_its_recurrence() -> None:
 def test_gradients_of_a_product() -> None:
     inputs = [double(2, 3, 4), double(4, 5)]
     assert torch.autograd.gradcheck(functional.product, inputs)
-    assert torch.autograd.gradgradcheck(functional.product, inputs)
+    assert torch.autograd.gradgradcheck(functional.product, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("batch_first", [False, True])

@@ -71,7 +71,7 @@ def train(options: argparse.Namespace, device: torch.device) -> tuple[Copier, li
             schedule.step()
             if step % 10 == 0 or step == options.steps:
                 accuracy = float((logits.argmax(-1) == y).float().mean())
-                history.append((step, float(loss), accuracy))
+                history.append((step, loss.item(), accuracy))
                 progress.set_postfix(loss=f"{history[-1][1]:.4f}", accuracy=f"{accuracy:.1%}")
             progress.update()
     return model, history

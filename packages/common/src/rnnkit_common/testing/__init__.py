@@ -5,8 +5,8 @@ Needs the extra `rnnkit-common[testing]`.
 
 from . import scans
 from .accuracy import assert_no_worse, relative_error
-from .backends import Backend, backend_parameters
-from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided
+from .backends import Backend, backend_fixtures
+from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, some_sanitized, strided
 from .interop import check_compile, check_export, check_op, check_script
 from .parallel import (
     check_captured_training,
@@ -24,7 +24,7 @@ __all__ = [
     "Backend",
     "alternate",
     "assert_no_worse",
-    "backend_parameters",
+    "backend_fixtures",
     "check_captured_training",
     "check_compile",
     "check_current_stream",
@@ -42,6 +42,7 @@ __all__ = [
     "relative_error",
     "saturated",
     "scans",
+    "some_sanitized",
     "strided",
     "training_step",
 ]

@@ -1,4 +1,7 @@
-"""The ways a family's kernels can be run: the CPU's instruction sets, emulated CUDA in several orders, and a GPU."""
+"""The ways a family's kernels can be run: the CPU's instruction sets, emulated CUDA, and a GPU.
+
+Emulated threads take turns in an order that depends on the test: of many tests of one kernel, each order gets some.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import dataclasses
 import functools
 import importlib
 import os
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,40 +30,75 @@ class Backend:
     """Where kernels run."""
 
     name: str
-    cpu_target: str | None = None
-    order: str | None = None
-    multiprocessors: int = 132
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)  # that makes them run there
+    multiprocessors: int | None = None  # of the emulated device
 
     @property
     def device(self) -> torch.device:
         """Of the tensors that reach these kernels."""
-        return torch.device("cuda" if self.name == "cuda" else "cpu")
+        return torch.device("cuda" if self.name.startswith("cuda") else "cpu")
 
-    def activate(self, family: str, csrc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Makes `torch.ops.rnnkit_<family>` run on this backend until the test ends."""
-        if self.cpu_target is not None:
-            monkeypatch.setenv("RNNKIT_CPU_TARGET", self.cpu_target)
-        if self.order is not None:
-            configure, ops = _emulated(family, csrc)
-            configure(*ORDERS[self.order], self.multiprocessors)
-            monkeypatch.setattr(torch.ops, f"rnnkit_{family}", ops)
+    def activate(self, family: str, csrc: Path, test: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Makes `torch.ops.rnnkit_<family>` run on this backend until the test, of that name, ends."""
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        if self.multiprocessors is not None:
+            order = list(ORDERS)[zlib.crc32(test.encode()) % len(ORDERS)]
+            emulate(family, csrc, order, self.multiprocessors, monkeypatch)
 
 
-def backend_parameters() -> list[Any]:
-    """Parameters for a fixture: all backends; that on a GPU carries the mark `gpu` and is skipped where there is none."""
-    backends = [Backend(f"cpu-{target}", cpu_target=target) for target in cpu_targets()]
-    for order in ORDERS:
-        for size, count in MULTIPROCESSORS.items():
-            backends.append(Backend(f"emulated-{order}-{size}", order=order, multiprocessors=count))
+def emulate(family: str, csrc: Path, order: str, multiprocessors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `torch.ops.rnnkit_<family>` run emulated CUDA, its threads in one of ORDERS, until the test ends."""
+    configure, ops = _emulated(family, csrc)
+    configure(*ORDERS[order], multiprocessors)
+    monkeypatch.setattr(torch.ops, f"rnnkit_{family}", ops)
+
+
+def backend_fixtures(
+    family: str, csrc: Path, emulated: Mapping[str, int] = MULTIPROCESSORS, engine: str | None = None
+) -> tuple[Any, Any]:
+    """The fixtures `backend`, all backends, and `few_backends`, one of a kind, for the conftest.py of a family's tests.
+
+    Those on a GPU carry the mark `gpu`, and are skipped where there is none.
+
+    Args:
+        family: its name.
+        csrc: where its native sources are.
+        emulated: names of emulated devices, and how many multiprocessors each has.
+        engine: the environment variable that chooses an engine, which those names are then, on a GPU too.
+    """
+
+    def environment(name: str) -> dict[str, str]:
+        return {} if engine is None else {engine: name}
+
+    targets = [Backend(f"cpu-{target}", {"RNNKIT_CPU_TARGET": target}) for target in compiled_targets(family)]
+    devices = [Backend(f"emulated-{name}", environment(name), count) for name, count in emulated.items()]
+    gpus = [Backend("cuda")] if engine is None else [Backend(f"cuda-{name}", environment(name)) for name in emulated]
     no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-    return [
-        *(pytest.param(backend, id=backend.name) for backend in backends),
-        pytest.param(Backend("cuda"), id="cuda", marks=[pytest.mark.gpu, no_gpu]),
-    ]
+
+    def fixture(name: str, *backends: Backend) -> Any:
+        def activated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+            backend: Backend = request.param
+            backend.activate(family, csrc, request.node.nodeid, monkeypatch)
+            return backend
+
+        marks = {True: [pytest.mark.gpu, no_gpu], False: []}
+        parameters = [pytest.param(b, id=b.name, marks=marks[b.device.type == "cuda"]) for b in backends]
+        return pytest.fixture(params=parameters, name=name)(activated)
+
+    return fixture("backend", *targets, *devices, *gpus), fixture("few_backends", targets[0], devices[-1], gpus[-1])
+
+
+def compiled_targets(family: str) -> list[str]:
+    """The instruction sets that this machine can run, of those that a family's installed library is compiled for."""
+    library = ctypes.CDLL(importlib.import_module(f"{family}._C").__file__)
+    library.rnnkit_cpu_targets.restype = ctypes.c_char_p
+    compiled = library.rnnkit_cpu_targets().decode().split()
+    return [target for target in cpu_targets() if target in compiled]
 
 
 def cpu_targets() -> list[str]:
-    """The instruction sets that this machine can run, of those that the libraries are compiled for."""
+    """The instruction sets that this machine can run, the best first."""
     capability = torch.backends.cpu.get_cpu_capability()
     if capability.startswith("AVX512"):
         return ["avx512", "avx2", "baseline"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -26,6 +28,11 @@ def strided(t: Tensor, kind: str) -> Tensor:
     view = larger[1:, 1:-1, 2 : 2 + t.shape[2]] if kind == "offset" else larger[1:, 1:-1, 1 : 1 + 2 * t.shape[2] : 2]
     view.copy_(t)
     return view
+
+
+def some_sanitized(cases: Sequence[Any], every: int = 6) -> list[Any]:
+    """Parameters for a test: every so many-th of the cases also runs under the sanitizers at each run of `nox`."""
+    return [pytest.param(case, marks=[pytest.mark.sanitized] * (i % every == 0)) for i, case in enumerate(cases)]
 
 
 @contextlib.contextmanager

@@ -114,6 +114,8 @@ def hardware(cuda: bool = False) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
+    if "RNNKIT_COMMIT" in os.environ:  # where the sources are a copy, without their repository
+        return os.environ["RNNKIT_COMMIT"]
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is None or shutil.which("git") is None:
         return None

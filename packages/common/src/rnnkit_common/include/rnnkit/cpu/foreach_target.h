@@ -8,6 +8,7 @@
 // A wheel built on any machine is so fast on every machine, without per-file compiler flags. The kernels, and the
 // headers of this folder that they include, have no include guards: they are meant to be read once per instruction set.
 // Standard headers must be included before this file, so that their templates are compiled for the baseline alone.
+// RNNKIT_ONLY_TARGET compiles them once, for one instruction set: a third of the time, for rounds of edit and test.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -43,12 +44,29 @@
 #define RNNKIT_TARGET_END RNNKIT_PRAGMA(GCC pop_options)
 #endif
 
+#define RNNKIT_BASELINE 0
+#define RNNKIT_AVX2 1
+#define RNNKIT_AVX512 2
+#ifdef RNNKIT_ONLY_TARGET
+#define RNNKIT_COMPILES(target) (RNNKIT_ONLY_TARGET == target)
+#else
+#define RNNKIT_COMPILES(target) (RNNKIT_X86 || target == RNNKIT_BASELINE)
+#endif
+
 namespace rnnkit {
 
-enum class CpuTarget { baseline, avx2, avx512 };
+enum class CpuTarget { baseline = RNNKIT_BASELINE, avx2 = RNNKIT_AVX2, avx512 = RNNKIT_AVX512 };
+
+inline bool compiled(CpuTarget target) {
+  return target == CpuTarget::avx512 ? RNNKIT_COMPILES(RNNKIT_AVX512)
+         : target == CpuTarget::avx2 ? RNNKIT_COMPILES(RNNKIT_AVX2)
+                                     : RNNKIT_COMPILES(RNNKIT_BASELINE);
+}
 
 inline CpuTarget best_cpu_target() {
-#if RNNKIT_X86
+#ifdef RNNKIT_ONLY_TARGET
+  return static_cast<CpuTarget>(RNNKIT_ONLY_TARGET);
+#elif RNNKIT_X86
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
     return CpuTarget::avx512;
@@ -67,6 +85,7 @@ inline CpuTarget cpu_target() {
   STD_TORCH_CHECK(name == "avx512" || name == "avx2" || name == "baseline", "RNNKIT_CPU_TARGET is '", wanted,
                   "'; it may be avx512, avx2 or baseline");
   STD_TORCH_CHECK(target <= best, "RNNKIT_CPU_TARGET is '", wanted, "', which this CPU does not have");
+  STD_TORCH_CHECK(compiled(target), "RNNKIT_CPU_TARGET is '", wanted, "', for which this library was not compiled");
   return target;
 }
 
@@ -82,7 +101,7 @@ inline constexpr InverseFactorials kInverseFactorials;
 
 }  // namespace rnnkit
 
-#if RNNKIT_X86
+#if RNNKIT_COMPILES(RNNKIT_AVX512)
 #define RNNKIT_TARGET avx512
 #define RNNKIT_VECTOR_BYTES 64
 #define RNNKIT_F16C 1
@@ -91,17 +110,34 @@ RNNKIT_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 RNNKIT_TARGET_END
 #undef RNNKIT_TARGET
 #undef RNNKIT_VECTOR_BYTES
+#undef RNNKIT_F16C
+#define RNNKIT_CALL_AVX512(arguments, ...) \
+  if (::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx512) return ::rnnkit::avx512::__VA_ARGS__ arguments;
+#define RNNKIT_NAME_OF_AVX512 "avx512 "
+#else
+#define RNNKIT_CALL_AVX512(arguments, ...)
+#define RNNKIT_NAME_OF_AVX512
+#endif
 
+#if RNNKIT_COMPILES(RNNKIT_AVX2)
 #define RNNKIT_TARGET avx2
 #define RNNKIT_VECTOR_BYTES 32
+#define RNNKIT_F16C 1
 RNNKIT_TARGET_BEGIN("avx2,fma,f16c")
 #include RNNKIT_KERNELS
 RNNKIT_TARGET_END
 #undef RNNKIT_TARGET
 #undef RNNKIT_VECTOR_BYTES
 #undef RNNKIT_F16C
+#define RNNKIT_CALL_AVX2(arguments, ...) \
+  if (::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx2) return ::rnnkit::avx2::__VA_ARGS__ arguments;
+#define RNNKIT_NAME_OF_AVX2 "avx2 "
+#else
+#define RNNKIT_CALL_AVX2(arguments, ...)
+#define RNNKIT_NAME_OF_AVX2
 #endif
 
+#if RNNKIT_COMPILES(RNNKIT_BASELINE)
 #define RNNKIT_TARGET baseline
 #define RNNKIT_VECTOR_BYTES 16
 #define RNNKIT_F16C 0
@@ -109,12 +145,21 @@ RNNKIT_TARGET_END
 #undef RNNKIT_TARGET
 #undef RNNKIT_VECTOR_BYTES
 #undef RNNKIT_F16C
-
-#if RNNKIT_X86
-#define RNNKIT_CALL_TARGET(arguments, ...)                                                         \
-  (::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx512 ? ::rnnkit::avx512::__VA_ARGS__ arguments \
-   : ::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx2 ? ::rnnkit::avx2::__VA_ARGS__ arguments   \
-                                                         : ::rnnkit::baseline::__VA_ARGS__ arguments)
+#define RNNKIT_CALL_BASELINE(arguments, ...) return ::rnnkit::baseline::__VA_ARGS__ arguments;
+#define RNNKIT_NAME_OF_BASELINE "baseline "
 #else
-#define RNNKIT_CALL_TARGET(arguments, ...) ::rnnkit::baseline::__VA_ARGS__ arguments
+#define RNNKIT_CALL_BASELINE(arguments, ...)
+#define RNNKIT_NAME_OF_BASELINE
 #endif
+
+// "avx512 avx2 baseline", as far as they are compiled: for the tests, which run them all.
+extern "C" __attribute__((visibility("default"), used)) inline const char* rnnkit_cpu_targets() {
+  return "" RNNKIT_NAME_OF_AVX512 RNNKIT_NAME_OF_AVX2 RNNKIT_NAME_OF_BASELINE;
+}
+
+#define RNNKIT_CALL_TARGET(arguments, ...)       \
+  [&] {                                          \
+    RNNKIT_CALL_AVX512(arguments, __VA_ARGS__)   \
+    RNNKIT_CALL_AVX2(arguments, __VA_ARGS__)     \
+    RNNKIT_CALL_BASELINE(arguments, __VA_ARGS__) \
+  }()

@@ -1,0 +1,748 @@
+"""Faults to plant in the sources, one at a time: `nox -s mutants` tells which of them the tests find.
+
+A fault is one or more edits of one file, each a text that stands there exactly once and what takes its place. What has to be
+compiled again follows from the file's folder. A fault is looked for in the tests of its family; of what all families share, in
+those of the families named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+COMMON = "packages/common/src/rnnkit_common"
+CPU, CUDA = f"{COMMON}/include/rnnkit/cpu", f"{COMMON}/include/rnnkit/cuda"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One planted fault."""
+
+    name: str
+    file: str
+    edits: tuple[tuple[str, str], ...]
+    families: tuple[str, ...] = ()  # whose tests have to find it; default: the file's
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """The folders of tests."""
+        return self.families or (self.file.split("/")[1],)
+
+
+def fault(name: str, file: str, *edits: str, families: str = "") -> Fault:
+    """`edits`: old, new, old, new, ..."""
+    pairs = tuple(zip(edits[::2], edits[1::2], strict=True))
+    return Fault(name, file, pairs, tuple(families.split()))
+
+
+_CPU_SCAN, _CUDA_SCAN = f"{CPU}/scan.h", f"{CUDA}/scan.h"
+_TENSORS, _SHARED = f"{COMMON}/include/rnnkit/scan_tensors.h", f"{COMMON}/shared.py"
+
+SCAN_ON_THE_CPU = [
+    fault(
+        "the state is kept a step late",
+        _CPU_SCAN,
+        "if (p.carries != nullptr && s % kCarry == 0) std::copy_n",
+        "if (p.carries != nullptr && s % kCarry == 1) std::copy_n",
+        families="mingru",
+    ),
+    fault(
+        "the first step of padding keeps its output",
+        _CPU_SCAN,
+        "for (int64_t t = tile.length; t < p.steps; ++t) std::fill_n(p.out",
+        "for (int64_t t = tile.length + 1; t < p.steps; ++t) std::fill_n(p.out",
+        families="mingru",
+    ),
+    fault(
+        "gradients of padding are not written",
+        _CPU_SCAN,
+        "for (int64_t t = tile.length; t < p.steps; ++t) clear(tile, t);",
+        "for (int64_t t = p.steps; t < p.steps; ++t) clear(tile, t);",
+        families="qrnn",
+    ),
+    fault(
+        "the last state is that of the first chunk",
+        _CPU_SCAN,
+        "q < group.sequences && chunk + 1 == tiling.chunks; ++q)",
+        "q < group.sequences && chunk == 0; ++q)",
+        families="mingru",
+    ),
+    fault(
+        "a chunk does not see the one before it",
+        _CPU_SCAN,
+        "for (int64_t earlier = 0; earlier < chunk; ++earlier)",
+        "for (int64_t earlier = 0; earlier + 1 < chunk; ++earlier)",
+        families="mingru",
+    ),
+    fault(
+        "a chunk's aggregate goes on over a reset",
+        _CPU_SCAN,
+        "        std::fill_n(total.a, tile.width, acc(0));\n",
+        "",
+        families="mingru",
+    ),
+    fault(
+        "gradients cross a reset",
+        _CPU_SCAN,
+        "M::store(factors[i].a + c, reset ? M::set(0) : a);",
+        "M::store(factors[i].a + c, a);",
+        families="mingru",
+    ),
+    fault(
+        "the gradient of the last state is ignored",
+        _CPU_SCAN,
+        "past[c] = p.grad_h_last == nullptr ? acc(0) : p.grad_h_last[tile.b * p.channels + tile.d + c];",
+        "past[c] = acc(0);",
+        families="qrnn",
+    ),
+    fault(
+        "the gradient of h0 is that of the last chunk",
+        _CPU_SCAN,
+        "if (chunk == 0) std::copy_n(past,",
+        "if (chunk + 1 == tiling.chunks) std::copy_n(past,",
+        families="mingru",
+    ),
+    fault(
+        "sums of parameters come from the first chunk alone",
+        _CPU_SCAN,
+        "for (int64_t chunk = 0; chunk < tiling.chunks; ++chunk) to[c] +=",
+        "for (int64_t chunk = 0; chunk < 1; ++chunk) to[c] +=",
+        families="sru",
+    ),
+    fault(
+        "the gradient that the output sends to the state before is lost in a chunk's aggregate",
+        _CPU_SCAN,
+        "if constexpr (Kind::kOutputSeesPrevious) b += M::load(factors[i].to_h_prev + c);",
+        "",
+        families="sru",
+    ),
+    fault(
+        "the last vector of a tile is stored whole",
+        _CPU_SCAN,
+        "        M::store(out + c, state, n);\n",
+        "        M::store(out + c, state);\n",
+        families="mingru",
+    ),
+    fault(
+        "states are rounded to the tensors' type",
+        _CPU_SCAN,
+        "      M::store(h + c, state);\n      if constexpr (Kind::kOutputPlanes == 0)",
+        "      scalar_t rounded[M::kLanes];\n      M::store(rounded, state);\n      M::store(h + c, M::load(rounded));\n"
+        "      if constexpr (Kind::kOutputPlanes == 0)",
+        families="mingru",
+    ),
+    fault(
+        "a sequence that goes backward fetches the state of another step",
+        f"{COMMON}/include/rnnkit/scan.h",
+        "return reverse && s < length ? length - 1 - s : s;",
+        "return reverse && s < length ? length - s : s;",
+        families="qrnn",
+    ),
+]
+
+VECTOR_MATHEMATICS = [
+    fault(
+        "exponentials go on below the smallest normal number",
+        f"{CPU}/math.h",
+        "kMinExp = -87.0f",
+        "kMinExp = -120.0f",
+        families="common",
+    ),
+    fault("a series is one term short", f"{CPU}/math.h", "kExpTerms = 7,", "kExpTerms = 5,", families="common"),
+    fault(
+        "bfloat16 is rounded away from zero at ties",
+        f"{CPU}/math.h",
+        "(bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16",
+        "(bits + 0x8000u) >> 16",
+        families="common",
+    ),
+    fault(
+        "a NaN may become infinite in bfloat16",
+        f"{CPU}/math.h",
+        "U32(x == x) ? rounded : (bits >> 16) | 0x40u, U16)",
+        "rounded, U16)",
+        families="common",
+    ),
+    fault(
+        "tanh loses its relative accuracy near 0",
+        f"{CPU}/math.h",
+        "const V m = power * expm1_r + (power - T(1));",
+        "const V m = power * (expm1_r + T(1)) - T(1);",
+        families="common",
+    ),
+    fault(
+        "sin of large numbers is reduced as that of small",
+        f"{CPU}/math.h",
+        "kMaxSin = 8192.0f",
+        "kMaxSin = 1e9f",
+        families="common",
+    ),
+]
+
+SCAN_ON_CUDA = [
+    fault(
+        "no barrier before the chunks' maps are read",
+        _CUDA_SCAN,
+        "of_chunks[threadIdx.y * kLanes] = map;\n    __syncthreads();",
+        "of_chunks[threadIdx.y * kLanes] = map;",
+        families="mingru",
+    ),
+    fault(
+        "no barrier before the blocks' maps are read",
+        _CUDA_SCAN,
+        "cluster_shared(of_blocks, rank)[cluster_rank() * kLanes] = total;\n      }\n      cluster_barrier();",
+        "cluster_shared(of_blocks, rank)[cluster_rank() * kLanes] = total;\n      }",
+        families="mingru",
+    ),
+    fault("one set of buffers instead of two in turn", _CUDA_SCAN, "    parity_ ^= 1;\n", "", families="mingru"),
+    fault(
+        "no barrier before a sum overwrites what others read",
+        _CUDA_SCAN,
+        "    cluster > 1 ? cluster_barrier() : __syncthreads();  // what this memory held before has been read\n",
+        "",
+        families="sru",
+    ),
+    fault(
+        "steps beyond the end act on the state",
+        _CUDA_SCAN,
+        "if (i >= count || (pads >> i & 1)) a[i] = 1, b[i] = 0;",
+        "if (pads >> i & 1) a[i] = 1, b[i] = 0;",
+        families="mingru",
+    ),
+    fault(
+        "a reset begins at 0",
+        _CUDA_SCAN,
+        "if (resets >> i & 1) b[i] += a[i] * p.initial, a[i] = 0;",
+        "if (resets >> i & 1) a[i] = 0;",
+        families="mingru",
+    ),
+    fault(
+        "a thread's entering state misses a chunk of its block",
+        _CUDA_SCAN,
+        "for (int c = 0; c < int(threadIdx.y); ++c) entering",
+        "for (int c = 1; c < int(threadIdx.y); ++c) entering",
+        families="qrnn",
+    ),
+    fault(
+        "the adjoint's map leaves out the gradients",
+        _CUDA_SCAN,
+        "map = {a[i] * map.a, adjoint(i, map.b + grad[i])};",
+        "map = {a[i] * map.a, adjoint(i, map.b)};",
+        families="mingru",
+    ),
+    fault(
+        "gradients of padding are not written",
+        _CUDA_SCAN,
+        "for (int j = 0; j < planes; ++j) zero_padding(p.grad_in[j]",
+        "for (int j = 1; j < planes; ++j) zero_padding(p.grad_in[j]",
+        families="mingru",
+    ),
+    fault(
+        "padding of interleaved planes is taken as that of plain ones",
+        _CUDA_SCAN,
+        "zero_padding(p.grad_in[j], p, at, length, channel_stride<Kind>(j));",
+        "zero_padding(p.grad_in[j], p, at, length);",
+        families="sru",
+    ),
+    fault(
+        "lengths are not checked",
+        _CUDA_SCAN,
+        'if (length < 0 || length > p.steps) device_fail("lengths: a value is not within 0 and T");',
+        "",
+        families="mingru",
+    ),
+    fault(
+        "padding changes the state of a serial scan",
+        _CUDA_SCAN,
+        "h = pad ? h : after;",
+        "h = after;",
+        families="sru",
+    ),
+    fault(
+        "h0 is ignored",
+        _CUDA_SCAN,
+        "acc state = p.h0 != nullptr && at.active ? p.h0[at.b * p.channels + at.d] : p.initial;",
+        "acc state = p.initial;",
+        families="qrnn",
+    ),
+    fault(
+        "the carry of a block is the state after it",
+        _CUDA_SCAN,
+        "if (p.carries != nullptr) p.carries[p.carry_offset(at.b, s) + at.d] = h;\n      Steps<scalar_t> out",
+        "if (p.carries != nullptr) p.carries[p.carry_offset(at.b, s) + at.d] = state;\n      Steps<scalar_t> out",
+        families="mingru",
+    ),
+]
+
+TENSORS_AND_DERIVATIVES = [
+    fault(
+        "h0 does not reach the kernel",
+        _TENSORS,
+        "p.h0 = h0 ? h0->template const_data_ptr<acc>() : nullptr;",
+        "p.h0 = nullptr;",
+        families="qrnn",
+    ),
+    fault(
+        "outputs do not lie as the planes do",
+        _TENSORS,
+        "if (!time_major_) return torch::stable::new_empty",
+        "if (true) return torch::stable::new_empty",
+        families="mingru",
+    ),
+    fault(
+        "strides of planes are those of a contiguous tensor",
+        _TENSORS,
+        "return {static_cast<T*>(t.data_ptr()) + offset, t.stride(0), t.stride(1)};",
+        "return {static_cast<T*>(t.data_ptr()) + offset, t.size(1) * t.size(2), t.size(2)};",
+        families="mingru",
+    ),
+    fault(
+        "second derivatives forget h0",
+        _SHARED,
+        "given = (True, grad_h_last is not None, h0 is not None)",
+        "given = (True, grad_h_last is not None, False)",
+        families="mingru",
+    ),
+    fault(
+        "an expanded gradient of the last state is handed on as it is",
+        _SHARED,
+        "            grad_h_last = grad_h_last.contiguous()\n        *grads",
+        "            grad_h_last = grad_h_last\n        *grads",
+        families="qrnn",
+    ),
+    fault("lengths beyond T are let through", _SHARED, "if low < 0 or high > steps:", "if low < 0:", families="mingru"),
+    fault(
+        "torch.func's transforms are not noticed",
+        _SHARED,
+        "return not torch.compiler.is_compiling() and bool(torch._C._are_functorch_transforms_active())",
+        "return False",
+        families="mingru",
+    ),
+    fault(
+        "a piece of a split scan begins with the state of the next",
+        _SHARED,
+        "            mine = state\n",
+        "            mine = a * state + b\n",
+        families="mingru",
+    ),
+    fault(
+        "tracing is told of another number of carries",
+        _SHARED,
+        "STEPS_PER_CARRY = 16",
+        "STEPS_PER_CARRY = 32",
+        families="mingru",
+    ),
+    fault(
+        "a gradient of h0 alone is not foreseen",
+        _SHARED,
+        "wants = h0 is not None and h0.requires_grad",
+        "wants = False",
+        families="qrnn",
+    ),
+    fault(
+        "what dropout keeps is not scaled",
+        _SHARED,
+        "return torch.bernoulli(keep) / (1.0 - p)",
+        "return torch.bernoulli(keep)",
+        families="sru ligru",
+    ),
+    fault("a state's device is not checked", _SHARED, "if h.device != x.device:", "if False:", families="mingru"),
+]
+
+_CELL, _MODULES = "packages/{}/csrc/cell.h", "packages/{0}/src/{0}/modules.py"
+
+MINGRU = [
+    fault(
+        "the slope of the candidate below 0 is the candidate",
+        _CELL.format("mingru"),
+        "dc = M::select(v >= T(0), one(), sigmoid * complement);",
+        "dc = M::select(v >= T(0), one(), sigmoid);",
+    ),
+    fault(
+        "minLSTM's gates underflow together",
+        _CELL.format("mingru"),
+        "M::select(x[0] >= x[1], one(), ratio)",
+        "ef",
+        "M::select(x[0] >= x[1], ratio, one())",
+        "ei",
+    ),
+    fault(
+        "identity and tanh are exchanged",
+        "packages/mingru/csrc/options.h",
+        "enum class Activation { g, identity, tanh };",
+        "enum class Activation { g, tanh, identity };",
+    ),
+    fault(
+        "the residual is the normalised input",
+        _MODULES.format("mingru"),
+        "out = out + self.res_align(x)\n        return self.dropout(out), h_last\n\n    @torch.jit.export",
+        "out = out + self.res_align(y)\n        return self.dropout(out), h_last\n\n    @torch.jit.export",
+    ),
+    fault(
+        "batch_first is False by default",
+        _MODULES.format("mingru"),
+        "        batch_first: bool = True,",
+        "        batch_first: bool = False,",
+    ),
+    fault(
+        "both directions begin with the state of the first",
+        _MODULES.format("mingru"),
+        "h0 = h[direction, :, 0",
+        "h0 = h[0, :, 0",
+    ),
+    fault(
+        "padding reaches the weights' gradients",
+        _MODULES.format("mingru"),
+        "            x = x.masked_fill(padding, 0.0)  # NaN there must not reach the weights' gradients\n",
+        "",
+    ),
+    fault(
+        "minGRU-pytorch's rows are taken in its order",
+        _MODULES.format("mingru"),
+        '"layers.0.gate_hidden", (1, 0))',
+        '"layers.0.gate_hidden", (0, 1))',
+    ),
+    fault(
+        "a stream begins at 0",
+        "packages/mingru/src/mingru/functional.py",
+        '    start = initial if initial is not None else (0.5 if activation == "g" else 0.0)\n    return torch.ops',
+        "    start = initial if initial is not None else 0.0\n    return torch.ops",
+    ),
+    fault(
+        "dropout after the last layer too",
+        _MODULES.format("mingru"),
+        "                    dropout=dropout if i + 1 < len(sizes) else 0.0,\n                    activation=activation,\n                    device=device,",
+        "                    dropout=dropout,\n                    activation=activation,\n                    device=device,",
+    ),
+]
+
+_FUNCTIONAL = "packages/{0}/src/{0}/functional.py"
+
+QRNN = [
+    fault(
+        "zoneout keeps half as often",
+        "packages/qrnn/csrc/ops.h",
+        "int32_t(zoneout * (1 << 24) + 0.5)",
+        "int32_t(zoneout * (1 << 23) + 0.5)",
+    ),
+    fault(
+        "all sequences draw the same bits",
+        f"{COMMON}/include/rnnkit/philox.h",
+        "M::count_from(uint32_t(at.d)), U{} + uint32_t(at.b),",
+        "M::count_from(uint32_t(at.d)), U{},",
+        families="qrnn",
+    ),
+    fault("the slope of the input gate is 1", _CELL.format("qrnn"), "d[2] = b * rest;", "d[2] = b;"),
+    fault(
+        "the slope of the output gate is its value",
+        _CELL.format("qrnn"),
+        "d[0] = grad_out * c * (o * rest);",
+        "d[0] = grad_out * c * o;",
+    ),
+    fault(
+        "a window that goes backward looks back", _MODULES.format("qrnn"), "(j if self.backward else past - j)", "(past - j)"
+    ),
+    fault(
+        "what is saved of a sequence ignores its length",
+        _MODULES.format("qrnn"),
+        "            if lengths is not None:  # the last inputs",
+        "            if False:  # the last inputs",
+    ),
+    fault(
+        "saved inputs keep their graph",
+        _MODULES.format("qrnn"),
+        "self.prevX = kept.detach().clone()",
+        "self.prevX = kept.clone()",
+    ),
+    fault(
+        "zoneout does not scale outside of training",
+        _FUNCTIONAL.format("qrnn"),
+        "            scale = 1.0 - zoneout\n",
+        "            scale = 1.0\n",
+    ),
+    fault("directions are joined at the top alone", _MODULES.format("qrnn"), 'if self.join == "layer" or top:', "if top:"),
+    fault("fo-pooling has no output gate", "packages/qrnn/src/qrnn/modules.py", '("fo" if output_gate else "f")', '"f"'),
+]
+
+SRU = [
+    fault(
+        "the mask acts on the highway's gradient otherwise",
+        _CELL.format("sru"),
+        "const V highway = grad_out - masked * r;",
+        "const V highway = grad_out - grad_out * r;",
+    ),
+    fault(
+        "the peephole is missing in dc/dc_prev",
+        _CELL.format("sru"),
+        "    if constexpr (peephole != Peephole::none) a += v_f(own, x) * d[kFirst + 1];\n",
+        "",
+    ),
+    fault(
+        "the reset gate sends nothing to the state before",
+        _CELL.format("sru"),
+        "to_c_prev = d[0] * v_r(own, x);",
+        "to_c_prev = M::set(0);",
+    ),
+    fault(
+        "alpha is missing in the highway's gradient",
+        _CELL.format("sru"),
+        "d[1] = skip == Skip::input ? highway * own.scale : highway;",
+        "d[1] = highway;",
+    ),
+    fault("the gradient of v_r forgets c", _CELL.format("sru"), "sums[1] += grad[0] * c_prev;", "sums[1] += grad[0];"),
+    fault(
+        "both halves go forward",
+        "packages/sru/csrc/ops.h",
+        "p.reverse_from = t.channels / 2;",
+        "p.reverse_from = t.channels;",
+    ),
+    fault(
+        "attention goes where the padding is",
+        "packages/sru/src/sru/attention.py",
+        "valid = ~pad.unsqueeze(1).unsqueeze(1)",
+        "valid = pad.unsqueeze(1).unsqueeze(1)",
+    ),
+    fault(
+        "alpha is missing in the attention",
+        "packages/sru/src/sru/attention.py",
+        "out = residual + self.alpha * attended",
+        "out = residual + attended",
+    ),
+    fault(
+        "states are not told apart by direction",
+        _MODULES.format("sru"),
+        ".unflatten(2, [directions, last[0].shape[1] // directions]).transpose(1, 2).flatten(0, 1)",
+        ".unflatten(2, [directions, last[0].shape[1] // directions]).flatten(0, 1)",
+    ),
+    fault(
+        "the product adds nothing to the gradient of x",
+        "packages/sru/src/sru/_ops.py",
+        "            grad_x = _add_product(grad_x, grad_u, weight, again)\n",
+        "            grad_x = grad_x\n",
+    ),
+    fault(
+        "rescale is True by default",
+        _MODULES.format("sru"),
+        "        rescale: bool = False,",
+        "        rescale: bool = True,",
+    ),
+    fault(
+        "a dropped-out weight is not scaled at the start",
+        _MODULES.format("sru"),
+        "            w[..., 0] *= (1 - self.dropout) ** 0.5\n",
+        "",
+    ),
+]
+
+LIGRU = [
+    fault(
+        "threads do not wait at the end of a step",
+        "packages/ligru/csrc/cpu/engine.h",
+        "      barrier.wait(end - begin);\n    }\n    for (int64_t r = begin * rows / team.seats(); r < end * rows / team.seats(); ++r)\n      std::copy_n(states[p.steps",
+        "    }\n    for (int64_t r = begin * rows / team.seats(); r < end * rows / team.seats(); ++r)\n      std::copy_n(states[p.steps",
+    ),
+    fault(
+        "products are not freed of their mean",
+        "packages/ligru/csrc/cpu/engine.h",
+        "static_cast<acc>(from[k]) - mean[k];",
+        "static_cast<acc>(from[k]);",
+    ),
+    fault("eps is left out", "packages/ligru/csrc/cpu/engine.h", "/ (2 * units) + p.eps);", "/ (2 * units));"),
+    fault("leaky_relu leaks ten times as much", _CELL.format("ligru"), "kLeak = T(0.01);", "kLeak = T(0.1);"),
+    fault(
+        "the update gate's gradient forgets the mask",
+        _CELL.format("ligru"),
+        "grad_z = (h - activated * mask)",
+        "grad_z = (h - activated)",
+    ),
+    fault(
+        "h0 is not what was there before the first step",
+        "packages/ligru/csrc/cpu/engine.h",
+        "this->load_or(p.h0, r * units + unit, n, 0);",
+        "V{};",
+    ),
+    fault(
+        "the normalisation's gradient misses what is along it",
+        "packages/ligru/csrc/cpu/engine.h",
+        " - mean.grad - M::load(p.normal + at + j, n) * mean.along) * rstd;",
+        " - mean.grad) * rstd;",
+    ),
+    fault(
+        "only the first part of k is summed",
+        "packages/ligru/csrc/cuda/product.h",
+        "    for (int part = 0; part < parts(); ++part) total += sums[part * part_values() + n * outputs + m];",
+        "    total += sums[n * outputs + m];",
+    ),
+    fault(
+        "no barrier before a message is complete",
+        "packages/ligru/csrc/cuda/resident.h",
+        "    __syncthreads();  // own() is complete\n",
+        "",
+    ),
+    fault(
+        "blocks go on to the next rows without waiting",
+        "packages/ligru/csrc/cuda/resident.h",
+        "      if (pair.active) p.h_last[pair.r * units + pair.column] = h[i];\n    }\n    member.finish();",
+        "      if (pair.active) p.h_last[pair.r * units + pair.column] = h[i];\n    }",
+    ),
+    fault(
+        "what no unit writes is NaN",
+        "packages/ligru/csrc/cuda/resident.h",
+        "      member.x(1)[n * member.product.x_stride() + k] = Operand(0.0f);  // what no unit writes must not be NaN\n",
+        "",
+    ),
+    fault(
+        "no barrier before a sum overwrites what others read",
+        "packages/ligru/csrc/cuda/steps.h",
+        "  __syncthreads();  // what this memory held before has been read\n",
+        "",
+    ),
+    fault(
+        "the running variance is the biased one",
+        _MODULES.format("ligru"),
+        "unbiased = var * count / (count - 1).clamp(min=1)",
+        "unbiased = var",
+    ),
+    fault(
+        "the running mean is added in evaluation",
+        _MODULES.format("ligru"),
+        "shift = norm.bias - norm.running_mean * scale",
+        "shift = norm.bias + norm.running_mean * scale",
+    ),
+    fault(
+        "the momentum is nn.BatchNorm1d's",
+        _MODULES.format("ligru"),
+        "nn.BatchNorm1d(width, momentum=0.05, ",
+        "nn.BatchNorm1d(width, ",
+    ),
+    fault(
+        "all layers begin with the first one's state",
+        _MODULES.format("ligru"),
+        "hx[i * self.num_directions : (i + 1) * self.num_directions]",
+        "hx[: self.num_directions]",
+    ),
+    fault(
+        "SpeechBrain's random masks are not dropped",
+        _MODULES.format("ligru"),
+        'for name in ("drop_masks", "drop_mask_te", "h_init"):',
+        'for name in ("drop_mask_te", "h_init"):',
+    ),
+]
+
+_RNNT = "packages/rnnt_loss/csrc"
+
+RNNT_LOSS = [
+    fault("all of the best arcs are taken", f"{_RNNT}/cpu/lattice.h", "            none_yet -= chosen;\n", ""),
+    fault(
+        "labels may always lead to the end", f"{_RNNT}/problem.h", "in.t1 + (arc.label && !label_end ? 0 : 1)", "in.t1 + 1"
+    ),
+    fault(
+        "a label does not pay for not being HAT's blank",
+        f"{_RNNT}/cpu/joint.h",
+        "offset = norm + softplus(acc(z[blank]));",
+        "offset = norm;",
+    ),
+    fault(
+        "clamp ignores the size of the loss's gradient",
+        f"{_RNNT}/cpu/joint.h",
+        "const acc bound = p.clamp * p.reaching(b, in);",
+        "const acc bound = p.clamp;",
+    ),
+    fault(
+        "gradients of padding are not written",
+        f"{_RNNT}/cpu/joint.h",
+        "        std::fill_n(grad, p.classes, scalar_t(0));\n        continue;",
+        "        continue;",
+    ),
+    fault(
+        "what underflows is not summed anew",
+        f"{_RNNT}/cpu/simple.h",
+        "if (!(product[s] >= Simple<scalar_t>::kLeast))",
+        "if (false)",
+    ),
+    fault(
+        "the gradient of what was summed anew is lost",
+        f"{_RNNT}/cpu/simple.h",
+        "return p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm > -Simple<scalar_t>::kLogLeast;",
+        "return false && norm > 0;",
+    ),
+    fault("the slope of tanh is 1 - h", f"{_RNNT}/cpu/simple.h", "(M::set(1) - h * h)", "(M::set(1) - h)"),
+    fault(
+        "a band may fall over time",
+        f"{_RNNT}/cpu/lattice.h",
+        "        least = std::min(least, begin[t]);\n",
+        "        least = begin[t];\n",
+    ),
+    fault(
+        "no barrier after a diagonal",
+        f"{_RNNT}/cuda/lattice.h",
+        "        if (i + kAhead < count && slot < width) steps[u] = fetch(i + kAhead, slot);\n        __syncthreads();",
+        "        if (i + kAhead < count && slot < width) steps[u] = fetch(i + kAhead, slot);",
+    ),
+    fault(
+        "no barrier before the way back",
+        f"{_RNNT}/cuda/lattice.h",
+        "  __syncthreads();\n  for (int at = threadIdx.x; at < depth * width; at += threads) ring[at] = 0;",
+        "  for (int at = threadIdx.x; at < depth * width; at += threads) ring[at] = 0;",
+    ),
+    fault(
+        "half of the warp finds the maximum",
+        f"{_RNNT}/cuda/joint.h",
+        "  for (int delta = 16; delta > 0; delta /= 2) {\n    const acc other",
+        "  for (int delta = 8; delta > 0; delta /= 2) {\n    const acc other",
+    ),
+    fault(
+        "all lanes add to the same class",
+        f"{_RNNT}/cuda/simple.h",
+        "if (target % 32 == lane) grad[target] += label;",
+        "grad[target] += label;",
+    ),
+    fault(
+        "the middle of a sequence is half a frame off",
+        "packages/rnnt_loss/src/rnnt_loss/_lattice.py",
+        "((end - 1) / 2 - t)",
+        "(end / 2 - t)",
+    ),
+    fault(
+        "FastEmit weighs blanks too",
+        "packages/rnnt_loss/src/rnnt_loss/_ops.py",
+        "return scale * ctx.options[-1] * label_occupancy, scale * blank_occupancy, *nothing",
+        "return scale * ctx.options[-1] * label_occupancy, scale * ctx.options[-1] * blank_occupancy, *nothing",
+    ),
+    fault(
+        "weights of a smoothed loss add up to more than 1",
+        _FUNCTIONAL.format("rnnt_loss"),
+        "both = 1 - lm_only - am_only",
+        "both = 1 - lm_only",
+    ),
+    fault(
+        "sigma is added",
+        _FUNCTIONAL.format("rnnt_loss"),
+        "arcs = (label[:, None] - sigma, found - sigma)",
+        "arcs = (label[:, None] + sigma, found + sigma)",
+    ),
+    fault(
+        "torchaudio's blank is 0 by default",
+        "packages/rnnt_loss/src/rnnt_loss/torchaudio.py",
+        "    target_lengths: Tensor,\n    blank: int = -1,",
+        "    target_lengths: Tensor,\n    blank: int = 0,",
+    ),
+    fault("the pruned loss begins with its whole weight", _MODULES.format("rnnt_loss"), "0.1 + 0.9 * done", "1.0"),
+    fault(
+        "symbols of padding are checked",
+        "packages/rnnt_loss/src/rnnt_loss/_lattice.py",
+        "            wrong = wrong & (s >= boundary[:, 0, None]) & (s < boundary[:, 2, None])\n",
+        "            s = s\n",
+    ),
+]
+
+FAULTS = [
+    *SCAN_ON_THE_CPU,
+    *VECTOR_MATHEMATICS,
+    *SCAN_ON_CUDA,
+    *TENSORS_AND_DERIVATIVES,
+    *MINGRU,
+    *QRNN,
+    *SRU,
+    *LIGRU,
+    *RNNT_LOSS,
+]
