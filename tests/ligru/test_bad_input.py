@@ -37,7 +37,7 @@ def run(*arguments, **options):
         (ValueError, "x: expected device cpu, got meta", lambda: LiGRU(4, SHAPE)(X.to("meta"))),
         (ValueError, r"hx: expected a shape that expands to \[1, 2, 4\], got \[2, 2, 4\]", lambda: LiGRU(4, SHAPE)(X, torch.zeros(2, 2, 4))),
         (TypeError, "hx: expected torch.float32 or torch.float32, got torch.float64", lambda: LiGRU(4, SHAPE)(X, torch.zeros(1, 2, 4).double())),
-        (ValueError, r"h0: expected a shape that expands to \[1, 2, 4\], got \[1, 3, 4\]", lambda: LiGRU_Layer(3, 4)(X, torch.zeros(3, 4))),
+        (ValueError, r"hx: expected shape \[2, 4\], got \[3, 4\]", lambda: LiGRU_Layer(3, 4)(X, torch.zeros(3, 4))),
         (ValueError, "lengths: expected values within 0..5", lambda: LiGRU(4, SHAPE)(X, lengths=torch.tensor([5, 6]))),
         (ValueError, "lengths: expected values within 0..5", lambda: SLiGRU(4, SHAPE)(X, lengths=torch.tensor([-1, 5]))),
         (ValueError, r"lengths: expected shape \[2\], got \[3\]", lambda: LiGRU(4, SHAPE)(X, lengths=torch.tensor([5, 5, 5]))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -161,10 +162,19 @@ def test_batch_norm_counts_only_what_is_no_padding() -> None:
         torch.testing.assert_close(dict(padded.named_buffers()), dict(plain.named_buffers()))
 
 
-def test_sync_batch_norm_cannot_leave_padding_out() -> None:
-    net = nn.SyncBatchNorm.convert_sync_batchnorm(LiGRU(5, (4, 9, 6)))
-    with pytest.raises(ValueError, match="lengths: expected None with SyncBatchNorm"):
-        net(torch.randn(4, 9, 6), lengths=torch.full((4,), 9))
+def test_sync_batch_norm_is_called_with_what_is_not_padding() -> None:
+    """Which, in one process, gives what nn.BatchNorm1d gives, statistics and gradients too."""
+    torch.manual_seed(0)
+    net = LiGRU(5, (4, 9, 6))
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
+    x, lengths = torch.randn(4, 9, 6), torch.tensor([9, 3, 0, 5])
+    expected, actual = net(x, lengths=lengths), synchronised(x, lengths=lengths)
+    torch.testing.assert_close(actual, expected)
+    for out in (expected, actual):
+        out[0].square().sum().backward()
+    for e, a in zip(net.parameters(), synchronised.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, e.grad)
+    torch.testing.assert_close(synchronised.state_dict(), net.state_dict())
 
 
 @pytest.mark.parametrize("enforce_sorted", [False, True])

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from mingru import MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM
+from mingru import Bidirectional, MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM
 from rnnkit_common.testing import check_compile, check_export, check_op, check_script
 
 MODULES = {
@@ -17,7 +17,9 @@ MODULES = {
         lambda: (torch.randn(9, 2, 3), None, torch.tensor([9, 4]), torch.rand(9, 2) < 0.2),
     ),
     "MinLSTM": (lambda: MinLSTM(3, 8, activation="tanh"), lambda: (torch.randn(2, 9, 3),)),
-    "MinGRUCell": (lambda: MinGRUCell(3, 8), lambda: (torch.randn(2, 9, 3), torch.randn(2, 1, 8))),
+    "MinGRUCell": (lambda: MinGRUCell(3, 8), lambda: (torch.randn(2, 9, 3), [torch.randn(2, 1, 8)])),
+    "ListMinGRU": (lambda: MinGRU(input_size=3, hidden_sizes=[8, 5], residual=True), lambda: (torch.randn(2, 9, 3),)),
+    "Bidirectional": (lambda: Bidirectional(MinGRU(input_size=3, hidden_sizes=8)), lambda: (torch.randn(2, 9, 3),)),
     "MinConv2dGRU": (
         lambda: MinConv2dGRU(3, [4, 4], 3, paddings=1, residual=True, norm=True),
         lambda: (torch.randn(2, 4, 3, 5, 5),),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mingru
 import pytest
 import torch
-from mingru import MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM, functional
+from mingru import Bidirectional, MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM, functional, parallel_scan_log
 from rnnkit_common.testing import Backend
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
@@ -54,6 +54,42 @@ def test_upstream_readme_example() -> None:
 
     # Note, don't use <= 0 for initial hidden state, instead
     h0 = mingru.functional.g(torch.zeros(10, 1, 64))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MinGRU(input_size=3, hidden_sizes=[4, 6], residual=True),
+        lambda: MinGRUCell(input_size=3, hidden_size=6),
+        lambda: Bidirectional(MinGRU(input_size=3, hidden_sizes=[4, 6])),
+    ],
+)
+def test_mingru_1_4_has_lists_of_states(make) -> None:
+    """One (B, 1, H_i) per layer; a step at a time, or at once, from `init_hidden_state` or from nothing; scripted too."""
+    torch.manual_seed(0)
+    rnn = make()
+    directions = 2 if isinstance(rnn, Bidirectional) else 1
+    x = torch.randn(2, 5, 3)
+    out, h = rnn(x)
+    assert rnn.layer_sizes[0] == 3
+    assert [tuple(state.shape) for state in h] == [(2, 1, size) for size in rnn.layer_sizes[1:]] * directions
+    torch.testing.assert_close(rnn(x, rnn.init_hidden_state(x)), (out, h))
+    if directions == 1:
+        state, steps = rnn.init_hidden_state(x), []
+        for t in range(5):
+            step, state = rnn(x[:, t : t + 1], state) if t % 2 else rnn.step(x[:, t], state)
+            steps.append(step.reshape(2, 6))
+        torch.testing.assert_close(torch.stack(steps, 1), out)
+    else:
+        torch.testing.assert_close(out, torch.cat([rnn.rnn(x)[0], rnn.rnn(x.flip(1))[0]], 2))
+
+
+def test_the_scan_in_logarithms() -> None:
+    a, b = torch.rand(2, 10, 3), torch.rand(2, 11, 3)
+    expected = [b[:, 0]]
+    for t in range(10):
+        expected.append(a[:, t] * expected[-1] + b[:, t + 1])
+    torch.testing.assert_close(parallel_scan_log(a.log(), b.log()), torch.stack(expected, 1))
 
 
 def test_g_and_its_logarithm() -> None:
@@ -145,12 +181,12 @@ def test_a_bfloat16_stream_does_not_stall() -> None:
     with torch.no_grad():
         cell.to_gate_hidden.weight.zero_()
         cell.to_gate_hidden.bias.copy_(torch.tensor([-6.2, 0.5]))
-    h = torch.zeros(1, 1, 1)
+    h = [torch.zeros(1, 1, 1)]
     with torch.no_grad():
         for _ in range(4000):
             out, h = cell.step(torch.zeros(1, 1, dtype=torch.bfloat16), h)
     assert out.item() == 1.0
-    assert h.item() == pytest.approx(1.0, abs=1e-3)
+    assert h[0].item() == pytest.approx(1.0, abs=1e-3)
 
 
 def test_sizes_per_layer_and_the_widest_state() -> None:
@@ -292,13 +328,15 @@ def test_convolutional_stack_is_a_recurrence_over_frames(norm: bool, backend: Ba
         state = torch.lerp(state, functional.g(v[:, t]), k[:, t].sigmoid())
         torch.testing.assert_close(out[:, t], state)
     torch.testing.assert_close(last[:, 0], state)
+    for module in (rnn, cell):
+        torch.testing.assert_close(module(video, module.init_hidden_state(video)), module(video))
 
 
 def test_functional_forms_of_upstream() -> None:
     torch.manual_seed(0)
     cell = MinGRUCell(3, 4)
     x, h = torch.randn(2, 6, 3), torch.rand(2, 1, 4)
-    out, _ = cell(x, h)
+    out, _ = cell(x, [h])
     weight, bias = cell.to_gate_hidden.weight, cell.to_gate_hidden.bias
     torch.testing.assert_close(functional.mingru(x, h, weight, bias), out)
     gate, hidden = cell.to_gate_hidden(x).chunk(2, dim=2)

@@ -133,6 +133,29 @@ def test_saved_inputs_are_each_sequences_own() -> None:
         torch.testing.assert_close(out[:, b], expected[n:, 0])
 
 
+@pytest.mark.parametrize("lengths", [None, [7, 1, 0]])
+def test_a_backward_layer_saves_the_first_inputs_for_the_piece_before(lengths: list[int] | None) -> None:
+    """As in fastai: the later piece goes first, and the earlier one ends with its inputs, each sequence where it ends."""
+    torch.manual_seed(0)
+    layer = QRNNLayer(4, 6, window=3, save_prev_x=True, backward=True)
+    alone = QRNNLayer(4, 6, window=3, backward=True)
+    alone.load_state_dict(layer.state_dict())
+    early, late = torch.randn(7, 3, 4), torch.randn(5, 3, 4)
+    last, hidden = layer(late)
+    first, hidden = layer(early, hidden, lengths)
+    for b, n in enumerate(lengths or [7, 7, 7]):
+        expected, end = alone(torch.cat([early[:n, b], late[:, b]]).unsqueeze(1))
+        torch.testing.assert_close(torch.cat([first[:n, b], last[:, b]]), expected[:, 0])
+        torch.testing.assert_close(hidden[0, b], end[0, 0])
+
+
+def test_states_may_come_as_a_list_with_one_for_each_layer() -> None:
+    """As torchqrnn and fastai, which index them, allow."""
+    rnn, x, hidden = QRNN(4, 6, 2), torch.randn(5, 3, 4), torch.randn(2, 3, 6)
+    torch.testing.assert_close(rnn(x, list(hidden)), rnn(x, hidden))
+    torch.testing.assert_close(rnn(x, tuple(hidden.split(1))), rnn(x, hidden))
+
+
 def test_saved_inputs_carry_no_gradient() -> None:
     layer = QRNNLayer(2, window=2, save_prev_x=True)
     x = torch.randn(3, 1, 2, requires_grad=True)

@@ -15,6 +15,7 @@ PROBLEM = Problem.of(4, 2, 4, batch=2, boundary=[[0, 0, 2, 4], [0, 0, 1, 3]])
 RANGES = torch.tensor([[[0, 1], [0, 1], [1, 2], [1, 2]], [[0, 1], [0, 1], [0, 1], [0, 1]]])
 LINEAR = nn.Linear(4, 3).double()
 ARGUMENTS = (PROBLEM.symbols.clamp(max=2), 0, PROBLEM.boundary)
+LABELS = PROBLEM.symbols.clamp(min=1, max=2)  # no blank among them, which HAT gives no probability as a label
 CLEAN = {name: getattr(PROBLEM, name).nan_to_num().requires_grad_() for name in ("logits", "lm", "am")}
 PRUNED = torch.randn(2, 4, 2, 4, dtype=torch.float64, requires_grad=True)
 ACTS = torch.randn(2, 4, 3, 6, dtype=torch.float64, requires_grad=True)
@@ -23,7 +24,7 @@ LOSSES = {
     "rnnt_loss": (lambda x: rl.rnnt_loss(x, *ARGUMENTS), ["logits"]),
     "modified": (lambda x: rl.rnnt_loss(x, *ARGUMENTS, "modified"), ["logits"]),
     "constrained": (lambda x: rl.rnnt_loss(x, *ARGUMENTS, "constrained", 0.1), ["logits"]),
-    "hat": (lambda x: rl.rnnt_loss(x, *ARGUMENTS, use_hat_loss=True), ["logits"]),
+    "hat": (lambda x: rl.rnnt_loss(x, LABELS, *ARGUMENTS[1:], use_hat_loss=True), ["logits"]),
     "simple": (lambda lm, am: rl.rnnt_loss_simple(lm, am, *ARGUMENTS), ["lm", "am"]),
     "smoothed": (lambda lm, am: rl.rnnt_loss_smoothed(lm, am, *ARGUMENTS[:2], 0.2, 0.1, ARGUMENTS[2]), ["lm", "am"]),
     "pruned": (lambda x: rl.rnnt_loss_pruned(x, ARGUMENTS[0], RANGES, *ARGUMENTS[1:]), [PRUNED]),

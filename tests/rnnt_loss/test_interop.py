@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy
 import pytest
 import rnnt_loss as rl
 import torch
-from rnnkit_common.testing import check_compile, check_distributed, check_export, check_op
+from rnnkit_common.testing import check_compile, check_distributed, check_export, check_op, check_script
 from rnnt_loss import PrunedRNNTLoss, RNNTLoss
 from torch import nn
 
@@ -31,13 +32,13 @@ def test_opcheck_lattice() -> None:
 def test_opcheck_joint_scores() -> None:
     logits = PROBLEM.logits.detach().requires_grad_()
     symbols, boundary = PROBLEM.symbols, PROBLEM.boundary
-    check_op(OPS.joint_scores, [logits, symbols, boundary, None, None, 6, [0, 2], 0, -1.0, False])
+    check_op(OPS.joint_scores, [logits, symbols, boundary, None, None, 6, [0, 2], 0, -1.0, 1.0, False])
     begin = torch.zeros(2, 6, dtype=torch.int64)
-    check_op(OPS.joint_scores, [logits[:, :, :2].detach(), symbols, boundary, begin, None, 6, [0], 1, -1.0, False])
-    _, _, norm = OPS.joint_scores(logits.detach(), symbols, boundary, None, None, 6, [0], 0, -1.0, False)
+    check_op(OPS.joint_scores, [logits[:, :, :2].detach(), symbols, boundary, begin, None, 6, [0], 1, -1.0, 1.0, False])
+    _, _, norm = OPS.joint_scores(logits.detach(), symbols, boundary, None, None, 6, [0], 0, -1.0, 1.0, False)
     given = [torch.randn(2, 6, 3), torch.randn(2, 1, 6, 4), logits.detach(), symbols, norm, boundary, None, None]
-    check_op(OPS.joint_scores_backward, [*given, [0], 0, 0.0])
-    check_op(OPS.joint_scores_backward_, [*given[:2], logits.detach().nan_to_num(), *given[3:], 0, [0], 0, 0.0])
+    check_op(OPS.joint_scores_backward, [*given, [0], 0, 0.0, 1.0])
+    check_op(OPS.joint_scores_backward_, [*given[:2], logits.detach().nan_to_num(), *given[3:], 0, [0], 0, 0.0, 1.0])
     found = [torch.zeros(2, 6, 3), torch.zeros(2, 1, 6, 4), torch.zeros(2, 6, 4)]
     clean = logits.detach().nan_to_num().flatten(0, 1)
     check_op(OPS.joint_scores_, [clean, symbols.clamp(min=0), None, None, 0, [0], 0, *found])
@@ -186,7 +187,30 @@ def test_nothing_of_the_logits_size_is_kept_beside_them() -> None:
     assert sum(t.numel() for t in saved if t.data_ptr() != logits.data_ptr()) < 6 * logits.numel() / logits.shape[-1] + 20
 
 
+LENGTHS = (torch.tensor([6, 4]), torch.tensor([3, 2]))
+
+
 def test_modules_keep_their_options() -> None:
     loss = RNNTLoss(blank=0, clamp=0.1, reduction="sum")
-    lengths = (torch.tensor([6, 4]), torch.tensor([3, 2]))
-    assert loss(PROBLEM.logits, PROBLEM.symbols, *lengths).shape == ()
+    assert loss(PROBLEM.logits, PROBLEM.symbols, *LENGTHS).shape == ()
+
+
+@pytest.mark.parametrize("options", [{}, {"fused_log_softmax": False, "reduction": "sum", "fastemit_lambda": 0.1}], ids=str)
+def test_torchaudios_loss_goes_through_torchscript(options: dict) -> None:
+    """As torchaudio's does; with gradients, and lengths of int32."""
+    loss = RNNTLoss(blank=-1, clamp=0.1, **options)
+    logits = PROBLEM.logits.detach().nan_to_num().requires_grad_()
+    given = (logits, PROBLEM.symbols.int(), LENGTHS[0].int(), LENGTHS[1].int())
+    scripted = check_script(loss, given)
+    grads = [torch.autograd.grad(f(*given), logits)[0] for f in (scripted, loss)]
+    torch.testing.assert_close(*grads)
+
+
+def test_symbols_that_change_before_backward_are_refused() -> None:
+    """Forward checked them; backward, which reads them again, must not trust that."""
+    shared = numpy.ones((2, 3), numpy.int64)
+    lm = torch.randn(2, 4, 7, requires_grad=True)
+    loss = rl.rnnt_loss_simple(lm, torch.randn(2, 5, 7), torch.from_numpy(shared), 0)
+    shared[:] = 10**9
+    with pytest.raises(RuntimeError, match="symbols"):
+        loss.backward()

@@ -79,6 +79,30 @@ def test_empty_and_tiny_tensors(shape: tuple[int, int, int], batch: int, backend
     assert grad.isfinite().all()
 
 
+@pytest.mark.parametrize(("batch", "frames"), [(0, 5), (2, 0), (0, 0)])
+def test_every_loss_of_no_sequences_and_no_frames(batch: int, frames: int, backend: Backend) -> None:
+    """Among them what lists arcs and nodes elsewhere: pruned, packed and fused losses."""
+    like = {"device": backend.device, "requires_grad": True}
+    am, lm, joiner = torch.randn(batch, frames, 4, **like), torch.randn(batch, 4, 4, **like), nn.Linear(4, 6)
+    joiner = joiner.to(backend.device)
+    symbols = torch.ones(batch, 3, dtype=torch.int64, device=backend.device)
+    ranges = torch.arange(2, device=backend.device).expand(batch, frames, 2)
+    bounds = torch.tensor([0, 0, 3, frames], device=backend.device).expand(batch, 4)
+    banded, nodes = joiner(am)[:, :, None].expand(-1, -1, 2, -1), joiner(am)[:, :, None].expand(-1, -1, 4, -1)
+    losses = {
+        "pruned": rl.rnnt_loss_pruned(banded, symbols, ranges, 0, bounds, reduction="none"),
+        "packed": rl.rnnt_loss_packed(nodes.reshape(-1, 6), symbols, 0, bounds, reduction="none"),
+        "fused": rl.rnnt_loss_fused(am, lm, joiner, symbols, 0, bounds, reduction="none"),
+        "callable": rl.rnnt_loss_fused(am, lm, lambda a, b: joiner(a + b), symbols, 0, bounds, reduction="none"),
+        "in a band": rl.rnnt_loss_pruned_fused(am, lm, joiner, symbols, ranges, 0, bounds, reduction="none"),
+        "simple": rl.rnnt_loss_simple(lm, am, symbols, 0, bounds, reduction="none"),
+    }
+    for loss in losses.values():
+        assert loss.shape == (batch,)
+        assert (loss.isinf() == (frames == 0)).all()
+        loss.sum().backward()
+
+
 @pytest.mark.parametrize("rnnt_type", TYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_simple_loss(rnnt_type: str, dtype: torch.dtype, backend: Backend) -> None:
@@ -246,6 +270,15 @@ def test_gradients_over_the_logits(dtype: torch.dtype, backend: Backend) -> None
         grads.append(torch.autograd.grad(loss, leaf)[0])
         assert reuse == torch.equal(logits, grads[-1])
     assert torch.equal(*grads)
+
+
+def test_what_else_needed_the_logits_notices_that_they_are_overwritten() -> None:
+    """The tanh that made them, which keeps its result; a joiner's Linear keeps nothing of its own."""
+    problem = Problem.of()
+    logits = torch.tanh(problem.logits.detach().nan_to_num().requires_grad_())
+    loss = rl.rnnt_loss(logits, problem.symbols, 0, problem.boundary, reuse_logits=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("clamp", [-1.0, 0.02])

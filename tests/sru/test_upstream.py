@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sru
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 DATA = Path(__file__).parent / "data"
 RELEASED = torch.load(DATA / "sru-2.6.0.pt")
@@ -114,6 +114,34 @@ def test_the_development_version(name: str) -> None:
     assert_same(c, saved["c"])
     again = getattr(sru, saved["kind"])(**saved["config"])
     again.load_state_dict(rnn.state_dict())
+
+
+def test_a_projection_as_wide_as_the_input() -> None:
+    """3.0.0-dev factorises there, 2.6.0 does not: the states of both load, and give what they gave."""
+    cell = sru.SRUCell(2, 3, n_proj=2)
+    assert cell.weight_proj is not None
+    first, second = torch.randn(2, 2), torch.randn(12, 2)
+    own = {k: v for k, v in cell.state_dict().items() if not k.startswith("weight") or k == "weight_c"}
+    cell.load_state_dict({**own, "transform_module.0.weight": first, "transform_module.1.weight": second})
+    x = torch.randn(5, 3, 2)
+    torch.testing.assert_close(cell.compute_U(x), x @ first.t() @ second.t())
+    cell.load_state_dict({**own, "weight": second.t()})
+    torch.testing.assert_close(cell.compute_U(x), x @ second.t())
+
+
+def test_the_product_by_its_later_name() -> None:
+    """`transform_module` of 3.0.0-dev: nn.Linear's weight, with gradients; two where there are two; or the module given."""
+    x = torch.randn(5, 3, 4)
+    cell = sru.SRUCell(4, 6)
+    torch.testing.assert_close(cell.transform_module(x), nn.functional.linear(x, cell.transform_module.weight))
+    cell.transform_module.weight.sum().backward()
+    assert torch.equal(cell.weight.grad, torch.ones_like(cell.weight))
+    factorised = sru.SRUCell(4, 6, n_proj=2)
+    first, second = factorised.transform_module[0], factorised.transform_module[1]
+    torch.testing.assert_close(second(first(x)), factorised.transform_module(x))
+    module = nn.Linear(4, 24)
+    assert sru.SRUCell(4, 6, custom_m=module).transform_module is module
+    assert "transform_module" not in dict(cell.named_modules())
 
 
 def test_a_model_pickled_whole_by_an_earlier_version() -> None:

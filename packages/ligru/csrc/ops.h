@@ -111,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(std::vector<Tensor
     p.gates = save ? gates.mutable_data_ptr<scalar_t>() : nullptr;
     p.normal = normal.mutable_data_ptr<scalar_t>();
     p.rstd = rstd.mutable_data_ptr<acc_t<scalar_t>>();
-    Engine::run(p, in);
+    if (units > 0) Engine::run(p, in);
   });
   return {out, h_last, gates, normal, rstd};
 }
@@ -153,7 +153,7 @@ std::vector<Tensor> recurrence_backward(Tensor grad_out, std::optional<Tensor> g
     p.h_before = h_before.mutable_data_ptr<scalar_t>();
     p.grad_h0 = grad_h0.mutable_data_ptr<acc>();
     p.sums = sums.mutable_data_ptr<acc>();
-    Engine::run(p, in);
+    if (units > 0) Engine::run(p, in);
   });
   const int64_t all[] = {0};
   const auto rows = [&](const Tensor& t, int64_t width) {

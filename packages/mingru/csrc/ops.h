@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optiona
 template <class Engine>
 std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t gates, int64_t activation, double initial) {
   const auto dispatch = dispatch_to(gates, activation);
-  STD_TORCH_CHECK(planes.dim() == 2 && planes.size(1) % (gates + 1) == 0 && planes.stride(1) == 1,
+  STD_TORCH_CHECK(planes.dim() == 2 && planes.size(1) % (gates + 1) == 0 && (planes.stride(1) == 1 || planes.numel() == 0),
                   "planes: expected shape (B, ", gates + 1, " * D) with unit stride along its last dimension");
   const int64_t batch = planes.size(0), channels = planes.size(1) / (gates + 1);
   const ScalarType acc_dtype = accumulate_type(planes.scalar_type());

@@ -33,6 +33,12 @@ void dispatch_scores(ScalarType dtype, F&& f) {
   return dtype == ScalarType::Double ? f(TypeTag<double>{}) : f(TypeTag<float>{});
 }
 
+// Null means absent, which the pointer of an empty tensor may be too.
+inline const int64_t* present(const MaybeTensor& t) {
+  static const int64_t nothing = 0;
+  return !t ? nullptr : t->numel() == 0 ? &nothing : t->const_data_ptr<int64_t>();
+}
+
 inline void fill_sequences(Sequences& p, const Tensor& like, int64_t batch, int64_t frames, int64_t symbols, int64_t rows,
                            const MaybeTensor& boundary, const MaybeTensor& begin) {
   if (boundary) check_contiguous(*boundary, like, ScalarType::Long, {batch, 4}, "boundary");
@@ -42,8 +48,8 @@ inline void fill_sequences(Sequences& p, const Tensor& like, int64_t batch, int6
   p.frames = frames;
   p.symbols = symbols;
   p.rows = rows;
-  p.boundary = boundary ? boundary->const_data_ptr<int64_t>() : nullptr;
-  p.begin = begin ? begin->const_data_ptr<int64_t>() : nullptr;
+  p.boundary = present(boundary);
+  p.begin = present(begin);
 }
 
 // Plane i of a tensor [B, N, T, rows].
@@ -124,7 +130,7 @@ void fill_joint(Joint<scalar_t>& p, const Tensor& logits, const Tensor& symbols,
     p.blank[i] = blanks[i];
     STD_TORCH_CHECK(blanks[i] >= 0 && blanks[i] < p.classes, "blanks: out of range");
   }
-  p.offsets = offsets ? offsets->const_data_ptr<int64_t>() : nullptr;
+  p.offsets = present(offsets);
   p.norm = static_cast<acc_t<scalar_t>*>(norm.data_ptr());
 }
 
@@ -132,7 +138,8 @@ void fill_joint(Joint<scalar_t>& p, const Tensor& logits, const Tensor& symbols,
 template <class scalar_t>
 void place_logits(Joint<scalar_t>& p, const Tensor& logits, int64_t first) {
   const int64_t dims = logits.dim();
-  STD_TORCH_CHECK(logits.stride(-1) == 1 || logits.size(-1) == 1, "logits: expected unit stride along the classes");
+  STD_TORCH_CHECK(logits.stride(-1) == 1 || logits.size(-1) == 1 || logits.numel() == 0,
+                  "logits: expected unit stride along the classes");
   p.first = first;
   p.row_stride = logits.stride(-2);
   p.packed = logits.size(0);
@@ -153,7 +160,7 @@ void place_logits(Joint<scalar_t>& p, const Tensor& logits, int64_t first) {
   } else {
     p.batch_stride = p.frames * p.frame_stride;
     p.count = logits.size(0);
-    STD_TORCH_CHECK(first >= 0 && first + p.count <= p.batch * p.frames, "first: out of range");
+    STD_TORCH_CHECK(first >= 0 && first <= p.batch * p.frames - p.count, "first: out of range");
   }
 }
 
@@ -195,7 +202,7 @@ void joint_scores_chunk(Tensor logits, Tensor symbols, MaybeTensor boundary, May
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor> joint_scores(Tensor logits, Tensor symbols, MaybeTensor boundary, MaybeTensor begin,
                                                 MaybeTensor offsets, int64_t frames, Ints blanks, int64_t mode, double,
-                                                bool) {
+                                                double, bool) {
   STD_TORCH_CHECK(symbols.dim() == 2 && logits.dim() >= 2, "symbols and logits: expected 2 dimensions and more");
   const int64_t batch = symbols.size(0), rows = offsets ? symbols.size(1) + 1 : logits.size(-2);
   const ScalarType acc = acc_type(logits);
@@ -209,7 +216,7 @@ std::tuple<Tensor, Tensor, Tensor> joint_scores(Tensor logits, Tensor symbols, M
 template <class Engine>
 void joint_gradients(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
                      const MaybeTensor& boundary, const MaybeTensor& begin, const MaybeTensor& offsets, int64_t first,
-                     const Ints& blanks, int64_t mode, double clamp, Tensor grad) {
+                     const Ints& blanks, int64_t mode, double clamp, double label_weight, Tensor grad) {
   const ScalarType acc_dtype = acc_type(logits);
   for (const Tensor* t : {&grad_label, &grad_blank})
     STD_TORCH_CHECK(t->scalar_type() == acc_dtype && same_device(*t, logits), "grad_label and grad_blank: dtype or device");
@@ -225,6 +232,7 @@ void joint_gradients(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor
     p.grad_label = nodes<const acc>(grad_label);
     for (int i = 0; i < p.blanks; ++i) p.grad_blank[i] = plane<const acc>(grad_blank, i);
     p.clamp = static_cast<acc>(clamp);
+    p.label_weight = static_cast<acc>(label_weight);
     Engine::run(p, logits);
   });
 }
@@ -232,20 +240,20 @@ void joint_gradients(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor
 template <class Engine>
 Tensor joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
                              MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, Ints blanks, int64_t mode,
-                             double clamp) {
+                             double clamp, double label_weight) {
   logits = torch::stable::contiguous(logits);
   Tensor grad = torch::stable::empty_like(logits);
   joint_gradients<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, 0, blanks, mode, clamp,
-                          grad);
+                          label_weight, grad);
   return grad;
 }
 
 template <class Engine>
 void joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
                             MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, int64_t first, Ints blanks,
-                            int64_t mode, double clamp) {
+                            int64_t mode, double clamp, double label_weight) {
   joint_gradients<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, first, blanks, mode,
-                          clamp, logits);
+                          clamp, label_weight, logits);
 }
 
 template <class scalar_t>
@@ -354,7 +362,7 @@ Tensor join(Tensor enc, Tensor dec, MaybeTensor boundary, MaybeTensor begin, int
   dec = torch::stable::contiguous(dec);
   const int64_t batch = enc.size(0), frames = enc.size(1), width = enc.size(2), symbols = dec.size(1) - 1;
   check_contiguous(dec, enc, enc.scalar_type(), {batch, symbols + 1, width}, "dec");
-  STD_TORCH_CHECK(first >= 0 && count >= 0 && first + count <= batch * frames, "first and count: out of range");
+  STD_TORCH_CHECK(count >= 0 && first >= 0 && first <= batch * frames - count, "first and count: out of range");
   Tensor hidden = torch::stable::new_empty(enc, {count, rows, width});
   dispatch_floating(enc.scalar_type(), [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
@@ -382,7 +390,7 @@ void join_backward_(Tensor grad_hidden, Tensor hidden, MaybeTensor boundary, May
   check_contiguous(grad_hidden, hidden, hidden.scalar_type(), {count, rows, width}, "grad_hidden");
   check_contiguous(grad_enc, hidden, dtype, {batch, frames, width}, "grad_enc");
   check_contiguous(grad_dec, hidden, dtype, {batch, symbols + 1, width}, "grad_dec");
-  STD_TORCH_CHECK(first >= 0 && first + count <= batch * frames, "first: out of range");
+  STD_TORCH_CHECK(first >= 0 && first <= batch * frames - count, "first: out of range");
   dispatch_floating(hidden.scalar_type(), [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;

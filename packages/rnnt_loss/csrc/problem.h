@@ -95,7 +95,8 @@ struct Lattice : Sequences {
 
 // How the scores of a node's arcs come from its logits z, over the classes v:
 //   softmax     label z_y - N, blanks z_blank - N, with N = log sum_v e^(z_v)
-//   hat         label z_y - N + log(1 - sigmoid(z_blank)), blank log sigmoid(z_blank), with N over all but the blank
+//   hat         label z_y - N + log(1 - sigmoid(z_blank)), blank log sigmoid(z_blank), with N over all but the blank, which
+//               no label can be
 //   log_probs   label z_y, blanks z_blank
 enum class Mode { softmax, hat, log_probs };  // as in src/rnnt_loss/_ops.py
 
@@ -140,13 +141,14 @@ struct JointBackward : Joint<scalar_t> {
   scalar_t* grad;
   Nodes<const acc> grad_label, grad_blank[kMaxBlanks];
   int64_t label_rows;
-  acc clamp;  // of each gradient, before it is scaled by that of the sequence's score; 0: none
+  acc clamp;         // of each gradient, before it is scaled by that of the sequence's score; 0: none
+  acc label_weight;  // by which those of the labels have been multiplied
 
   // That gradient's size: all of it leaves the first node.
   RNNKIT_HOST_DEVICE acc reaching(int64_t b, const Bounds& in) const {
     const int64_t k = in.s0 - this->first_row(b, in.t0);
     if (k < 0 || k >= this->rows) return 0;
-    acc sum = k < label_rows ? grad_label.at(b, in.t0, k) : acc(0);
+    acc sum = k < label_rows ? grad_label.at(b, in.t0, k) / label_weight : acc(0);
     for (int j = 0; j < this->blanks; ++j) sum += grad_blank[j].at(b, in.t0, k);
     return sum < 0 ? -sum : sum;
   }

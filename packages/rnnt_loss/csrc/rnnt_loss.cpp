@@ -10,16 +10,18 @@ RNNKIT_LIBRARY(m) {
 
   m.def(
       "joint_scores(Tensor logits, Tensor symbols, Tensor? boundary, Tensor? begin, Tensor? offsets, int frames, "
-      "int[] blanks, int kind, float clamp, bool reuse) -> (Tensor label, Tensor blank, Tensor norm)");
+      "int[] blanks, int kind, float clamp, float label_weight, bool reuse) -> (Tensor label, Tensor blank, Tensor norm)");
   m.def(
       "joint_scores_(Tensor logits, Tensor symbols, Tensor? boundary, Tensor? begin, int first, int[] blanks, int kind, "
       "Tensor(a!) label, Tensor(b!) blank, Tensor(c!) norm) -> ()");
   m.def(
       "joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm, "
-      "Tensor? boundary, Tensor? begin, Tensor? offsets, int[] blanks, int kind, float clamp) -> Tensor");
+      "Tensor? boundary, Tensor? begin, Tensor? offsets, int[] blanks, int kind, float clamp, float label_weight) -> "
+      "Tensor");
   m.def(
       "joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor(a!) logits, Tensor symbols, Tensor norm, "
-      "Tensor? boundary, Tensor? begin, Tensor? offsets, int first, int[] blanks, int kind, float clamp) -> ()");
+      "Tensor? boundary, Tensor? begin, Tensor? offsets, int first, int[] blanks, int kind, float clamp, float "
+      "label_weight) -> ()");
 
   m.def(
       "simple_scores(Tensor lm, Tensor am, Tensor symbols, Tensor? boundary, int blank) -> (Tensor label, Tensor blank, "

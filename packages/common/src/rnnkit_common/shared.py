@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 STEPS_PER_CARRY = 16
 
@@ -44,6 +45,7 @@ def check_alike(name: str, planes: list[Tensor]) -> None:
     """Raises unless all have the shape, device and dtype of the first."""
     x = planes[0]
     for plane in planes:
+        check_tensor(name, plane)
         if plane.shape != x.shape:
             raise ValueError(f"{name}: expected equal shapes, got {list(x.shape)} and {list(plane.shape)}")
         if plane.device != x.device:
@@ -52,19 +54,34 @@ def check_alike(name: str, planes: list[Tensor]) -> None:
             raise TypeError(f"{name}: expected one dtype, got {x.dtype} and {plane.dtype}")
 
 
-def check_input(x: Tensor, weight: Tensor) -> None:
-    """Raises if a module with this weight cannot take x: another device or dtype, unless autocast will change that."""
-    if x.device != weight.device:
-        raise ValueError(f"x: expected device {weight.device}, got {x.device}")
-    if not x.is_floating_point():
-        raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
+def autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast changes dtypes on this device; some, such as meta, know none."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def check_tensor(name: str, x: Tensor) -> None:
+    """Raises TypeError unless x is a dense tensor."""
     if not torch.jit.is_scripting():
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+        if x.layout != torch.strided:
+            raise TypeError(f"{name}: expected a dense tensor, got one of layout {x.layout}")
+
+
+def check_input(x: Tensor, module: torch.nn.Module, name: str = "x") -> None:
+    """Raises if the module, which is given x first, has a weight of another device or dtype, unless autocast will change that."""
+    weight = module._parameters.get("weight", module._parameters.get("bias"))  # none that a parametrisation would compute
+    if weight is None:
+        return  # whatever the module is: it has to know
+    if x.device != weight.device:
+        raise ValueError(f"{name}: expected device {weight.device}, got {x.device}")
+    if not x.is_floating_point() or (x.dtype != weight.dtype and not autocast_enabled(x.device)):
+        raise TypeError(f"{name}: expected {weight.dtype}, got {x.dtype}")
 
 
 def check_state(h: Tensor, x: Tensor, shape: list[int], name: str = "h") -> Tensor:
     """h in the dtype of states, expanded to `shape`."""
+    check_tensor(name, h)
     wanted = state_dtype(x)
     if h.dtype == wanted and h.shape == torch.Size(shape) and h.device == x.device:
         return h
@@ -84,6 +101,7 @@ def check_state(h: Tensor, x: Tensor, shape: list[int], name: str = "h") -> Tens
 
 def check_integers(name: str, x: Tensor, shape: list[int], like: Tensor) -> Tensor:
     """x, of integers, as contiguous int64 on the device of `like`; it may come from the CPU."""
+    check_tensor(name, x)
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {x.dtype}")
     if list(x.shape) != shape:
@@ -94,7 +112,10 @@ def check_integers(name: str, x: Tensor, shape: list[int], like: Tensor) -> Tens
 
 
 def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
-    """lengths as int64 on x's device. They may come from the CPU; values are checked where reading them is free."""
+    """lengths as int64 on x's device. They may come from the CPU, or as a list; values are checked where reading them is free."""
+    if not torch.jit.is_scripting():
+        if isinstance(lengths, (list, tuple)):
+            lengths = torch.tensor(lengths)
     checked = check_integers("lengths", lengths, [batch], x)
     if not torch.jit.is_scripting():
         if not torch.compiler.is_compiling() and lengths.device.type == "cpu" and batch > 0:
@@ -107,6 +128,9 @@ def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
 def wants_gradients(planes: list[Tensor], h0: Optional[Tensor]) -> bool:
     """Whether a backward pass may follow, so that forward has to keep what it needs."""
     wants = False
+    if not torch.jit.is_scripting():
+        if torch.jit.is_tracing():  # a trace has to serve both
+            return True
     if torch.is_grad_enabled():
         wants = h0 is not None and h0.requires_grad
         for plane in planes:
@@ -118,6 +142,15 @@ def dropout_mask(like: Tensor, p: float, shape: list[int]) -> Tensor:
     """A mask that is 0 with probability p and else 1 / (1 - p), in the dtype of states."""
     keep = torch.full(shape, 1.0 - p, dtype=state_dtype(like), device=like.device)
     return torch.bernoulli(keep) / (1.0 - p)
+
+
+def pack_like(like: PackedSequence, out: Tensor, lengths: Tensor, batch_first: bool) -> PackedSequence:
+    """out packed as `like` is, whose lengths these are: in the same order, also where lengths are equal."""
+    if like.sorted_indices is None:
+        return pack_padded_sequence(out, lengths, batch_first)
+    ordered = out.index_select(0 if batch_first else 1, like.sorted_indices)
+    packed = pack_padded_sequence(ordered, lengths.sort(descending=True)[0], batch_first)
+    return PackedSequence(packed.data, packed.batch_sizes, like.sorted_indices, like.unsorted_indices)
 
 
 def under_functorch() -> bool:
@@ -236,7 +269,8 @@ def register_derivatives(
         ctx.set_materialize_grads(False)
 
     def backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, *_: None) -> tuple[Any, ...]:
-        saved, (h0, *rest) = ctx.saved_tensors[: len(kept)], ctx.saved_tensors[len(kept) :]
+        tensors = ctx.saved_tensors  # once: checkpointing hands them out once
+        saved, (h0, *rest) = tensors[: len(kept)], tensors[len(kept) :]
         x = rest[extras:]
         if grad_out is None:
             grad_out = torch.zeros_like(x[0][..., : channels(x, *ctx.options)])

@@ -12,16 +12,18 @@ torch.jit.script can compile calls.
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from . import _ops
+from . import _ops, reference
 from ._shared import (
+    autocast_enabled,
     check_floating,
     check_lengths,
     check_state,
+    check_tensor,
     state_dtype,
     under_functorch,
     wants_gradients,
@@ -69,6 +71,8 @@ def recurrence(
             named, the norm's parameters come without `normalize` or without each other, or mask requires a gradient.
     """
     activation = activation_index(nonlinearity)
+    check_tensor("g", g)
+    check_tensor("weight", weight)
     if g.dim() != 3 or g.shape[2] % 2 != 0:
         raise ValueError(f"g: expected shape (B, T, 2 * H), got {list(g.shape)}")
     check_floating("g", g)
@@ -78,7 +82,7 @@ def recurrence(
     if weight.device != g.device:
         raise ValueError(f"weight: expected device {g.device}, got {weight.device}")
     if not torch.jit.is_scripting():
-        if torch.is_autocast_enabled(g.device.type) and g.dtype != torch.float64:
+        if autocast_enabled(g.device) and g.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(g.device.type)
             g, weight = g.to(dtype), weight.to(dtype)
     if weight.dtype != g.dtype:
@@ -129,6 +133,28 @@ def activation_index(nonlinearity: str) -> int:
     raise ValueError(
         f"nonlinearity: expected 'relu', 'leaky_relu' ('leakyrelu'), 'tanh' or 'sin' ('sine'), got '{nonlinearity}'"
     )
+
+
+@torch.jit.unused
+def recurrence_of_a_call(
+    g: Tensor,
+    product: Callable[[Tensor], Tensor],
+    h0: Optional[Tensor],
+    mask: Optional[Tensor],
+    lengths: Optional[Tensor],
+    nonlinearity: str,
+    bidirectional: bool,
+) -> Tuple[Tensor, Tensor]:
+    """`recurrence` whose product with U is whatever `product` makes of h (B, H): (B, 2 * H). A call a step, in plain PyTorch."""
+    activation = reference.ACTIVATIONS[activation_index(nonlinearity)]
+    shape = [2 if bidirectional else 1, g.shape[0], g.shape[2] // 2]
+    h0 = g.new_zeros(shape, dtype=state_dtype(g)) if h0 is None else check_state(h0, g, shape, "h0")
+
+    def called(h: Tensor) -> Tensor:
+        return product(h.to(g.dtype)).to(h.dtype)
+
+    out, h_last = reference.steps_of(g, called, h0, lengths, mask, activation=activation, bidirectional=bidirectional)
+    return out.to(g.dtype), h_last
 
 
 @torch.jit.unused

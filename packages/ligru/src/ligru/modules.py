@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Dict, Final, List, Optional, Sequence, Tu
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as lF
-from ._shared import check_input, check_lengths, check_state, dropout_mask, state_dtype
+from ._plain import is_plain, linear_parameters
+from ._shared import check_input, check_lengths, check_state, check_tensor, dropout_mask, pack_like, state_dtype
 
 
 class _Layer(nn.Module):
@@ -56,16 +57,19 @@ class _Layer(nn.Module):
         width = 2 * self.hidden_size
         self.w = nn.Linear(self.input_size, width, bias=False, device=device, dtype=dtype)
         self.u = nn.Linear(self.hidden_size, width, bias=False, device=device, dtype=dtype)
+        affine = stabilised and recurrent_elementwise_affine
+        # before `norm`, as in SpeechBrain: the states of optimisers go by the order of parameters
+        self.layer_norm = nn.LayerNorm(width, elementwise_affine=affine, device=device, dtype=dtype) if stabilised else None
         if self.batch_norm:
             self.norm = nn.BatchNorm1d(width, momentum=0.05, device=device, dtype=dtype)
         else:
             self.norm = nn.LayerNorm(width, device=device, dtype=dtype)
         if not bias:
             self.norm.bias.requires_grad_(False)
-        affine = stabilised and recurrent_elementwise_affine
-        self.layer_norm = nn.LayerNorm(width, elementwise_affine=affine, device=device, dtype=dtype) if stabilised else None
 
-    def forward(self, x: Tensor, hx: Optional[Tensor] = None, lengths: Optional[Tensor] = None) -> Tensor:
+    def forward(
+        self, x: Tensor, hx: Optional[Tensor] = None, lengths: Optional[Tensor] = None, with_state: bool = False
+    ) -> Union[Tensor, Tuple[Tensor, Tensor]]:
         """h at each step.
 
         Args:
@@ -74,70 +78,107 @@ class _Layer(nn.Module):
                 (D * B, hidden_size), the rows that go forward first. Default: 0.
             lengths: (B,) integers in 0..T, on the CPU or x's device. What lies beyond is padding: never read, not counted by
                 batch normalisation, and its h is 0.
+            with_state: whether to return h after each sequence's last step too.
 
         Returns:
-            (B, T, D * hidden_size), the directions side by side.
+            (B, T, D * hidden_size), the directions side by side; if with_state, also (D, B, hidden_size), in float32 also for
+            16-bit types.
 
         Raises:
             ValueError: if a shape, device or length does not fit.
             TypeError: if a dtype does not.
         """
-        return self.run(x, hx, lengths)[0]
-
-    def run(self, x: Tensor, hx: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-        """`forward`, with h after each sequence's last step beside it, (D, B, hidden_size)."""
+        check_tensor("x", x)
         if x.dim() > 3:
             x = x.flatten(2)
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x: expected shape (B, T, {self.input_size}), got {list(x.shape)}")
-        check_input(x, self.w.weight)
+        if not torch.jit.is_scripting():
+            check_input(x, self.w)
+        valid: Optional[Tensor] = None
         if lengths is not None:
             lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
             valid = (torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)).unsqueeze(2)
             x = x.masked_fill(~valid, 0.0)  # NaN there must not reach the weights' gradients
-            g = self._input_part(x, valid)
-        else:
-            g = self._input_part(x, None)
-        directions = 2 if self.bidirectional else 1
-        if hx is not None and hx.dim() == 2:
-            hx = hx.view(directions, -1, self.hidden_size)
+        g = self._input_part(x, valid)
+        if hx is not None:
+            directions = 2 if self.bidirectional else 1
+            check_tensor("hx", hx)
+            if hx.dim() == 2:
+                if list(hx.shape) != [directions * x.shape[0], self.hidden_size]:
+                    expected = [directions * x.shape[0], self.hidden_size]
+                    raise ValueError(f"hx: expected shape {expected}, got {list(hx.shape)}")
+                hx = hx.unflatten(0, [directions, x.shape[0]])
+            hx = check_state(hx, x, [directions, x.shape[0], self.hidden_size], "hx")
+        out, h = self._recurrence(g, hx, lengths)
+        if with_state:
+            return out, h
+        return out
+
+    def _recurrence(self, g: Tensor, hx: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        mask = self._mask(g)
+        layer_norm = self.layer_norm
         weight: Optional[Tensor] = None
         bias: Optional[Tensor] = None
         eps = 1e-5
-        layer_norm = self.layer_norm
         if layer_norm is not None:
             weight, bias, eps = layer_norm.weight, layer_norm.bias, layer_norm.eps
+        if torch.jit.is_scripting():
+            u = self.u.weight
+        else:
+            parameters = linear_parameters(self.u)
+            affine = (weight is None) == (bias is None) and (layer_norm is None or is_plain(layer_norm, nn.LayerNorm))
+            if parameters is None or parameters[1] is not None or not affine:
+                return self._recurrence_of_calls(g, hx, mask, lengths)
+            u = parameters[0]
         return lF.recurrence(
-            g,
-            self.u.weight,
-            hx,
-            self._mask(g, directions),
-            lengths,
-            self.nonlinearity,
-            self.bidirectional,
-            self.stabilised,
-            weight,
-            bias,
-            eps,
+            g, u, hx, mask, lengths, self.nonlinearity, self.bidirectional, self.stabilised, weight, bias, eps
         )
+
+    @torch.jit.unused
+    def _recurrence_of_calls(
+        self, g: Tensor, hx: Optional[Tensor], mask: Optional[Tensor], lengths: Optional[Tensor]
+    ) -> Tuple[Tensor, Tensor]:
+        """Where `u` or `layer_norm` is something else than what it was: it is called at each step."""
+
+        def product(h: Tensor) -> Tensor:
+            made: Tensor = self.u(h)
+            return made if self.layer_norm is None else self.layer_norm(made)
+
+        return lF.recurrence_of_a_call(g, product, hx, mask, lengths, self.nonlinearity, self.bidirectional)
 
     def _input_part(self, x: Tensor, valid: Optional[Tensor]) -> Tensor:
         """Norm(W x) (B, T, 2 * hidden_size); `valid` (B, T, 1) is False in the padding, or None where there is none."""
-        norm = self.norm
         if self.batch_norm:
-            if self.training:
-                g = self.w(x)
-                if valid is not None:
-                    return self._batch_norm_of_valid(g, valid)
-                if g.shape[0] * g.shape[1] == 0:
-                    return g
-                return norm(g.flatten(0, 1)).view(g.shape[0], g.shape[1], g.shape[2])
-            scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-            shift = norm.bias - norm.running_mean * scale
+            return self._batch_normed(x, valid)
+        return self.norm(self.w(x))
+
+    def _batch_normed(self, x: Tensor, valid: Optional[Tensor]) -> Tensor:
+        norm = self.norm
+        if torch.jit.is_scripting():
+            plain = norm.affine and norm.track_running_stats
+            weight: Tensor = self.w.weight
+        else:
+            parameters = linear_parameters(self.w) if is_plain(norm, nn.BatchNorm1d) else None
+            plain = parameters is not None and parameters[1] is None and norm.running_mean is not None
+            if parameters is not None:
+                weight = parameters[0]
+        if plain and not norm.training:
+            scale = torch.rsqrt(norm.running_var + norm.eps)
+            if norm.weight is not None:
+                scale = scale * norm.weight
+            shift = -norm.running_mean * scale
+            if norm.bias is not None:
+                shift = shift + norm.bias
             if self._has_many_steps(x):  # one product with weights that have the scale in them, instead of another pass
-                return nn.functional.linear(x, self.w.weight * scale.unsqueeze(1), shift)
+                return nn.functional.linear(x, weight * scale.unsqueeze(1), shift)
             return torch.addcmul(shift, self.w(x), scale)
-        return norm(self.w(x))
+        g = self.w(x)
+        if valid is not None and (norm.training or norm.running_mean is None):
+            return self._batch_norm_of_valid(g, valid)
+        if g.shape[0] * g.shape[1] == 0:
+            return g
+        return norm(g.flatten(0, 1)).view(g.shape[0], g.shape[1], g.shape[2])
 
     def _has_many_steps(self, x: Tensor) -> bool:
         """Whether there are more steps to scale than columns of W."""
@@ -147,29 +188,47 @@ class _Layer(nn.Module):
         return x.shape[0] * x.shape[1] > self.input_size
 
     def _batch_norm_of_valid(self, g: Tensor, valid: Tensor) -> Tensor:
-        """Training's batch normalisation over the steps that are not padding, where g is 0; without a look at how many."""
+        """Batch normalisation by the steps that are not padding, where g is 0; without a look at how many they are.
+
+        What nn.BatchNorm1d does with its running statistics, in all its forms; anything else is called with those steps.
+        """
         norm = self.norm
         if not torch.jit.is_scripting():
-            if isinstance(norm, nn.SyncBatchNorm):
-                raise ValueError("lengths: expected None with SyncBatchNorm, which cannot leave padding out")
+            if not is_plain(norm, nn.BatchNorm1d) or len(norm._forward_pre_hooks) > 0:
+                rows = valid.squeeze(2)
+                return torch.zeros_like(g).masked_scatter(valid, norm(g[rows]).to(g.dtype))
         values = g.to(state_dtype(g))
         count = valid.sum().clamp(min=1).to(values.dtype)
         mean = values.sum([0, 1]) / count
         centred = (values - mean) * valid
         var = centred.square().sum([0, 1]) / count
-        with torch.no_grad():
-            norm.num_batches_tracked.add_(1)
-            unbiased = var * count / (count - 1).clamp(min=1)
-            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
-        scale = torch.rsqrt(var + norm.eps) * norm.weight
-        return (centred * scale + norm.bias).to(g.dtype)
+        running_mean, running_var, batches = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        if norm.training and running_mean is not None and running_var is not None:
+            with torch.no_grad():
+                if batches is not None:
+                    batches.add_(1)
+                unbiased = var * count / (count - 1).clamp(min=1)
+                momentum = norm.momentum
+                if momentum is not None:
+                    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+                    running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+                elif batches is not None:  # the average of all batches
+                    share = 1.0 / batches.to(running_mean.dtype)
+                    running_mean.lerp_(mean.to(running_mean.dtype), share)
+                    running_var.lerp_(unbiased.to(running_var.dtype), share)
+        scale = torch.rsqrt(var + norm.eps)
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        normal = centred * scale
+        if norm.bias is not None:
+            normal = normal + norm.bias
+        return normal.to(g.dtype)
 
-    def _mask(self, like: Tensor, directions: int) -> Optional[Tensor]:
+    def _mask(self, like: Tensor) -> Optional[Tensor]:
         """A mask of recurrent dropout (D, B, hidden_size), one for each sequence and direction, or None."""
         if not self.training or self.dropout == 0.0:
             return None
-        return dropout_mask(like, self.dropout, [directions, like.shape[0], self.hidden_size])
+        return dropout_mask(like, self.dropout, [2 if self.bidirectional else 1, like.shape[0], self.hidden_size])
 
     def extra_repr(self) -> str:
         """The arguments that the submodules do not show, for print()."""
@@ -320,18 +379,25 @@ class _Stack(nn.Module):
         if not torch.jit.is_scripting():
             if isinstance(x, PackedSequence):
                 return self._forward_packed(x, hx, lengths)
+        check_tensor("x", x)
         if hx is not None:
             hx = check_state(hx, x, [self.num_layers * self.num_directions, x.shape[0], self.hidden_size], "hx")
         last: List[Tensor] = []
         for i, layer in enumerate(self.rnn):
             if i > 0 and self.dropout_between > 0.0:
                 x = nn.functional.dropout(x, self.dropout_between, self.training)
-            if hx is None:
-                x, h = layer.run(x, None, lengths)  # type: ignore[operator]
-            else:
-                x, h = layer.run(x, hx[i * self.num_directions : (i + 1) * self.num_directions], lengths)  # type: ignore[operator]
+            start: Optional[Tensor] = None
+            if hx is not None:
+                start = hx[i * self.num_directions : (i + 1) * self.num_directions]
+            made = layer(x, start, lengths, True)
+            if torch.jit.is_scripting():
+                assert torch.jit.isinstance(made, Tuple[Tensor, Tensor])
+            x, h = made
             last.append(h)
         return x, torch.cat(last)
+
+    def flatten_parameters(self) -> None:
+        """Nothing: for code that calls it, as nn.LSTM needs it. Parameters are used as they lie."""
 
     @torch.jit.unused
     def _forward_packed(
@@ -341,7 +407,7 @@ class _Stack(nn.Module):
             raise ValueError("lengths: expected None with a PackedSequence, which has its own")
         padded, sizes = pad_packed_sequence(x, batch_first=True)
         out, h = self.forward(padded, hx, sizes)
-        return pack_padded_sequence(out, sizes, batch_first=True, enforce_sorted=x.sorted_indices is None), h
+        return pack_like(x, out, sizes, True), h
 
 
 class LiGRU(_Stack):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,26 @@ def recurrence(
         out (B, T, D * H), in the dtype of the state, and h after each sequence's last step (D, B, H).
     """
     g, u, *affine = inputs
+    weight, bias = affine if affine else (None, None)
+
+    def product(h: Tensor) -> Tensor:
+        made = (h.to(u.dtype) @ u.t()).to(h.dtype)
+        return torch.nn.functional.layer_norm(made, made.shape[-1:], weight, bias, eps) if normalize else made
+
+    return steps_of(g, product, h0, lengths, mask, activation=activation, bidirectional=bidirectional)
+
+
+def steps_of(
+    g: Tensor,
+    product: Callable[[Tensor], Tensor],
+    h0: Tensor,
+    lengths: Tensor | None,
+    mask: Tensor | None,
+    *,
+    activation: str,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor]:
+    """`recurrence`, with u_t = product(h_{t-1}): h (B, H) -> u (B, 2H)."""
     batch, steps, _ = g.shape
     t = torch.arange(steps, device=g.device).expand(batch, steps)
     valid = t < (steps if lengths is None else lengths[:, None])
@@ -54,11 +76,7 @@ def recurrence(
         ordered = g.gather(1, order[..., None].expand_as(g)).to(h0.dtype)
         h, hs = h0[direction], []
         for s in range(steps):
-            product = (h.to(u.dtype) @ u.t()).to(h.dtype)
-            if normalize:
-                weight, bias = affine if affine else (None, None)
-                product = torch.nn.functional.layer_norm(product, product.shape[-1:], weight, bias, eps)
-            a, z = (ordered[:, s] + product).chunk(2, dim=-1)
+            a, z = (ordered[:, s] + product(h)).chunk(2, dim=-1)
             z = torch.sigmoid(z)
             candidate = activate(a, activation)
             if mask is not None:

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from . import _ops, reference
 from ._shared import (
+    autocast_enabled,
     channels_of,
     check_alike,
     check_floating,
     check_lengths,
     check_state,
+    check_tensor,
     run_reference,
     split_scan,
     under_functorch,
@@ -129,13 +131,50 @@ def scan_packed(
 
 
 def mingru_gate_hidden(gate: Tensor, hidden: Tensor, h: Tensor) -> Tensor:
-    """Outputs (B, S, *) of minGRU from pre-activations (B, S, *) and a state h (B, 1, *): upstream's name and shapes."""
-    return scan([gate, hidden], 1, h.squeeze(1))[0]
+    """minGRU from its pre-activations and a state, as mingru 1.4 names and shapes them. More: `mingru_scan`.
+
+    Args:
+        gate, hidden: (B, S, *).
+        h: (B, 1, *), or what expands to it.
+
+    Returns:
+        h at each step, (B, S, *).
+
+    Raises:
+        ValueError, TypeError: as `mingru_scan`.
+    """
+    _check_planes([gate, hidden], 1)
+    h0 = check_state(h, gate, [gate.shape[0], 1] + list(gate.shape[2:])).squeeze(1)
+    return scan([gate, hidden], 1, h0)[0]
 
 
 def mingru(x: Tensor, h: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    """Outputs (B, S, D) of one minGRU layer: x (B, S, I), h (B, 1, D), weight (2 D, I) and bias (2 D), gate rows first."""
-    return scan([torch.nn.functional.linear(x, weight, bias)], 1, h.squeeze(1))[0]
+    """One minGRU layer, as mingru 1.3 names and shapes it.
+
+    Args:
+        x: (B, S, I).
+        h: state before the first step, (B, 1, D), or what expands to it.
+        weight: (2 * D, I), the rows of the gate first.
+        bias: (2 * D,), or None.
+
+    Returns:
+        h at each step, (B, S, D).
+
+    Raises:
+        ValueError: a shape or device that does not fit.
+        TypeError: a dtype that does not.
+    """
+    check_tensor("x", x)
+    if x.dim() != 3 or weight.dim() != 2 or x.shape[2] != weight.shape[1]:
+        raise ValueError(f"x and weight: expected (B, S, I) and (2 * D, I), got {list(x.shape)} and {list(weight.shape)}")
+    if x.device != weight.device:
+        raise ValueError(f"x: expected device {weight.device}, got {x.device}")
+    if not torch.jit.is_scripting():
+        if x.dtype != weight.dtype and not autocast_enabled(x.device):
+            raise TypeError(f"x: expected {weight.dtype}, got {x.dtype}")
+    planes = torch.nn.functional.linear(x, weight, bias)
+    h0 = check_state(h, planes, [x.shape[0], 1, weight.shape[0] // 2]).squeeze(1)
+    return scan([planes], 1, h0)[0]
 
 
 def scan(
@@ -203,10 +242,22 @@ def _composite(
 def step(
     planes: Tensor, gates: int, h: Optional[Tensor] = None, activation: str = "g", initial: Optional[float] = None
 ) -> Tuple[Tensor, Tensor]:
-    """One step: packed pre-activations (B, (gates + 1) * D) and a state that expands to (B, D) -> out (B, D), h (B, D).
+    """One step: `scan` over a sequence of one step, at less overhead where no gradient is wanted.
 
-    Equal to `scan` over a sequence of one step, at less overhead where no gradient is wanted.
+    Args:
+        planes: packed pre-activations, (B, (gates + 1) * D), as `scan_packed` has them at each step.
+        gates: 1 (minGRU) or 2 (minLSTM).
+        h: state before the step, anything that expands to (B, D). Default: `initial`.
+        activation, initial: as for `mingru_scan`.
+
+    Returns:
+        out (B, D), and the next h (B, D), in float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: a shape, device or option that does not fit.
+        TypeError: dtypes that are not floating or differ.
     """
+    check_tensor("planes", planes)
     if planes.dim() != 2:
         raise ValueError(f"planes: expected shape (B, {gates + 1} * D), got {list(planes.shape)}")
     _check_packed(planes, gates, 1)
@@ -228,6 +279,7 @@ def step_unchecked(
 
 def _check_planes(planes: List[Tensor], gates: int) -> None:
     x = planes[0]
+    check_tensor("pre-activations", x)
     if x.dim() < 3:
         raise ValueError(f"pre-activations: expected at least 3 dimensions (B, T, D), got shape {list(x.shape)}")
     check_alike("pre-activations", planes)
@@ -261,6 +313,7 @@ def _activation_index(activation: str) -> int:
 
 
 def _check_reset(reset: Tensor, x: Tensor) -> Tensor:
+    check_tensor("reset", reset)
     if reset.dtype != torch.bool:
         raise TypeError(f"reset: expected bool, got {reset.dtype}")
     if list(reset.shape) != list(x.shape[:2]):

@@ -1,4 +1,4 @@
-"""minGRU and minLSTM layers, stacks and their convolutional form."""
+"""minGRU and minLSTM: stacks of layers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as mF
 from ._ops import ACTIVATIONS
-from ._shared import check_input, check_lengths, check_state
+from ._shared import check_input, check_lengths, check_state, check_tensor, pack_like
+from .convert import convert_state_dict
 
 
-class MinGRU(nn.Module):
+class _ByEitherName(nn.Module):
+    def __new__(cls, *args: Any, **kwargs: Any) -> _ByEitherName:
+        """For MinGRU, a ListMinGRU if its arguments have the names of mingru 1.4."""
+        if cls is MinGRU and ("input_size" in kwargs or "hidden_sizes" in kwargs):
+            from .cells import ListMinGRU
+
+            return super().__new__(ListMinGRU)
+        return super().__new__(cls)
+
+
+class MinGRU(_ByEitherName):
     r"""Stacked minGRU (Feng et al., "Were RNNs All We Needed?", arXiv:2410.01201).
 
     Each layer computes, from its input x (normalised first if `norm`),
@@ -37,6 +48,8 @@ class MinGRU(nn.Module):
             concatenated, aligned in time, so the next layer sees 2 * hidden_dims features (as in nn.GRU).
         activation: candidate c(v): "g" (the paper's), "identity" or "tanh".
         device, dtype: of the parameters.
+
+    mingru 1.4 calls these `input_size` and `hidden_sizes`; whoever does gets a `cells.ListMinGRU`, whose states are lists.
 
     Shape:
         x: (B, T, input_dims), or a PackedSequence.
@@ -80,8 +93,8 @@ class MinGRU(nn.Module):
             raise ValueError(f"num_layers: expected at least one layer, got {num_layers} of hidden_dims={hidden_dims}")
         if min(sizes) < 1 or input_dims < 1:
             raise ValueError(f"input_dims and hidden_dims: expected positive sizes, got {input_dims} and {hidden_dims}")
-        _check_dropout(dropout)
-        _check_activation(activation)
+        check_dropout(dropout)
+        check_activation(activation)
         self.input_dims, self.hidden_dims = input_dims, hidden_dims
         self.num_layers, self.num_directions = len(sizes), 2 if bidirectional else 1
         self.dropout, self.bias, self.batch_first = dropout, bias, batch_first
@@ -91,6 +104,7 @@ class MinGRU(nn.Module):
         layers = []
         width = input_dims
         for i, size in enumerate(sizes):
+            align, align_bias = self._alignment(i, width, size * self.num_directions)
             layers.append(
                 _Layer(
                     width,
@@ -98,8 +112,8 @@ class MinGRU(nn.Module):
                     gates=self.gates,
                     bias=bias,
                     norm=norm,
-                    align=residual and (i == 0 or width != size * self.num_directions),
-                    align_bias=bias and i == 0,
+                    align=residual and align,
+                    align_bias=align_bias,
                     residual=residual,
                     bidirectional=bidirectional,
                     time_first=not batch_first,
@@ -112,6 +126,10 @@ class MinGRU(nn.Module):
             width = size * self.num_directions
         self.layers = nn.ModuleList(layers)
         self.reset_parameters()
+
+    def _alignment(self, layer: int, input_size: int, output_size: int) -> Tuple[bool, bool]:
+        """Whether a layer's residual passes through a linear map, and whether that has a bias: as in mingru 1.3."""
+        return layer == 0 or input_size != output_size, self.bias and layer == 0
 
     def reset_parameters(self) -> None:
         """Draws weights and biases of the projections from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as upstream does."""
@@ -140,17 +158,38 @@ class MinGRU(nn.Module):
         if not torch.jit.is_scripting():
             if isinstance(x, PackedSequence):
                 return self._forward_packed(x, h, lengths, reset)
+        batch = self._check_batch(x)
+        states: List[Optional[Tensor]] = []
+        if h is None:
+            for _ in range(self.num_layers):
+                states.append(None)
+        else:
+            h = check_state(h, x, [self.num_layers * self.num_directions, batch, 1, self.state_size])
+            for i in range(self.num_layers):
+                states.append(h[i * self.num_directions : (i + 1) * self.num_directions])
+        out, last = self._run(x, states, lengths, reset)
+        padded: List[Tensor] = []
+        for state in last:
+            padded.append(self._padded(state))
+        return out, torch.cat(padded)
+
+    def _check_batch(self, x: Tensor) -> int:
+        """B, once x is known to be a batch of sequences."""
+        check_tensor("x", x)
         if x.dim() != 3 or x.shape[2] != self.input_dims:
-            raise ValueError(f"x: expected shape (B, T, {self.input_dims}), got {list(x.shape)}")
+            order = "(B, T, " if self.batch_first else "(T, B, "
+            raise ValueError(f"x: expected shape {order}{self.input_dims}), got {list(x.shape)}")
+        return x.shape[0 if self.batch_first else 1]
+
+    def _run(
+        self, x: Tensor, states: List[Optional[Tensor]], lengths: Optional[Tensor], reset: Optional[Tensor]
+    ) -> Tuple[Tensor, List[Tensor]]:
+        """All layers, from states (directions, B, 1, >= H_i) to states (directions, B, 1, H_i)."""
         batch_dim = 0 if self.batch_first else 1
         batch, steps = x.shape[batch_dim], x.shape[1 - batch_dim]
-
-        states: Optional[Tensor] = None
-        if h is not None:
-            shape = [self.num_layers * self.num_directions, batch, 1, self.state_size]
-            states = check_state(h, x, shape)
         if reset is not None:
             if not self.batch_first:
+                check_tensor("reset", reset)
                 reset = reset.transpose(0, 1)
         padding: Optional[Tensor] = None
         if lengths is not None:
@@ -158,18 +197,14 @@ class MinGRU(nn.Module):
             padding = torch.arange(steps, device=x.device) >= lengths.unsqueeze(1)
             padding = (padding if self.batch_first else padding.transpose(0, 1)).unsqueeze(2)
             x = x.masked_fill(padding, 0.0)  # NaN there must not reach the weights' gradients
-
         last: List[Tensor] = []
         for i, layer in enumerate(self.layers):
-            start: Optional[Tensor] = None
-            if states is not None:
-                start = states[i * self.num_directions : (i + 1) * self.num_directions]
-            x, h_last = layer(x, start, lengths, reset)
-            last.append(self._padded(h_last))
+            x, h_last = layer(x, states[i], lengths, reset)
+            last.append(h_last)
         if padding is not None:
             if self.residual:
                 x = x.masked_fill(padding, 0.0)
-        return x, (last[0] if len(last) == 1 else torch.cat(last)).unsqueeze(2)
+        return x, last
 
     @torch.jit.export
     def step(self, x: Tensor, h: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
@@ -179,17 +214,21 @@ class MinGRU(nn.Module):
         """
         if self.bidirectional:
             raise ValueError("step: a bidirectional model needs the whole sequence; call it instead")
+        check_tensor("x", x)
         if x.dim() != 2 or x.shape[1] != self.input_dims:
             raise ValueError(f"x: expected shape (B, {self.input_dims}), got {list(x.shape)}")
-        shape = [self.num_layers, x.shape[0], 1, self.state_size]
         states: List[Tensor] = []
         if h is not None:
-            states = list(check_state(h, x, shape).squeeze(2).unbind(0))
+            h = check_state(h, x, [self.num_layers, x.shape[0], 1, self.state_size])
+            states = list(h.squeeze(2).unbind(0))
         last: List[Tensor] = []
         for i, layer in enumerate(self.layers):
             x, h_next = layer.step(x, states[i] if h is not None else None)  # type: ignore[operator]
-            last.append(self._padded(h_next))
-        return x, (last[0] if len(last) == 1 else torch.stack(last)).view(shape)
+            last.append(self._padded(h_next).unsqueeze(1))
+        return x, torch.stack(last)
+
+    def flatten_parameters(self) -> None:
+        """Nothing: for code that calls it, as nn.LSTM needs it. Parameters are used as they lie."""
 
     def _padded(self, h: Tensor) -> Tensor:
         missing = self.state_size - h.shape[-1]
@@ -203,11 +242,10 @@ class MinGRU(nn.Module):
             raise ValueError("lengths: expected None with a PackedSequence, which has its own")
         padded, sizes = pad_packed_sequence(x, batch_first=self.batch_first)
         out, h = self.forward(padded, h, lengths=sizes, reset=reset)
-        packed = pack_padded_sequence(out, sizes, batch_first=self.batch_first, enforce_sorted=x.sorted_indices is None)
-        return packed, h
+        return pack_like(x, out, sizes, self.batch_first), h
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        _convert_state_dict(self, state_dict, prefix)
+        convert_state_dict(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -224,7 +262,7 @@ class MinLSTM(MinGRU):
 
 
 class _Layer(nn.Module):
-    """norm -> projection -> scan (-> + residual) -> dropout. h: (directions, B, 1, >= H) -> (directions, B, H)."""
+    """norm -> projection -> scan (-> + residual) -> dropout. h: (directions, B, 1, >= H) -> (directions, B, 1, H)."""
 
     def __init__(
         self,
@@ -248,7 +286,6 @@ class _Layer(nn.Module):
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.hidden_size, self.gates, self.activation = hidden_size, gates, activation
         self.residual, self.bidirectional, self.time_first = residual, bidirectional, time_first
-        self.normed = norm
         planes = (gates + 1) * hidden_size
         self.norm = nn.LayerNorm(input_size, **factory) if norm else nn.Identity()
         self.gate_hidden = nn.Linear(input_size, planes, bias=bias, **factory)
@@ -260,7 +297,8 @@ class _Layer(nn.Module):
     def forward(
         self, x: Tensor, h: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor]:
-        check_input(x, self.gate_hidden.weight)
+        if not torch.jit.is_scripting():
+            check_input(x, self.gate_hidden)
         y = self.norm(x)
         out, h_last = self.scan(self.gate_hidden(y), h, 0, lengths, reset)
         h_last = h_last.unsqueeze(0)
@@ -270,21 +308,21 @@ class _Layer(nn.Module):
             h_last = torch.stack([h_last.squeeze(0), h_first])
         if self.residual:
             out = out + self.res_align(x)
-        return self.dropout(out), h_last
+        return self.dropout(out), h_last.unsqueeze(2)
 
     @torch.jit.export
     def step(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """x (B, input_size), h (B, >= H) -> out (B, H), h (B, H)."""
-        check_input(x, self.gate_hidden.weight)
+        if not torch.jit.is_scripting():
+            check_input(x, self.gate_hidden)
         if h is not None:
             if h.shape[1] > self.hidden_size:
                 h = h[:, : self.hidden_size]
             h = h.contiguous()
-        planes = self.gate_hidden(self.norm(x) if self.normed else x)
-        out, h_next = mF.step_unchecked(planes, self.gates, h, self.activation)
+        out, h_next = mF.step_unchecked(self.gate_hidden(self.norm(x)), self.gates, h, self.activation)
         if self.residual:
             out = out + self.res_align(x)
-        return self.dropout(out) if self.training else out, h_next
+        return self.dropout(out), h_next
 
     def scan(
         self, planes: Tensor, h: Optional[Tensor], direction: int, lengths: Optional[Tensor], reset: Optional[Tensor]
@@ -298,265 +336,13 @@ class _Layer(nn.Module):
         return out.transpose(0, 1) if self.time_first else out, h_last
 
 
-class MinGRUCell(nn.Module):
-    """One minGRU layer with nothing around it: x (B, T, input_size), h (B, 1, hidden_size) -> out (B, T, hidden_size), h.
-
-    `activation` and the state are as for `MinGRU`. `step` takes one time step, x (B, input_size).
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        bias: bool = True,
-        activation: str = "g",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        _check_activation(activation)
-        self.input_size, self.hidden_size, self.activation = input_size, hidden_size, activation
-        self.to_gate_hidden = nn.Linear(input_size, 2 * hidden_size, bias=bias, device=device, dtype=dtype)
-
-    def forward(self, x: Tensor, h: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-        """Runs over a batch of sequences; raises ValueError or TypeError for inputs that do not fit."""
-        if x.dim() != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"x: expected shape (B, T, {self.input_size}), got {list(x.shape)}")
-        check_input(x, self.to_gate_hidden.weight)
-        if h is not None:
-            h = check_state(h, x, [x.shape[0], 1, self.hidden_size]).squeeze(1)
-        out, h_last = mF.scan([self.to_gate_hidden(x)], 1, h, activation=self.activation)
-        return out, h_last.unsqueeze(1)
-
-    @torch.jit.export
-    def step(self, x: Tensor, h: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-        """One step of a stream: x (B, input_size), h (B, 1, hidden_size) -> out (B, hidden_size), h."""
-        if x.dim() != 2 or x.shape[1] != self.input_size:
-            raise ValueError(f"x: expected shape (B, {self.input_size}), got {list(x.shape)}")
-        check_input(x, self.to_gate_hidden.weight)
-        if h is not None:
-            h = check_state(h, x, [x.shape[0], 1, self.hidden_size]).squeeze(1)
-            h = h.contiguous()
-        out, h_next = mF.step_unchecked(self.to_gate_hidden(x), 1, h, self.activation)
-        return out, h_next.unsqueeze(1)
-
-
-class MinConv2dGRUCell(nn.Module):
-    """One convolutional minGRU layer: gate and candidate come from a Conv2d over each frame.
-
-    x (B, T, input_size, H, W), h [(B, 1, hidden_size, H', W')] -> out (B, T, hidden_size, H', W') and the next h. h is a
-    list, as for `MinConv2dGRU`; its entry expands to that shape.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        kernel_size: int,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        bias: bool = True,
-        activation: str = "g",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        _check_activation(activation)
-        self.input_size, self.activation = input_size, activation
-        self.to_gate_hidden = nn.Conv2d(
-            input_size, 2 * hidden_size, kernel_size, stride, padding, bias=bias, device=device, dtype=dtype
-        )
-
-    def forward(self, x: Tensor, h: Optional[List[Tensor]] = None) -> Tuple[Tensor, List[Tensor]]:
-        """Runs over a batch of videos; raises ValueError or TypeError for inputs that do not fit."""
-        _check_frames(x, self.input_size)
-        _check_states(h, 1)
-        check_input(x, self.to_gate_hidden.weight)
-        planes = self.to_gate_hidden(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        out, h_last = _scan_frames(planes, h[0] if h is not None else None, self.activation)
-        return out, [h_last]
-
-
-class MinConv2dGRU(nn.Module):
-    """Stacked convolutional minGRU for video.
-
-    Args:
-        input_size: channels of the input.
-        hidden_sizes: channels of each layer, an int for one layer.
-        kernel_sizes, strides, paddings: of each layer's Conv2d; an int serves all layers.
-        dropout: probability, in [0, 1], of zeroing an output of a layer but the last; while training only.
-        residual: adds each layer's input to its output, through a convolution where channels or frame sizes differ.
-        bias: whether the convolutions of gates and candidates have biases.
-        norm: normalises each layer's input with nn.GroupNorm.
-        activation, device, dtype: as for `MinGRU`.
-
-    Shape:
-        x: (B, T, input_size, H, W); h: a list with (B, 1, hidden_sizes[i], H_i, W_i), or what expands to it, per layer.
-        returns: out (B, T, hidden_sizes[-1], H', W') and h after the last frame, float32 at least.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_sizes: int | Sequence[int],
-        kernel_sizes: int | Sequence[int],
-        *,
-        strides: int | Sequence[int] = 1,
-        paddings: int | Sequence[int] = 0,
-        dropout: float = 0.0,
-        residual: bool = False,
-        bias: bool = True,
-        norm: bool = False,
-        activation: str = "g",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        sizes = [hidden_sizes] if isinstance(hidden_sizes, int) else list(hidden_sizes)
-        _check_dropout(dropout)
-        _check_activation(activation)
-        self.input_size, self.num_layers = input_size, len(sizes)
-
-        def per_layer(name: str, values: int | Sequence[int]) -> list[int]:
-            values = [values] * len(sizes) if isinstance(values, int) else list(values)
-            if len(values) != len(sizes):
-                raise ValueError(f"{name}: expected {len(sizes)} values, one per layer, got {len(values)}")
-            return values
-
-        kernels, strides = per_layer("kernel_sizes", kernel_sizes), per_layer("strides", strides)
-        paddings = per_layer("paddings", paddings)
-        layers = []
-        for i, size in enumerate(sizes):
-            layers.append(
-                _Conv2dLayer(
-                    input_size,
-                    size,
-                    (kernels[i], strides[i], paddings[i]),
-                    bias=bias,
-                    norm=norm,
-                    residual=residual,
-                    dropout=dropout if i + 1 < len(sizes) else 0.0,
-                    activation=activation,
-                    factory={"device": device, "dtype": dtype},
-                )
-            )
-            input_size = size
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, x: Tensor, h: Optional[List[Tensor]] = None) -> Tuple[Tensor, List[Tensor]]:
-        """Runs all layers over a batch of videos; raises ValueError or TypeError for inputs that do not fit."""
-        _check_frames(x, self.input_size)
-        _check_states(h, self.num_layers)
-        last: List[Tensor] = []
-        for i, layer in enumerate(self.layers):
-            x, h_last = layer(x, h[i] if h is not None else None)
-            last.append(h_last)
-        return x, last
-
-
-class _Conv2dLayer(nn.Module):
-    """norm -> convolution -> scan (-> + residual) -> dropout. x (B, T, C, H, W), h (B, 1, C', H', W')."""
-
-    def __init__(
-        self,
-        input_size: int,
-        size: int,
-        shape: tuple[int, int, int],
-        *,
-        bias: bool,
-        norm: bool,
-        residual: bool,
-        dropout: float,
-        activation: str,
-        factory: dict[str, Any],
-    ) -> None:
-        super().__init__()
-        self.residual, self.activation = residual, activation
-        kernel, stride, padding = shape
-        same = input_size == size and stride == 1 and 2 * padding == kernel - 1
-        self.norm = nn.GroupNorm(_groups(input_size), input_size, **factory) if norm else nn.Identity()
-        self.gate_hidden = nn.Conv2d(input_size, 2 * size, *shape, bias=bias, **factory)
-        align = residual and not same
-        self.res_align = nn.Conv2d(input_size, size, *shape, bias=False, **factory) if align else nn.Identity()
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
-
-    def forward(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
-        check_input(x, self.gate_hidden.weight)
-        frames = x.flatten(0, 1)
-        planes = self.gate_hidden(self.norm(frames)).unflatten(0, x.shape[:2])
-        out, h_last = _scan_frames(planes, h, self.activation)
-        if self.residual:
-            out = out + self.res_align(frames).unflatten(0, x.shape[:2])
-        return self.dropout(out), h_last
-
-
-def _scan_frames(planes: Tensor, h: Optional[Tensor], activation: str) -> Tuple[Tensor, Tensor]:
-    """planes (B, T, 2 C, H, W), h (B, 1, C, H, W) -> out (B, T, C, H, W), h."""
-    if h is not None:
-        channels = planes.shape[2] // 2
-        h = check_state(h, planes, [planes.shape[0], 1, channels, planes.shape[3], planes.shape[4]]).squeeze(1)
-    out, h_last = mF.scan([planes], 1, h, activation=activation)
-    return out, h_last.unsqueeze(1)
-
-
-def _groups(channels: int) -> int:
-    """As many groups, of those usual, as leave each at least 4 channels (or all, where there are fewer)."""
-    return next(n for n in (64, 32, 16, 8, 4, 1) if channels % n == 0 and channels // n >= min(4, channels))
-
-
-def _check_dropout(dropout: float) -> None:
+def check_dropout(dropout: float) -> None:
+    """Raises ValueError unless it is a probability."""
     if not 0 <= dropout <= 1:
         raise ValueError(f"dropout: expected a probability in [0, 1], got {dropout}")
 
 
-def _check_activation(activation: str) -> None:
+def check_activation(activation: str) -> None:
+    """Raises ValueError unless it is one of those known."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
-
-
-def _check_frames(x: Tensor, channels: int) -> None:
-    if x.dim() != 5 or x.shape[2] != channels:
-        raise ValueError(f"x: expected shape (B, T, {channels}, H, W), got {list(x.shape)}")
-
-
-def _check_states(h: Optional[List[Tensor]], layers: int) -> None:
-    if h is not None:
-        if len(h) != layers:
-            raise ValueError(f"h: expected a list of {layers} tensors, one per layer, got {len(h)}")
-
-
-def _convert_state_dict(model: MinGRU, state_dict: dict[str, Any], prefix: str) -> None:
-    """Rewrites, in place, a state dict of upstream mingru 1.3.0 or 1.4.x, or of minGRU-pytorch, to this layout."""
-    own = model.state_dict()
-
-    def rename(old: str, new: str, permutation: tuple[int, ...] | None = None) -> None:
-        for kind in ("weight", "bias"):
-            value = state_dict.pop(f"{prefix}{old}.{kind}", None)
-            if value is not None and permutation is not None:
-                blocks = value.chunk(len(permutation))
-                value = torch.cat([blocks[i] for i in permutation])
-            if value is not None:
-                state_dict[f"{prefix}{new}.{kind}"] = value
-
-    def fill(key: str, value: Tensor) -> None:
-        if key in own:
-            state_dict.setdefault(prefix + key, value)
-
-    if f"{prefix}linear_gate_hidden.0.weight" in state_dict:  # mingru 1.3.0
-        for i in range(model.num_layers):
-            rename(f"linear_gate_hidden.{i}", f"layers.{i}.gate_hidden")
-        rename("input_residual_align", "layers.0.res_align")
-    elif f"{prefix}to_hidden_and_gate.weight" in state_dict:  # minGRU-pytorch: [hidden, gate], never a bias
-        rename("to_hidden_and_gate", "layers.0.gate_hidden", (1, 0))
-        fill("layers.0.gate_hidden.bias", torch.zeros(2 * model.state_size))
-    elif f"{prefix}to_hidden_and_f_i_gate.weight" in state_dict:  # its minLSTM: [hidden, f, i]
-        rename("to_hidden_and_f_i_gate", "layers.0.gate_hidden", (1, 2, 0))
-        fill("layers.0.gate_hidden.bias", torch.zeros(3 * model.state_size))
-    elif f"{prefix}layers.0.gate_hidden.weight" in state_dict and f"{prefix}layers.0.res_align.bias" not in state_dict:
-        # mingru 1.4.x aligns the first layer without a bias, and only where sizes differ
-        weight = own.get("layers.0.res_align.weight")
-        if weight is not None and (weight.shape[0] == weight.shape[1] or prefix + "layers.0.res_align.weight" in state_dict):
-            fill("layers.0.res_align.weight", torch.eye(weight.shape[0]))
-            fill("layers.0.res_align.bias", torch.zeros(weight.shape[0]))

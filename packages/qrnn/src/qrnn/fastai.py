@@ -2,11 +2,22 @@
 
 from typing import Any
 
+from torch import Tensor
+
 from . import modules
 
 
 class QRNNLayer(modules.QRNNLayer):
-    """`qrnn.QRNNLayer`, batch first, with fastai's zoneout."""
+    """`qrnn.QRNNLayer`, batch first, with fastai's zoneout and shape of the state.
+
+    Args:
+        input_size, hidden_size, save_prev_x, zoneout, window, output_gate, backward: as for `qrnn.QRNNLayer`.
+        batch_first: input and output are (B, T, features) instead of (T, B, features).
+        options: further arguments of `qrnn.QRNNLayer`.
+
+    Raises:
+        ValueError, TypeError: as `qrnn.QRNNLayer`.
+    """
 
     def __init__(
         self,
@@ -22,6 +33,19 @@ class QRNNLayer(modules.QRNNLayer):
     ) -> None:
         options = {"zoneout_mode": "fastai", "batch_first": batch_first, "backward": backward, **options}
         super().__init__(input_size, hidden_size, save_prev_x, zoneout, window, output_gate, **options)
+
+    def forward(self, X: Tensor, hidden: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Runs over a batch of sequences.
+
+        Args:
+            X: (B, T, input_size), or (T, B, input_size) if not `batch_first`.
+            hidden: c before the first step, (B, H). Default: 0.
+            lengths: (B,) integers in 0..T: what lies beyond is padding, never read, and its outputs are 0.
+
+        Returns:
+            h like X, and c after each sequence's last step, (B, H).
+        """
+        return self._run(X, hidden, lengths)
 
 
 class QRNN(modules.QRNN):

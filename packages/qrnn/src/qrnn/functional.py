@@ -23,6 +23,7 @@ from ._shared import (
     check_floating,
     check_lengths,
     check_state,
+    check_tensor,
     run_reference,
     split_scan,
     under_functorch,
@@ -58,7 +59,9 @@ def forget_mult(
         ValueError: a shape, device or length that does not fit; the message names it.
         TypeError: dtypes that are not floating or differ.
     """
-    _check_rank("f", f)
+    check_tensor("f", f)
+    if f.dim() < 3:
+        raise ValueError(f"f: expected at least 3 dimensions (T, B, H), got shape {list(f.shape)}")
     check_alike("f and x", [f, x])
     check_floating("f", f)
     features = f.shape[2:]
@@ -105,7 +108,9 @@ def pool(
         ValueError: a shape, device, length or option that does not fit; the message names it.
         TypeError: a dtype that is not floating.
     """
-    _check_rank("gates", gates)
+    check_tensor("gates", gates)
+    if gates.dim() != 3:
+        raise ValueError(f"gates: expected 3 dimensions (T, B, P * H), got shape {list(gates.shape)}")
     check_floating("gates", gates)
     kind, count = pooling_index(pooling)
     if gates.shape[2] % count != 0:
@@ -185,8 +190,3 @@ def check_zoneout(zoneout: float, mode: str) -> None:
         raise ValueError(f"zoneout: expected a probability in [0, 1], got {zoneout}")
     if mode != "salesforce" and mode != "fastai" and mode != "paper":
         raise ValueError(f"zoneout_mode: expected 'salesforce', 'fastai' or 'paper', got '{mode}'")
-
-
-def _check_rank(name: str, x: Tensor) -> None:
-    if x.dim() < 3:
-        raise ValueError(f"{name}: expected at least 3 dimensions (T, B, H), got shape {list(x.shape)}")

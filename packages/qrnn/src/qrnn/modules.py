@@ -8,10 +8,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as qF
-from ._shared import check_input, check_lengths, check_state
+from ._plain import linear_parameters
+from ._shared import check_input, check_lengths, check_state, check_tensor, pack_like
 
 
 class ForgetMult(nn.Module):
@@ -55,7 +56,8 @@ class QRNNLayer(nn.Module):
         input_size: features of the input.
         hidden_size: features of the state; default: `input_size`.
         save_prev_x: keeps the last window - 1 inputs of a call, and begins the next one with them (detached) instead of
-            zeros, until `reset()`: for sequences that are fed in pieces.
+            zeros, until `reset()`: for sequences that are fed in pieces. A layer that runs backward keeps the first ones,
+            for the piece before.
         zoneout: probability in [0, 1] of an element of c to keep its value over a step.
         window: how many inputs, the current and those before it, make a step's gates: any number >= 1.
         output_gate: pooling "fo" if True, "f" if False.
@@ -103,8 +105,6 @@ class QRNNLayer(nn.Module):
             raise ValueError(f"input_size and hidden_size: expected positive sizes, got {input_size} and {hidden_size}")
         if not isinstance(window, int) or window < 1:
             raise ValueError(f"window: expected an integer >= 1, got {window}")
-        if save_prev_x and backward:
-            raise ValueError("save_prev_x: a layer that runs backward has no previous inputs to save")
         qF.check_zoneout(zoneout, zoneout_mode)
         self.pooling = pooling if pooling is not None else ("fo" if output_gate else "f")
         _, gates = qF.pooling_index(self.pooling)
@@ -134,8 +134,14 @@ class QRNNLayer(nn.Module):
         Returns:
             h (T, B, H), or (B, T, H); and c after each sequence's last step, (1, B, H), in float32 also for 16-bit types.
         """
+        out, last = self._run(X, hidden, lengths)
+        return out, torch.stack([last])
+
+    def _run(self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        """`forward` with c (B, H)."""
         _check_sequence(X, self.input_size, self.batch_first)
-        check_input(X, self.linear.weight if self._plain() else X)
+        if not torch.jit.is_scripting():
+            check_input(X, self.linear, "X")
         batch_dim = 0 if self.batch_first else 1
         if hidden is not None:
             hidden = check_state(hidden, X, [1, X.shape[batch_dim], self.hidden_size], "hidden").squeeze(0)
@@ -162,7 +168,7 @@ class QRNNLayer(nn.Module):
             self.zoneout_mode,
             self.training,
         )
-        return out, last.unsqueeze(0)
+        return out.contiguous(), last
 
     def _convolve(self, x: Tensor, lengths: Optional[Tensor]) -> Tensor:
         """x (T, B, input_size) -> gates (T, B, gates * H): a product per input of the window, summed where they are made."""
@@ -174,30 +180,35 @@ class QRNNLayer(nn.Module):
             raise ValueError(
                 f"X: expected the batch of {prev.shape[1]} that went before, got {batch}; is a reset() missing?"
             )
-        rows = torch.cat([x, prev]) if self.backward else torch.cat([prev.to(x), x])
+        prev = prev.to(x)
+        rows = torch.cat([x, prev]) if self.backward else torch.cat([prev, x])
+        ends: Optional[Tensor] = None  # of each sequence, and the steps after it, (past, B, input_size)
+        if lengths is not None:
+            ends = (lengths + torch.arange(past, device=x.device).unsqueeze(1)).unsqueeze(2).expand(-1, -1, self.input_size)
+            if self.backward:
+                rows = torch.cat([x, torch.zeros_like(prev)]).scatter(0, ends, prev)
         if self.save_prev_x:
-            kept = rows[steps:]
-            if lengths is not None:  # the last inputs of each sequence, wherever it ends
-                index = lengths + torch.arange(past, device=x.device).unsqueeze(1)
-                kept = rows.gather(0, index.unsqueeze(2).expand(-1, -1, self.input_size))
+            kept = rows[:past] if self.backward else rows[steps:]
+            if ends is not None and not self.backward:
+                kept = rows.gather(0, ends)
             self.prevX = kept.detach().clone()  # not a view that would keep all rows
         rows = rows.flatten(0, 1)
         window: List[Tensor] = []  # x_t, x_{t-1}, ... of all t: views of the rows
         for j in range(self.window):
             window.append(rows.narrow(0, (j if self.backward else past - j) * batch, steps * batch))
-        if not self._plain():
-            return self.linear(torch.cat(window, 1)).unflatten(0, [steps, batch])
-        weights = self.linear.weight.chunk(self.window, 1)
-        gates = nn.functional.linear(window[0], weights[0], self.linear.bias)
+        if torch.jit.is_scripting():
+            weight: Tensor = self.linear.weight
+            bias: Optional[Tensor] = self.linear.bias
+        else:
+            parameters = linear_parameters(self.linear)
+            if parameters is None:  # wrapped (AWD's WeightDrop), hooked, replaced, ...
+                return self.linear(torch.cat(window, 1)).unflatten(0, [steps, batch])
+            weight, bias = parameters
+        weights = weight.chunk(self.window, 1)
+        gates = nn.functional.linear(window[0], weights[0], bias)
         for j in range(1, self.window):
             gates = gates.addmm_(window[j].to(gates.dtype), weights[j].to(gates.dtype).t())
         return gates.unflatten(0, [steps, batch])
-
-    def _plain(self) -> bool:
-        """Whether `linear` does what nn.Linear does, and can be taken apart; not if it was wrapped (AWD's WeightDrop) or hooked."""
-        if torch.jit.is_scripting():
-            return True
-        return type(self.linear) is nn.Linear and not self.linear._forward_pre_hooks and not self.linear._forward_hooks
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
         if type(self.linear) is nn.Linear:
@@ -274,6 +285,10 @@ class QRNN(nn.Module):
             options = {"bias": bias, "batch_first": batch_first, **layer_options}
             sizes = [input_size] + [above] * (num_layers - 1)
             layers = [QRNNLayer(n, size, window=w, **options) for n, w in zip(sizes, windows)]
+            if bidirectional and layer_options.get("save_prev_x"):
+                raise ValueError(
+                    "save_prev_x: expected False if bidirectional, when no order of pieces suits both directions"
+                )
             if bidirectional:
                 backward = [QRNNLayer(n, size, window=w, backward=True, **options) for n, w in zip(sizes, windows)]
         else:
@@ -287,8 +302,11 @@ class QRNN(nn.Module):
 
     def reset(self) -> None:
         """Forgets the inputs that layers with `save_prev_x` kept."""
-        for layer in self.layers:
-            layer.reset()  # type: ignore[operator]
+        for layer in [*self.layers, *self.layers_bwd]:
+            layer.reset()
+
+    def flatten_parameters(self) -> None:
+        """Nothing: for code that calls it, as nn.LSTM needs it. Parameters are used as they lie."""
 
     def extra_repr(self) -> str:
         """The constructor's arguments, for print()."""
@@ -300,12 +318,15 @@ class QRNN(nn.Module):
 
         Args:
             X: input, or a PackedSequence (then `lengths` must be None, and the output is packed alike).
-            hidden: initial states.
-            lengths: (B,) integers in 0..T, on the CPU or X's device. Padding is never read, and its outputs are 0.
+            hidden: initial states; also as a list with one for each layer.
+            lengths: (B,) integers in 0..T, on the CPU or X's device, or a list. Padding is never read, its outputs are 0.
         """
         if not torch.jit.is_scripting():
+            if isinstance(hidden, (list, tuple)):
+                hidden = _stack_states(hidden, len(self.layers) + len(self.layers_bwd))
             if isinstance(X, PackedSequence):
                 return self._forward_packed(X, hidden, lengths)
+        check_tensor("X", X)
         if X.dim() == 2:
             dim = 0 if self.batch_first else 1
             if lengths is not None:
@@ -358,8 +379,7 @@ class QRNN(nn.Module):
             raise ValueError("lengths: expected None with a PackedSequence, which has its own")
         padded, sizes = pad_packed_sequence(X, batch_first=self.batch_first)
         out, last = self.forward(padded, hidden, sizes)
-        packed = pack_padded_sequence(out, sizes, batch_first=self.batch_first, enforce_sorted=X.sorted_indices is None)
-        return packed, last
+        return pack_like(X, out, sizes, self.batch_first), last
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
         # AWD-LSTM's language models keep a list of QRNNs of one layer each
@@ -369,7 +389,21 @@ class QRNN(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _stack_states(states: Sequence[Tensor], count: int) -> Tensor:
+    """(count, B, H), from a list with one for each layer, (B, H) or (1, B, H)."""
+    if len(states) != count or any(not isinstance(state, Tensor) or state.shape != states[0].shape for state in states):
+        raise ValueError(
+            f"hidden: expected a tensor, or a list with equal ones for each of {count} layers, got {_shapes(states)}"
+        )
+    return torch.cat(list(states)) if states[0].dim() == 3 and states[0].shape[0] == 1 else torch.stack(list(states))
+
+
+def _shapes(states: Sequence[Any]) -> List[Any]:
+    return [list(state.shape) if isinstance(state, Tensor) else type(state).__name__ for state in states]
+
+
 def _check_sequence(x: Tensor, features: int, batch_first: bool) -> None:
+    check_tensor("X", x)
     if x.dim() != 3 or x.shape[2] != features:
         order = "(B, T, " if batch_first else "(T, B, "
         raise ValueError(f"X: expected shape {order}{features}), got {list(x.shape)}")

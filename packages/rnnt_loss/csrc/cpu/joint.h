@@ -101,7 +101,8 @@ void run(const JointForward<scalar_t>& p) {
         } else {
           for (int j = 0; j < p.blanks; ++j) blanks[j] = acc(z[p.blank[j]]);
         }
-        if (s < in.s1) label = acc(z[p.targets[b * p.symbols + s]]) - offset;
+        const int64_t target = s < in.s1 ? p.targets[b * p.symbols + s] : -1;
+        if (target >= 0 && !(p.mode == Mode::hat && target == p.blank[0])) label = acc(z[target]) - offset;
       }
       p.norm[(b * p.frames + t) * p.rows + k] = norm;
       if (k < p.label_rows) p.label.at(b, t, k) = label;

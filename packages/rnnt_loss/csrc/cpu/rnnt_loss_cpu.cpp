@@ -57,7 +57,9 @@ struct CpuEngine {
   }
 
   template <class Problem>
-  static void simple_weights(const Problem& p, const Tensor&) {
+  static void simple_weights(const Problem& p, const Tensor&) {  // backward: symbols may have changed since
+    check_values(p);
+    check_targets(p, p.targets, p.classes);
     RNNKIT_CALL_TARGET((p), simple_weights);
   }
 

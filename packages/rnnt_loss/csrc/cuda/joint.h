@@ -145,7 +145,10 @@ __global__ void __launch_bounds__(kRowThreads) joint_forward_kernel(JointForward
     offset = norm + softplus(acc(z[blank]));
   }
   if (threadIdx.x % 32 != 0) return;
-  if (valid && s < in.s1) label = acc(z[target_of(p, b, s)]) - offset;
+  if (valid && s < in.s1) {
+    const int64_t target = target_of(p, b, s);
+    if (!(p.mode == Mode::hat && target == p.blank[0])) label = acc(z[target]) - offset;
+  }
   p.norm[(b * p.frames + t) * p.rows + k] = norm;
   if (k < p.label_rows) p.label.at(b, t, k) = label;
   for (int j = 0; j < p.blanks; ++j) {

@@ -48,6 +48,7 @@ struct Cell {
     t = place / p.rows % p.frames;
     s = place % p.rows;
     in = p.bounds(b);
+    if (!in.fit(p.symbols, p.frames)) device_fail("boundary: a value is not within 0 and S, T");
     valid = exists && in.has(t, s);
   }
 };
@@ -116,6 +117,7 @@ __global__ void __launch_bounds__(kRowThreads) simple_gradients_kernel(Exponenti
   if (row >= p.batch * count) return;
   const int64_t b = row / count, at = row % count, place = row * p.classes, lane = threadIdx.x % 32;
   const Bounds in = p.bounds(b);
+  if (!in.fit(p.symbols, p.frames)) device_fail("boundary: a value is not within 0 and S, T");
   const bool valid = of_lm ? at >= in.s0 && at <= in.s1 : at >= in.t0 && at < in.t1;
   const acc* const exps = (of_lm ? p.exp_lm : p.exp_am) + place;
   acc* const grad = (of_lm ? p.grad_lm_acc : p.grad_am_acc) + place;
@@ -129,7 +131,7 @@ __global__ void __launch_bounds__(kRowThreads) simple_gradients_kernel(Exponenti
       blanks += blank;
       labels += label;
       if (!of_lm && s < in.s1) {
-        const int64_t target = p.targets[b * p.symbols + s];
+        const int64_t target = target_of(p, b, s);
         if (target % 32 == lane) grad[target] += label;
       }
       const acc norm = p.norm[(b * p.frames + t) * p.rows + s];
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(kRowThreads) simple_gradients_kernel(Exponenti
     }
     if (p.blank % 32 == lane) grad[p.blank] += blanks;
     if (of_lm && at < in.s1) {
-      const int64_t target = p.targets[b * p.symbols + at];
+      const int64_t target = target_of(p, b, at);
       if (target % 32 == lane) grad[target] += labels;
     }
   }
@@ -184,6 +186,7 @@ __global__ void __launch_bounds__(kRowThreads) join_backward_kernel(JoinBackward
   if (block < p.count) {
     const int64_t frame = p.first + block, b = frame / p.frames, t = frame % p.frames;
     const Bounds in = p.bounds(b);
+    if (!in.fit(p.symbols, p.frames)) device_fail("boundary: a value is not within 0 and S, T");
     if (t < in.t0 || t >= in.t1) return;
     for (int64_t v = threadIdx.x; v < p.width; v += blockDim.x) {
       acc sum = 0;
@@ -197,6 +200,7 @@ __global__ void __launch_bounds__(kRowThreads) join_backward_kernel(JoinBackward
   }
   const int64_t rows = p.symbols + 1, b = p.first / p.frames + (block - p.count) / rows, s = (block - p.count) % rows;
   const Bounds in = p.bounds(b);
+  if (!in.fit(p.symbols, p.frames)) device_fail("boundary: a value is not within 0 and S, T");
   if (s < in.s0 || s > in.s1) return;
   const int64_t start = b * p.frames;
   const int64_t begin = in.t0 > p.first - start ? in.t0 : p.first - start;

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import check_floating, check_integers, under_functorch
+from ._shared import check_floating, check_integers, check_tensor, under_functorch
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")
@@ -48,6 +48,7 @@ def check_index(name: str, value: int, classes: int) -> int:
 
 def check_logits(name: str, x: Tensor, dims: str) -> None:
     """Raises unless x is floating and has the dimensions that are named."""
+    check_tensor(name, x)
     check_floating(name, x)
     if x.dim() != len(dims.split(", ")):
         raise ValueError(f"{name}: expected shape ({dims}), got {list(x.shape)}")
@@ -75,9 +76,11 @@ def check_boundary(boundary: Tensor | None, batch: int, symbols: int, frames: in
     return checked
 
 
-def check_symbols(symbols: Tensor, batch: int, count: int, classes: int, boundary: Tensor | None, like: Tensor) -> Tensor:
+def check_symbols(
+    symbols: Tensor, batch: int, count: int, classes: int, boundary: Tensor | None, like: Tensor, name: str = "symbols"
+) -> Tensor:
     """The symbols as int64 on the device of `like`, within 0..classes - 1 where they are not padding and may be read."""
-    checked = check_integers("symbols", symbols, [batch, count], like)
+    checked = check_integers(name, symbols, [batch, count], like)
     if may_read(symbols) and (boundary is None or may_read(boundary)) and symbols.numel() > 0:
         wrong = (checked < 0) | (checked >= classes)
         if boundary is not None:
@@ -85,7 +88,7 @@ def check_symbols(symbols: Tensor, batch: int, count: int, classes: int, boundar
             wrong = wrong & (s >= boundary[:, 0, None]) & (s < boundary[:, 2, None])
         if bool(wrong.any()):
             b, s = wrong.nonzero()[0].tolist()
-            raise ValueError(f"symbols: expected values within 0..{classes - 1}, got {int(checked[b, s])} at [{b}, {s}]")
+            raise ValueError(f"{name}: expected values within 0..{classes - 1}, got {int(checked[b, s])} at [{b}, {s}]")
     return checked
 
 
@@ -99,6 +102,23 @@ def check_ranges(ranges: Tensor, batch: int, frames: int, rows: int, symbols: in
         if int(begin.min()) < 0 or int(checked.max()) > symbols:
             raise ValueError(f"ranges: expected values within 0..{symbols}, got {int(begin.min())}..{int(checked.max())}")
     return checked[..., 0].contiguous()
+
+
+def check_band(
+    ranges: Tensor, batch: int, frames: int, rows: int, symbols: int, boundary: Tensor | None, like: Tensor
+) -> Tensor:
+    """The first row (B, T) of ranges that no path has to leave: within a sequence they may not fall over time."""
+    begin = check_ranges(ranges, batch, frames, rows, symbols, like)
+    if may_read(ranges) and (boundary is None or may_read(boundary)):
+        falls = begin[:, 1:] < begin[:, :-1]
+        if boundary is not None:
+            t = torch.arange(1, max(frames, 1), device=begin.device)
+            falls = falls & (t > boundary[:, 1, None]) & (t < boundary[:, 3, None])
+        if bool(falls.any()):
+            b, t0 = falls.nonzero()[0].tolist()
+            pair = f"{int(begin[b, t0])} and {int(begin[b, t0 + 1])} at [{b}, {t0}]"
+            raise ValueError(f"ranges: expected first rows that do not fall over time, got {pair}")
+    return begin
 
 
 def fold_constrained(label: Tensor, blank: Tensor, band: bool) -> Tensor:

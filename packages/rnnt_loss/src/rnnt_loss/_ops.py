@@ -8,10 +8,11 @@ Importing this module loads the compiled library. Nodes are laid out as in `refe
 
 lattice(label (B, NL, T or T + 1, S or rows), blank (B, NB, T, rows), ...) -> score (B,), and the occupancies of label and blank
     in their shapes, or (0,) unless `occupancies`. `label_weight` multiplies the labels' gradients alone (FastEmit).
-joint_scores(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, reuse) -> label (B, T, S or rows),
+joint_scores(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, label_weight, reuse) -> label (B, T, S or rows),
     blank (B, len(blanks), T, rows), norm (B, T, rows). Logits are (B, T, rows, C), or packed (nodes, C) with `offsets` (B,).
     `kind` is the index of one of reference.MODES.
-    `clamp` limits each logit's gradient; `reuse` writes gradients over the logits.
+    `clamp` limits each logit's gradient, of a sequence's score, once the lattice has multiplied those of labels by
+    `label_weight`; `reuse` writes gradients over the logits.
 simple_scores(lm (B, S + 1, C), am (B, T, C), symbols, boundary, blank) -> label (B, T, S), blank (B, T, S + 1), and what
     backward needs
 joiner_scores(enc (B, T, H), dec (B, S + 1, H), weight (C, H), bias (C), ...) -> joint_scores of Linear(tanh(enc + dec)), of
@@ -99,6 +100,7 @@ def _joint_reference(
     blanks: list[int],
     mode: int,
     clamp: float,
+    label_weight: float,
     reuse: bool,
 ) -> tuple[Tensor, Tensor]:
     if clamp > 0 or reuse:
@@ -136,7 +138,7 @@ def _joiner_reference(
         s = (begin[:, :, None] + torch.arange(rows, device=begin.device)).clamp(max=dec.shape[1] - 1)
         joined = enc[:, :, None] + dec[torch.arange(len(dec), device=begin.device)[:, None, None], s]
     logits = torch.nn.functional.linear(joined.tanh(), weight, bias)
-    return _joint_reference(logits, symbols, boundary, begin, None, frames, [blank], mode, 0.0, False)
+    return _joint_reference(logits, symbols, boundary, begin, None, frames, [blank], mode, 0.0, 1.0, False)
 
 
 def _gradients(
@@ -213,7 +215,7 @@ def register(namespace: str) -> None:
     torch.library.register_autograd(f"{namespace}::lattice", lattice_backward, setup_context=setup_lattice)
 
     @torch.library.register_fake(f"{namespace}::joint_scores")
-    def _(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, reuse):  # type: ignore[no-untyped-def]
+    def _(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, label_weight, reuse):  # type: ignore[no-untyped-def]
         batch, dtype = symbols.shape[0], state_dtype(logits)
         rows = symbols.shape[1] + 1 if offsets is not None else logits.shape[-2]
         label = logits.new_empty(batch, frames, rows if begin is not None else symbols.shape[1], dtype=dtype)
@@ -239,8 +241,8 @@ def register(namespace: str) -> None:
 
     def joint_backward(ctx: Any, grad_label: Tensor | None, grad_blank: Tensor | None, *_: None) -> tuple[Any, ...]:
         logits, symbols, boundary, begin, offsets, norm = ctx.saved_tensors
-        _, blanks, mode, clamp, reuse = ctx.options
-        nothing = [None] * 9
+        _, blanks, mode, clamp, label_weight, reuse = ctx.options
+        nothing = [None] * 10
         if torch.is_grad_enabled():
             rest = (symbols, boundary, begin, offsets, *ctx.options)
             return *_gradients(_joint_reference, [logits], [grad_label, grad_blank], rest), *nothing
@@ -248,9 +250,10 @@ def register(namespace: str) -> None:
         grads = _both(grad_label, grad_blank, norm, len(blanks), symbols if begin is None else None)
         given = (*grads, logits, symbols, norm, boundary, begin, offsets)
         if reuse:
-            ops.joint_scores_backward_(*given, 0, blanks, mode, clamp)
+            ops.joint_scores_backward_(*given, 0, blanks, mode, clamp, label_weight)
+            torch.autograd.graph.increment_version(logits)  # so that torch notices whoever else needed them
             return logits, *nothing
-        return ops.joint_scores_backward(*given, blanks, mode, clamp), *nothing
+        return ops.joint_scores_backward(*given, blanks, mode, clamp, label_weight), *nothing
 
     torch.library.register_autograd(f"{namespace}::joint_scores", joint_backward, setup_context=setup_joint)
 
@@ -358,7 +361,7 @@ def register(namespace: str) -> None:
                 hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
                 logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
             given = (grad_label, grad_blank, logits, symbols, norm, boundary, begin, None)
-            ops.joint_scores_backward_(*given, first, [blank], kind, 0.0)
+            ops.joint_scores_backward_(*given, first, [blank], kind, 0.0, 1.0)
             grads = logits.flatten(0, 1)
             if grads.dtype == grad_weight.dtype:
                 grad_weight.addmm_(grads.T, hidden.flatten(0, 1))

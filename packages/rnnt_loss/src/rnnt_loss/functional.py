@@ -42,6 +42,7 @@ from . import _ops
 from ._lattice import (
     REDUCTIONS,
     RNNT_TYPES,
+    check_band,
     check_boundary,
     check_choice,
     check_index,
@@ -55,7 +56,7 @@ from ._lattice import (
     solve,
     with_unit_stride,
 )
-from ._shared import under_functorch
+from ._shared import autocast_enabled, check_tensor, under_functorch
 from .reference import inside
 
 __all__ = [
@@ -114,17 +115,18 @@ def rnnt_loss(
         logits: (B, T, S + 1, C), before log_softmax.
         use_hat_loss: the blank is a Bernoulli variable of its own (Variani et al., arXiv:2003.07705).
         reuse_logits: backward writes the gradient over the logits, which nothing may need afterwards: no other memory of
-            their size is used. Not for leaves, nor under torch.compile.
+            their size is used. If something does, such as the tanh that made them, its backward raises a RuntimeError.
+            Not for leaves; under torch.compile, which plans memory itself, it is without effect.
         others: see `rnnt_loss.functional`.
 
     Returns:
         -log P(symbols), reduced; with return_grad, (loss, (px_grad, py_grad)).
     """
     logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, reduction)
-    _check_reuse(logits, reuse_logits)
+    reuse_logits = _check_reuse(logits, reuse_logits)
     mode = _ops.HAT if use_hat_loss else _ops.SOFTMAX
     frames = logits.shape[1]
-    label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, frames, [blank], mode, 0.0, reuse_logits)
+    label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
     score, *occupancies = solve(
         label,
         blanks[:, 0],
@@ -162,20 +164,28 @@ def rnnt_loss_packed(
         others: see `rnnt_loss`.
     """
     check_logits("logits", logits, "N, C")
+    check_tensor("symbols", symbols)
+    check_tensor("boundary", boundary)
+    if symbols.dim() != 2:
+        raise ValueError(f"symbols: expected shape (B, S), got {list(symbols.shape)}")
     batch, count = symbols.shape
+    if list(boundary.shape) != [batch, 4]:
+        raise ValueError(f"boundary: expected shape {[batch, 4]}, got {list(boundary.shape)}")
     if num_frames is None:
         num_frames = int(boundary[:, 3].max()) if batch > 0 else 0
+    if num_frames < 0:
+        raise ValueError(f"num_frames: expected at least 0, got {num_frames}")
     blank = _check_options(logits, termination_symbol, rnnt_type, reduction)
     checked = check_boundary(boundary, batch, count, num_frames, logits)
     assert checked is not None
     symbols = check_symbols(symbols, batch, count, logits.shape[-1], checked, logits)
-    _check_reuse(logits, reuse_logits)
+    reuse_logits = _check_reuse(logits, reuse_logits)
     s0, t0, s1, t1 = checked.unbind(1)
     nodes = (t1 - t0) * (s1 - s0 + 1)
     offsets = nodes.cumsum(0) - nodes
     if may_read(boundary) and int(nodes.sum()) != logits.shape[0]:
         raise ValueError(f"logits: expected {int(nodes.sum())} nodes, as the boundary says, got {logits.shape[0]}")
-    options = (num_frames, [blank], _ops.SOFTMAX, 0.0, reuse_logits)
+    options = (num_frames, [blank], _ops.SOFTMAX, 0.0, 1.0, reuse_logits)
     label, blanks = _ops.joint_scores(logits.contiguous(), symbols, checked, None, offsets, *options)
     score, _, _ = solve(
         label, blanks[:, 0], rnnt_type, checked, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda
@@ -293,10 +303,10 @@ def rnnt_loss_pruned(
     logits, symbols, begin, boundary, blank = _checked_pruned(
         logits, symbols, ranges, termination_symbol, boundary, rnnt_type, reduction
     )
-    _check_reuse(logits, reuse_logits)
+    reuse_logits = _check_reuse(logits, reuse_logits)
     mode = _ops.HAT if use_hat_loss else _ops.SOFTMAX
     frames = logits.shape[1]
-    label, blanks = _ops.joint_scores(logits, symbols, boundary, begin, None, frames, [blank], mode, 0.0, reuse_logits)
+    label, blanks = _ops.joint_scores(logits, symbols, boundary, begin, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
     score, *occupancies = solve(
         label,
         blanks[:, 0],
@@ -440,7 +450,7 @@ def get_rnnt_logprobs_joint(
 ) -> tuple[Tensor, Tensor]:
     """(px, py) of `rnnt_loss`: see `get_rnnt_logprobs`."""
     logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
-    options = (logits.shape[1], [blank], _ops.SOFTMAX, 0.0, False)
+    options = (logits.shape[1], [blank], _ops.SOFTMAX, 0.0, 1.0, False)
     label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
     return _logprobs(label, blanks[:, 0], rnnt_type)
 
@@ -459,7 +469,7 @@ def get_rnnt_logprobs_pruned(
     logits, symbols, begin, boundary, blank = _checked_pruned(
         logits, symbols, ranges, termination_symbol, boundary, rnnt_type, "none"
     )
-    options = (logits.shape[1], [blank], _ops.HAT if use_hat_loss else _ops.SOFTMAX, 0.0, False)
+    options = (logits.shape[1], [blank], _ops.HAT if use_hat_loss else _ops.SOFTMAX, 0.0, 1.0, False)
     scores = _ops.joint_scores(logits, symbols, boundary, begin, None, *options)
     label, blanks = (_spread(t, begin, symbols.shape[1], -torch.inf) for t in (scores[0], scores[1][:, 0]))
     return _logprobs(label[..., :-1], blanks, rnnt_type)
@@ -503,6 +513,10 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
             f"py_grad: expected shape (B, S + 1, T) for px_grad (B, S, T + 1) or (B, S, T), got {list(py_grad.shape)} for "
             f"{list(px_grad.shape)}"
         )
+    if px_grad.dtype != py_grad.dtype:
+        raise TypeError(f"py_grad: expected px_grad's {px_grad.dtype}, got {py_grad.dtype}")
+    if px_grad.device != py_grad.device:
+        raise ValueError(f"py_grad: expected px_grad's device {px_grad.device}, got {py_grad.device}")
     regular = columns != frames
     checked = check_boundary(boundary, batch, symbols, frames, py_grad)
     assert checked is not None
@@ -537,7 +551,7 @@ def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Ten
     check_ranges(ranges, am.shape[0], am.shape[1], ranges.shape[2], lm.shape[1] - 1, am)
     batch, frames, rows = ranges.shape
     at = ranges.to(lm.device).reshape(batch, frames * rows, 1).expand(-1, -1, lm.shape[2])
-    return am[:, :, None].expand(-1, -1, rows, -1), lm.gather(1, at).view(batch, frames, rows, -1)
+    return am[:, :, None].expand(-1, -1, rows, -1), lm.gather(1, at).view(batch, frames, rows, lm.shape[2])
 
 
 def mutual_information_recursion(
@@ -619,7 +633,7 @@ def rnnt_align(
     """
     with torch.no_grad():
         logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
-        options = (logits.shape[1], [blank], _ops.SOFTMAX, 0.0, False)
+        options = (logits.shape[1], [blank], _ops.SOFTMAX, 0.0, 1.0, False)
         label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
         score, taken, _ = solve(label, blanks[:, 0], rnnt_type, boundary, occupancies=True, viterbi=True)
         if taken.shape[1] == 0:
@@ -643,6 +657,7 @@ def tdt_loss(
     omega: float = 0.0,
     reduction: str = "mean",
     *,
+    clamp: float = 0.0,
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
 ) -> Tensor:
@@ -650,30 +665,51 @@ def tdt_loss(
 
     Args:
         logits: (B, T, S + 1, C + D): of the C classes, blank among them, and of the D durations, each with its softmax.
-        durations: D numbers of frames that a label or blank may last, 0 and 1 among them. Blanks do not last 0.
+        durations: D numbers of frames that a label or blank may last; blanks do not last 0, so one is above 0. Those beyond T
+            cost nothing.
         sigma: subtracted from the log-probabilities of classes (logit under-normalisation).
         omega: the probability that a call computes the plain RNN-T loss of the classes instead; drawn on the CPU.
+        clamp: if > 0, the gradient of each of the C classes' logits, of a sequence's loss, is limited to -clamp..clamp, after
+            FastEmit (NeMo's; it leaves those of durations alone).
+        fastemit_lambda: as everywhere, but, as NeMo's, for the classes alone.
         others: see `rnnt_loss.functional`.
     """
-    if len(set(durations)) != len(durations) or not {0, 1} <= set(durations) or min(durations) < 0:
-        raise ValueError(f"durations: expected different numbers, 0 and 1 among them, got {list(durations)}")
+    if any(isinstance(d, bool) or not isinstance(d, int) for d in durations):
+        raise TypeError(f"durations: expected integers, got {list(durations)}")
+    if len(set(durations)) != len(durations) or min(durations, default=0) < 0 or max(durations, default=0) < 1:
+        raise ValueError(f"durations: expected different numbers >= 0, one of them > 0, got {list(durations)}")
     check_logits("logits", logits, "B, T, S + 1, C + D")
     classes = logits.shape[3] - len(durations)
-    tokens, lasts = logits[..., : max(classes, 0)], logits[..., max(classes, 0) :]
+    if not -classes <= termination_symbol < classes:
+        raise ValueError(
+            f"logits: expected the C classes, with termination_symbol={termination_symbol} among them, and {len(durations)} "
+            f"durations in the last dimension, got {list(logits.shape)}"
+        )
+    tokens, lasts = logits[..., :classes], logits[..., classes:]
     tokens, symbols, boundary, blank = _checked_joint(tokens, symbols, termination_symbol, boundary, "regular", reduction)
-    if omega > 0 and float(torch.rand(())) < omega:
-        penalties = {"fastemit_lambda": fastemit_lambda, "zero_infinity": zero_infinity}
-        return rnnt_loss(tokens, symbols, blank, boundary, reduction=reduction, **penalties)  # type: ignore[return-value, arg-type]
     batch, frames, rows = logits.shape[:3]
-    options = (frames, [blank], _ops.SOFTMAX, 0.0, False)
+    label_weight = 1 + fastemit_lambda
+    options = (frames, [blank], _ops.SOFTMAX, max(clamp, 0.0), label_weight, False)
     label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
+    if omega > 0 and float(torch.rand(())) < omega:
+        score = solve(label, blanks[:, 0], "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
+        return reduce(score, reduction, zero_infinity)
     valid = inside(_ops.whole(boundary, batch, rows - 1, frames, logits), None, frames, rows)
     lasts = torch.where(valid[..., None], lasts, 0.0).to(label.dtype).log_softmax(-1).permute(0, 3, 1, 2)
-    longer = [i for i, d in enumerate(durations) if d > 0]
-    arcs = (label[:, None] + lasts[..., :-1] - sigma, blanks + lasts[:, longer] - sigma)
-    return _duration_loss(
-        *arcs, list(durations), [durations[i] for i in longer], boundary, reduction, fastemit_lambda, zero_infinity
-    )
+    of_labels, label_durations = _possible(durations, frames, 0)
+    of_blanks, blank_durations = _possible(durations, frames, 1)
+    lasting = lasts[:, of_labels, :, :-1]
+    if fastemit_lambda != 0:  # the lattice will multiply this gradient, too
+        lasting = lasting / label_weight + (lasting - lasting / label_weight).detach()
+    arcs = (label[:, None] + lasting - sigma, blanks + lasts[:, of_blanks] - sigma)
+    return _duration_loss(*arcs, label_durations, blank_durations, boundary, reduction, fastemit_lambda, zero_infinity)
+
+
+def _possible(durations: Sequence[int], frames: int, least: int) -> tuple[list[int], list[int]]:
+    """The indices of durations, not below `least`, that fit into so many frames, and they; at least one, which may just not fit."""
+    known = sorted((d, i) for i, d in enumerate(durations) if d >= least)
+    fitting = [(d, i) for d, i in known if d <= frames] or [(min(known[0][0], frames + 1), known[0][1])]
+    return [i for _, i in fitting], [d for d, _ in fitting]
 
 
 def multiblank_rnnt_loss(
@@ -685,6 +721,7 @@ def multiblank_rnnt_loss(
     sigma: float = 0.0,
     reduction: str = "mean",
     *,
+    clamp: float = 0.0,
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
 ) -> Tensor:
@@ -695,8 +732,11 @@ def multiblank_rnnt_loss(
         blanks: the classes of the blanks, the plain one among them.
         blank_durations: how many frames each consumes; one of them 1.
         sigma: subtracted from all log-probabilities (logit under-normalisation).
+        clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
         others: see `rnnt_loss.functional`.
     """
+    if any(isinstance(d, bool) or not isinstance(d, int) for d in blank_durations):
+        raise TypeError(f"blank_durations: expected integers, got {list(blank_durations)}")
     if len(blanks) != len(blank_durations) or 1 not in blank_durations or min(blank_durations) < 1 or len(blanks) > 8:
         raise ValueError(
             f"blank_durations: expected one for each of at most 8 blanks, at least 1, and 1 among them, got "
@@ -704,11 +744,11 @@ def multiblank_rnnt_loss(
         )
     logits, symbols, boundary, _ = _checked_joint(logits, symbols, blanks[0], boundary, "regular", reduction)
     classes = [check_index("blanks", blank, logits.shape[3]) for blank in blanks]
-    label, found = _ops.joint_scores(
-        logits, symbols, boundary, None, None, logits.shape[1], classes, _ops.SOFTMAX, 0.0, False
-    )
-    arcs = (label[:, None] - sigma, found - sigma)
-    return _duration_loss(*arcs, [0], list(blank_durations), boundary, reduction, fastemit_lambda, zero_infinity)
+    options = (logits.shape[1], classes, _ops.SOFTMAX, max(clamp, 0.0), 1 + fastemit_lambda, False)
+    label, found = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
+    of_blanks, durations = _possible(blank_durations, logits.shape[1], 1)
+    arcs = (label[:, None] - sigma, found[:, of_blanks] - sigma)
+    return _duration_loss(*arcs, [0], durations, boundary, reduction, fastemit_lambda, zero_infinity)
 
 
 def _duration_loss(
@@ -733,15 +773,18 @@ def _check_options(logits: Tensor, termination_symbol: int, rnnt_type: str, redu
     return check_index("termination_symbol", termination_symbol, logits.shape[-1])
 
 
-def _check_reuse(logits: Tensor, reuse: bool) -> None:
+def _check_reuse(logits: Tensor, reuse: bool) -> bool:
+    """Whether to reuse the logits."""
     if reuse and logits.is_leaf and logits.requires_grad:
         raise ValueError("reuse_logits: expected logits that a joiner computed, not a leaf, whose values would be lost")
+    return reuse and not torch.compiler.is_compiling()
 
 
 def _checked_joint(
     logits: Tensor, symbols: Tensor, termination_symbol: int, boundary: Tensor | None, rnnt_type: str, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor | None, int]:
     check_logits("logits", logits, "B, T, S + 1, C")
+    check_tensor("symbols", symbols)
     batch, frames, rows, classes = logits.shape
     if symbols.dim() != 2 or list(symbols.shape) != [batch, rows - 1]:
         raise ValueError(
@@ -786,13 +829,15 @@ def _checked_pruned(
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     check_logits("logits", logits, "B, T, s_range, C")
+    check_tensor("symbols", symbols)
     batch, frames, rows, classes = logits.shape
     if symbols.dim() != 2 or symbols.shape[0] != batch:
         raise ValueError(f"symbols: expected shape [{batch}, S], got {list(symbols.shape)}")
     count = symbols.shape[1]
     blank = _check_options(logits, termination_symbol, rnnt_type, reduction)
-    begin = check_ranges(ranges, batch, frames, rows, count, logits)
-    boundary = _ops.whole(check_boundary(boundary, batch, count, frames, logits), batch, count, frames, logits)
+    checked = check_boundary(boundary, batch, count, frames, logits)
+    begin = check_band(ranges, batch, frames, rows, count, checked, logits)
+    boundary = _ops.whole(checked, batch, count, frames, logits)
     return with_unit_stride(logits), check_symbols(symbols, batch, count, classes, boundary, logits), begin, boundary, blank
 
 
@@ -809,15 +854,15 @@ def _smoothed_scores(
     bounds = _ops.whole(boundary, batch, count, frames, am)
     if lm_only != 0:  # the rows of lm are the logits of a lattice of one frame
         one = torch.stack([bounds[:, 0], torch.zeros_like(bounds[:, 0]), bounds[:, 2], (bounds[:, 3] > 0).long()], 1)
-        options = (one, None, None, 1, [blank], _ops.SOFTMAX, 0.0, False)
+        options = (one, None, None, 1, [blank], _ops.SOFTMAX, 0.0, 1.0, False)
         lm_label, lm_blank = _ops.joint_scores(lm[:, None].contiguous(), symbols, *options)
         label, blanks = label + lm_only * lm_label, blanks + lm_only * lm_blank[:, 0]
     if am_only != 0:  # the mean distribution of lm, without context, in lm's place
         s = torch.arange(count + 1, device=lm.device)
         rows = ((bounds[:, :1] <= s) & (s <= bounds[:, 2:3]))[..., None]
         mean = torch.where(rows, torch.where(rows, lm, 0.0).to(label.dtype).softmax(-1), 0.0).sum((0, 1)) / rows.sum()
-        log_mean = (mean + torch.finfo(mean.dtype).tiny).log().to(am.dtype).expand_as(lm)
-        am_label, am_blank = _ops.simple_scores(log_mean, am, symbols, boundary, blank)
+        log_mean = (mean + torch.finfo(mean.dtype).tiny).log().expand_as(lm)  # which 16 bits would round
+        am_label, am_blank = _ops.simple_scores(log_mean, am.to(mean.dtype), symbols, boundary, blank)
         label, blanks = label + am_only * am_label, blanks + am_only * am_blank
     return label, blanks
 
@@ -849,8 +894,8 @@ def _fused(
     if ranges is not None and ranges.dim() != 3:
         raise ValueError(f"ranges: expected shape (B, T, s_range), got {list(ranges.shape)}")
     rows = count + 1 if ranges is None else ranges.shape[2]
-    begin = None if ranges is None else check_ranges(ranges, batch, frames, rows, count, am)
     checked = check_boundary(boundary, batch, count, frames, am)
+    begin = None if ranges is None else check_band(ranges, batch, frames, rows, count, checked, am)
     bounds = checked if begin is None else _ops.whole(checked, batch, count, frames, am)
     if rows_at_once is None:
         rows_at_once = 512 if am.device.type == "cpu" else 1 << 16
@@ -897,7 +942,7 @@ def _linear_scores(
     weight: Tensor = joiner.weight
     bias: Tensor = joiner.bias if joiner.bias is not None else weight.new_zeros(weight.shape[0])
     device = am.device.type
-    if torch.is_autocast_enabled(device) and am.dtype != torch.float64:
+    if autocast_enabled(am.device) and am.dtype != torch.float64:
         am, lm, weight, bias = (t.to(torch.get_autocast_dtype(device)) for t in (am, lm, weight, bias))
     if am.shape[2] != weight.shape[1] or lm.shape[2] != weight.shape[1]:
         raise ValueError(f"am and lm: expected the joiner's width {weight.shape[1]}, got {am.shape[2]} and {lm.shape[2]}")
@@ -940,7 +985,7 @@ def _callable_scores(
         targets = check_symbols(symbols, batch, count, logits.shape[3], bounds, am)
         s0, t0, s1, t1 = bounds.unbind(1)
         t0, t1 = ((t - first).clamp(0, am.shape[1]) for t in (t0, t1))
-        options = (None, am.shape[1], [blank], mode, 0.0, False)
+        options = (None, am.shape[1], [blank], mode, 0.0, 1.0, False)
         found = _ops.joint_scores(with_unit_stride(logits), targets, torch.stack([s0, t0, s1, t1], 1), part, *options)
         return found[0], found[1][:, 0]
 

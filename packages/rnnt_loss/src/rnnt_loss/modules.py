@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from . import _ops, functional
+from ._lattice import check_choice, check_logits, may_read
+from ._shared import check_integers
+
+NEMO_REDUCTIONS = ("none", "mean", "sum", "mean_volume")
 
 
-def _boundary(symbol_lengths: Tensor, frame_lengths: Tensor) -> Tensor:
-    start = torch.zeros_like(symbol_lengths)
-    return torch.stack([start, start, symbol_lengths, frame_lengths.to(start.device)], 1)
+@contextmanager
+def _named(**ours: str) -> Iterator[None]:
+    """Errors of the functions, which begin with the name of an argument, with the name that the caller knows it by."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        name, colon, rest = str(error).partition(": ")
+        if name not in ours:
+            raise
+        raise type(error)(f"{ours[name]}{colon}{rest}") from None
 
 
-def _check_reduction(reduction: str) -> str:
-    if reduction not in ("none", "mean", "sum", "mean_volume"):
-        raise ValueError(f"reduction: expected one of 'none', 'mean', 'sum', 'mean_volume', got {reduction!r}")
-    return reduction
+def _boundary(act_lens: Tensor, label_lens: Tensor, acts: Tensor) -> Tensor:
+    """(B, 4) of lengths (B,), which are checked under their names."""
+    check_logits("acts", acts, "B, T, S + 1, C")
+    ends = []
+    for name, lengths, most in (("label_lens", label_lens, acts.shape[2] - 1), ("act_lens", act_lens, acts.shape[1])):
+        ends.append(check_integers(name, lengths, [len(acts)], acts))
+        if may_read(lengths) and len(acts) > 0 and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
+            raise ValueError(f"{name}: expected values within 0..{most}, got {int(lengths.min())}..{int(lengths.max())}")
+    start = torch.zeros_like(ends[0])
+    return torch.stack([start, start, *ends], 1)
 
 
 def _reduced(loss: Tensor, reduction: str, symbol_lengths: Tensor) -> Tensor:
@@ -28,12 +46,16 @@ def _reduced(loss: Tensor, reduction: str, symbol_lengths: Tensor) -> Tensor:
 
 
 class TDTLoss(nn.Module):
-    """The token-and-duration transducer's loss, called as NeMo's TDTLossNumba: see `functional.tdt_loss`.
+    """The token-and-duration transducer's loss (Xu et al., arXiv:2304.06795), called as NeMo's TDTLossNumba.
 
     Args:
         blank: the last of the classes.
-        durations, fastemit_lambda, sigma, omega: see there.
+        durations: numbers of frames that a label or blank may last; blanks do not last 0, so one is above 0.
         reduction: "none", "mean" (over the batch), "sum", or "mean_volume" (the sum over the number of symbols).
+        fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148).
+        clamp: if > 0, the gradient of each class's logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
+        sigma: subtracted from the log-probabilities of classes (logit under-normalisation).
+        omega: the probability that a call computes the plain RNN-T loss of the classes instead.
     """
 
     def __init__(
@@ -42,37 +64,54 @@ class TDTLoss(nn.Module):
         durations: Sequence[int] = (0, 1, 2, 3, 4),
         reduction: str = "mean",
         fastemit_lambda: float = 0.0,
+        clamp: float = -1.0,
         sigma: float = 0.0,
         omega: float = 0.0,
     ) -> None:
         super().__init__()
-        self.blank, self.durations, self.reduction = blank, list(durations), _check_reduction(reduction)
-        self.fastemit_lambda, self.sigma, self.omega = fastemit_lambda, sigma, omega
+        check_choice("reduction", reduction, NEMO_REDUCTIONS)
+        self.blank = blank
+        self.durations = list(durations)
+        self.reduction = reduction
+        self.fastemit_lambda = fastemit_lambda
+        self.clamp = clamp
+        self.sigma = sigma
+        self.omega = omega
 
     def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:
-        """The loss of logits (B, T, S + 1, C + durations), labels (B, S) and lengths (B,)."""
-        loss = functional.tdt_loss(
-            acts,
-            labels,
-            self.durations,
-            self.blank,
-            _boundary(label_lens, act_lens),
-            self.sigma,
-            self.omega,
-            "none",
-            fastemit_lambda=self.fastemit_lambda,
-        )
+        """The loss of logits (B, T, S + 1, C + durations), labels (B, S) and lengths (B,).
+
+        Raises:
+            TypeError: of logits that are not floating, labels or lengths that are not integers.
+            ValueError: of shapes, classes, durations or lengths that do not fit.
+        """
+        boundary = _boundary(act_lens, label_lens, acts)
+        with _named(logits="acts", symbols="labels", termination_symbol="blank"):
+            loss = functional.tdt_loss(
+                acts,
+                labels,
+                self.durations,
+                self.blank,
+                boundary,
+                self.sigma,
+                self.omega,
+                "none",
+                clamp=self.clamp,
+                fastemit_lambda=self.fastemit_lambda,
+            )
         return _reduced(loss, self.reduction, label_lens)
 
 
 class MultiblankRNNTLoss(nn.Module):
-    """The multi-blank loss, called as NeMo's MultiblankRNNTLossNumba: see `functional.multiblank_rnnt_loss`.
+    """The multi-blank transducer's loss (Xu et al., arXiv:2211.03541), called as NeMo's MultiblankRNNTLossNumba.
 
     Args:
         blank: the plain blank's class; that of the i-th big blank is blank - 1 - i.
         big_blank_durations: how many frames each big blank consumes.
-        reduction: see `TDTLoss`.
-        fastemit_lambda, sigma: see there.
+        reduction: "none", "mean" (over the batch), "sum", or "mean_volume" (the sum over the number of symbols).
+        fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148).
+        clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
+        sigma: subtracted from all log-probabilities (logit under-normalisation).
     """
 
     def __init__(
@@ -81,25 +120,38 @@ class MultiblankRNNTLoss(nn.Module):
         big_blank_durations: Sequence[int],
         reduction: str = "mean",
         fastemit_lambda: float = 0.0,
+        clamp: float = -1.0,
         sigma: float = 0.0,
     ) -> None:
         super().__init__()
+        check_choice("reduction", reduction, NEMO_REDUCTIONS)
         self.blanks = [blank - i for i in range(len(big_blank_durations) + 1)]
         self.durations = [1, *big_blank_durations]
-        self.reduction, self.fastemit_lambda, self.sigma = _check_reduction(reduction), fastemit_lambda, sigma
+        self.reduction = reduction
+        self.fastemit_lambda = fastemit_lambda
+        self.clamp = clamp
+        self.sigma = sigma
 
     def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:
-        """The loss of logits (B, T, S + 1, C), labels (B, S) and lengths (B,)."""
-        loss = functional.multiblank_rnnt_loss(
-            acts,
-            labels,
-            self.blanks,
-            self.durations,
-            _boundary(label_lens, act_lens),
-            self.sigma,
-            "none",
-            fastemit_lambda=self.fastemit_lambda,
-        )
+        """The loss of logits (B, T, S + 1, C), labels (B, S) and lengths (B,).
+
+        Raises:
+            TypeError: of logits that are not floating, labels or lengths that are not integers.
+            ValueError: of shapes, classes, durations or lengths that do not fit.
+        """
+        boundary = _boundary(act_lens, label_lens, acts)
+        with _named(logits="acts", symbols="labels", blank_durations="big_blank_durations", termination_symbol="blank"):
+            loss = functional.multiblank_rnnt_loss(
+                acts,
+                labels,
+                self.blanks,
+                self.durations,
+                boundary,
+                self.sigma,
+                "none",
+                clamp=self.clamp,
+                fastemit_lambda=self.fastemit_lambda,
+            )
         return _reduced(loss, self.reduction, label_lens)
 
 

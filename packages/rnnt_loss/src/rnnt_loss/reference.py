@@ -48,7 +48,7 @@ def joint_scores(
     """Log-probabilities of the arcs, from logits (B, T, rows, C): labels (B, T, S or rows), blanks (B, N, T, rows).
 
     softmax: log_softmax over all classes. hat (Variani et al., arXiv:2003.07705): the blank is a Bernoulli variable of its own,
-    and log_softmax is over the other classes. log_probs: the logits are log-probabilities already.
+    and log_softmax is over the other classes, which no label is. log_probs: the logits are log-probabilities already.
     """
     frames, rows = logits.shape[1:3]
     valid = inside(boundary, begin, frames, rows)
@@ -65,7 +65,9 @@ def joint_scores(
         of_blank = of_blank - norm
     elif mode == "hat":
         others = torch.arange(z.shape[-1], device=z.device) != blanks[0]
-        norm = torch.where(others, z, -torch.inf).logsumexp(-1, keepdim=True) - torch.nn.functional.logsigmoid(-of_blank)
+        of_others = torch.where(others, z, -torch.inf) if others.any() else torch.zeros_like(z)
+        norm = of_others.logsumexp(-1, keepdim=True) - torch.nn.functional.logsigmoid(-of_blank)
+        emits = emits & (target != blanks[0])
         of_blank = torch.nn.functional.logsigmoid(of_blank)
     else:
         norm = torch.zeros_like(z[..., :1])

@@ -1,4 +1,7 @@
-"""`torchaudio.functional.rnnt_loss` and `torchaudio.transforms.RNNTLoss`, with their arguments and results."""
+"""`torchaudio.functional.rnnt_loss` and `torchaudio.transforms.RNNTLoss`, with their arguments and results.
+
+Both go through torch.jit.script, as torchaudio's do; hence their plain style.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,6 @@ def rnnt_loss(
     clamp: float = -1,
     reduction: str = "mean",
     fused_log_softmax: bool = True,
-    *,
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
 ) -> Tensor:
@@ -44,48 +46,77 @@ def rnnt_loss(
         logit_lengths: (B,) integers within 0..T.
         target_lengths: (B,) integers within 0..S.
         blank: its class, also counted from the end.
-        clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp.
+        clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
         reduction: "none", "mean" (over the batch) or "sum".
         fused_log_softmax: whether the logits go through log_softmax; if not, they are log-probabilities already.
-        fastemit_lambda, zero_infinity: see `rnnt_loss.functional`.
+        fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148).
+        zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
 
     Returns:
         The loss, float32 (float64 for float64 logits): (B,), or reduced.
 
     Raises:
-        TypeError, ValueError: see `rnnt_loss.functional`.
+        TypeError: of logits that are not floating, or other tensors that are not of integers.
+        ValueError: of shapes, devices, lengths, targets, blank or reduction other than the above.
     """
+    if torch.jit.is_scripting():
+        frames, classes = logits.shape[1], logits.shape[3]
+        start = torch.zeros_like(target_lengths)
+        lengths = [start, start, target_lengths, logit_lengths.to(start)]
+        boundary = torch.stack(lengths, 1).to(logits.device, torch.int64)
+        symbols = targets.to(logits.device, torch.int64).contiguous()
+        if logits.stride(-1) != 1:
+            logits = logits.contiguous()
+        blanks = [blank + classes if blank < 0 else blank]
+        mode = 0 if fused_log_softmax else 2  # _ops.SOFTMAX, _ops.LOG_PROBS: scripts read no globals
+        label, found, _ = torch.ops.rnnkit_rnnt_loss.joint_scores(
+            logits, symbols, boundary, None, None, frames, blanks, mode, max(clamp, 0.0), 1 + fastemit_lambda, False
+        )
+        score, _, _ = torch.ops.rnnkit_rnnt_loss.lattice(
+            label[:, None], found, [0], [1], boundary, None, False, False, label.requires_grad, 1 + fastemit_lambda
+        )
+        loss = -score
+        if zero_infinity:
+            loss = loss.masked_fill(loss == float("inf"), 0.0)
+        return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+    logits, symbols, boundary, blank = _checked(logits, targets, logit_lengths, target_lengths, blank, reduction)
+    mode = _ops.SOFTMAX if fused_log_softmax else _ops.LOG_PROBS
+    options = (boundary, None, None, logits.shape[1], [blank], mode, max(clamp, 0.0), 1 + fastemit_lambda, False)
+    label, found = _ops.joint_scores(logits, symbols, *options)
+    score = solve(label, found[:, 0], "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
+    return reduce(score, reduction, zero_infinity)
+
+
+def _checked(
+    logits: Tensor, targets: Tensor, logit_lengths: Tensor, target_lengths: Tensor, blank: int, reduction: str
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Logits, targets, boundary and blank as the ops take them."""
     check_logits("logits", logits, "B, T, S + 1, C")
     check_choice("reduction", reduction, REDUCTIONS)
     batch, frames, rows, classes = logits.shape
     blank = check_index("blank", blank, classes)
-    lengths = [
-        check_integers(name, t, [batch], logits)
-        for name, t in (("target_lengths", target_lengths), ("logit_lengths", logit_lengths))
-    ]
-    if may_read(logit_lengths) and may_read(target_lengths) and batch > 0:
-        for name, t, most in (("logit_lengths", lengths[1], frames), ("target_lengths", lengths[0], rows - 1)):
-            if int(t.min()) < 0 or int(t.max()) > most:
-                raise ValueError(f"{name}: expected values within 0..{most}, got {int(t.min())}..{int(t.max())}")
-    start = torch.zeros_like(lengths[0])
-    boundary = check_boundary(torch.stack([start, start, *lengths], 1), batch, rows - 1, frames, logits)
-    if targets.dim() != 2 or list(targets.shape) != [batch, rows - 1]:
-        raise ValueError(
-            f"targets: expected shape {[batch, rows - 1]} for logits {list(logits.shape)}, got {list(targets.shape)}"
-        )
-    symbols = check_symbols(targets, batch, rows - 1, classes, boundary, logits)
-    mode = _ops.SOFTMAX if fused_log_softmax else _ops.LOG_PROBS
-    options = (boundary, None, None, frames, [blank], mode, max(clamp, 0.0), False)
-    label, blanks = _ops.joint_scores(with_unit_stride(logits), symbols, *options)
-    score, _, _ = solve(label, blanks[:, 0], "regular", boundary, fastemit_lambda=fastemit_lambda)
-    return reduce(score, reduction, zero_infinity)
+    ends = []
+    for name, lengths, most in (("target_lengths", target_lengths, rows - 1), ("logit_lengths", logit_lengths, frames)):
+        ends.append(check_integers(name, lengths, [batch], logits))
+        if may_read(lengths) and batch > 0 and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
+            raise ValueError(f"{name}: expected values within 0..{most}, got {int(lengths.min())}..{int(lengths.max())}")
+    start = torch.zeros_like(ends[0])
+    boundary = check_boundary(torch.stack([start, start, *ends], 1), batch, rows - 1, frames, logits)
+    assert boundary is not None
+    symbols = check_symbols(targets, batch, rows - 1, classes, boundary, logits, "targets")
+    return with_unit_stride(logits), symbols, boundary, blank
 
 
 class RNNTLoss(nn.Module):
     """`rnnt_loss` with its options kept: torchaudio.transforms.RNNTLoss.
 
     Args:
-        blank, clamp, reduction, fused_log_softmax, fastemit_lambda, zero_infinity: see there.
+        blank: its class, also counted from the end.
+        clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
+        reduction: "none", "mean" (over the batch) or "sum".
+        fused_log_softmax: whether the logits go through log_softmax; if not, they are log-probabilities already.
+        fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148).
+        zero_infinity: the loss of a sequence that has no path is 0 instead of infinite.
     """
 
     def __init__(
@@ -94,17 +125,28 @@ class RNNTLoss(nn.Module):
         clamp: float = -1.0,
         reduction: str = "mean",
         fused_log_softmax: bool = True,
-        *,
         fastemit_lambda: float = 0.0,
         zero_infinity: bool = False,
     ) -> None:
         super().__init__()
-        self.blank, self.clamp, self.reduction, self.fused_log_softmax = blank, clamp, reduction, fused_log_softmax
-        self.fastemit_lambda, self.zero_infinity = fastemit_lambda, zero_infinity
+        self.blank = blank
+        self.clamp = float(clamp)
+        self.reduction = reduction
+        self.fused_log_softmax = fused_log_softmax
+        self.fastemit_lambda = float(fastemit_lambda)
+        self.zero_infinity = zero_infinity
 
     def forward(self, logits: Tensor, targets: Tensor, logit_lengths: Tensor, target_lengths: Tensor) -> Tensor:
-        """The loss; arguments as of the function."""
-        lengths = (logit_lengths, target_lengths)
-        options = (self.blank, self.clamp, self.reduction, self.fused_log_softmax)
-        penalties = {"fastemit_lambda": self.fastemit_lambda, "zero_infinity": self.zero_infinity}
-        return rnnt_loss(logits, targets, *lengths, *options, **penalties)  # type: ignore[arg-type]
+        """The loss of logits (B, T, S + 1, C), targets (B, S) and their lengths (B,)."""
+        return rnnt_loss(
+            logits,
+            targets,
+            logit_lengths,
+            target_lengths,
+            self.blank,
+            self.clamp,
+            self.reduction,
+            self.fused_log_softmax,
+            self.fastemit_lambda,
+            self.zero_infinity,
+        )

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from . import _ops
 from ._shared import (
+    autocast_enabled,
     check_floating,
     check_lengths,
     check_state,
+    check_tensor,
     run_reference,
     state_dtype,
     under_functorch,
@@ -70,6 +72,7 @@ def recurrence(
         ValueError: a shape, device, length or option that does not fit; the message names it.
         TypeError: a dtype that does not fit.
     """
+    check_tensor("U", U)
     check_floating("U", U)
     channels = bias.numel() // 2
     if U.dim() != 3 or channels == 0 or (U.shape[2] != 3 * channels and U.shape[2] != 4 * channels):
@@ -131,6 +134,7 @@ def layer(
     Raises:
         ValueError, TypeError: as `recurrence`.
     """
+    check_tensor("x", x)
     check_floating("x", x)
     channels = bias.numel() // 2
     if x.dim() != 3 or x.shape[2] != channels or list(weight.shape) != [channels, 3 * channels]:
@@ -166,7 +170,7 @@ def layer(
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight for x (., ., K) and weight (K, M), by the op where that can be faster: see csrc/products.h."""
     if not torch.jit.is_scripting():
-        if under_functorch() or torch.is_autocast_enabled(x.device.type):
+        if under_functorch() or autocast_enabled(x.device):
             return torch.matmul(x, weight)
     if x.device.type != "cpu":
         return torch.matmul(x, weight)
@@ -188,6 +192,7 @@ def _activation_index(activation: str, bidirectional: bool, channels: int) -> in
 
 def check_mask_pad(mask_pad: Tensor, batch: int, steps: int, batch_first: bool) -> Tensor:
     """mask_pad as a contiguous (B, T) tensor of bool."""
+    check_tensor("mask_pad", mask_pad)
     shape = [batch, steps] if batch_first else [steps, batch]
     if list(mask_pad.shape) != shape:
         raise ValueError(f"mask_pad: expected shape {shape}, got {list(mask_pad.shape)}")
@@ -208,16 +213,20 @@ def _check_like(name: str, t: Tensor, U: Tensor, width: int) -> Tensor:
 
 def _parameters(bias: Tensor, weight_c: Optional[Tensor], like: Tensor) -> Tensor:
     """b_f, b_r (2, D), or b_f, v_f, b_r, v_r (4, D), in the dtype of states."""
+    check_tensor("bias", bias)
+    check_floating("bias", bias)
+    if bias.dim() != 1 or bias.shape[0] % 2 != 0:
+        raise ValueError(f"bias: expected shape (2 * D,), got {list(bias.shape)}")
     if bias.device != like.device:
         raise ValueError(f"bias: expected device {like.device}, got {bias.device}")
-    rows = bias.view(2, -1)
+    rows = bias.reshape(2, -1)
     if weight_c is not None:
         if weight_c.shape != bias.shape or weight_c.device != bias.device:
             raise ValueError(
                 f"weight_c: expected the shape and device of bias, {list(bias.shape)}, got {list(weight_c.shape)}"
             )
-        rows = torch.stack([rows, weight_c.view(2, -1)], 1).flatten(0, 1)
-    return rows.to(state_dtype(like))
+        rows = torch.stack([rows, weight_c.reshape(2, -1)], 1).flatten(0, 1)
+    return rows.to(state_dtype(like)).contiguous()
 
 
 def _check_others(

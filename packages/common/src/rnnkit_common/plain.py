@@ -1,0 +1,41 @@
+"""Which submodules may be read as weights instead of being called.
+
+A layer that knows that its nn.Linear is one can fuse it with what follows. But users hook, replace, parametrise, quantise, wrap and
+shard submodules, and whoever does so expects them to be called.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+# Hooks that compute a weight before the module is called, and nothing else.
+_PARAMETRISATIONS = (BasePruningMethod, SpectralNorm, WeightNorm)
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling the module does what `kind.forward` does with its parameters, once `computed` has made them."""
+    if not isinstance(module, kind) or type(module).forward is not kind.forward:
+        return False
+    if torch.compiler.is_compiling():  # where a call costs nothing, but what it does has to be known
+        return True
+    hooked = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or "forward" in module.__dict__
+    if hooked or nn_module._has_any_global_hook():
+        return False
+    return all(isinstance(hook, _PARAMETRISATIONS) for hook in module._forward_pre_hooks.values())
+
+
+def linear_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """The weight and bias that a plain nn.Linear multiplies with, parametrised or not; None for a module that has to be called."""
+    if not isinstance(module, nn.Linear) or not is_plain(module, nn.Linear):
+        return None
+    for hook in module._forward_pre_hooks.values():
+        hook(module, ())
+    weight, bias = module.weight, module.bias
+    if any(type(t) not in (Tensor, nn.Parameter, type(None)) for t in (weight, bias)) and not torch.compiler.is_compiling():
+        return None  # a subclass, such as a DTensor or a quantised weight, has a product of its own
+    return weight, bias
