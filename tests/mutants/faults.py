@@ -374,8 +374,8 @@ MINGRU = [
     fault(
         "the residual is the normalised input",
         _MODULES.format("mingru"),
-        "out = out + self.res_align(x)\n        return self.dropout(out), h_last\n\n    @torch.jit.export",
-        "out = out + self.res_align(y)\n        return self.dropout(out), h_last\n\n    @torch.jit.export",
+        "out = out + self.res_align(x)\n        return self.dropout(out), h_last.unsqueeze(2)\n",
+        "out = out + self.res_align(y)\n        return self.dropout(out), h_last.unsqueeze(2)\n",
     ),
     fault(
         "batch_first is False by default",
@@ -397,7 +397,7 @@ MINGRU = [
     ),
     fault(
         "minGRU-pytorch's rows are taken in its order",
-        _MODULES.format("mingru"),
+        "packages/mingru/src/mingru/convert.py",
         '"layers.0.gate_hidden", (1, 0))',
         '"layers.0.gate_hidden", (0, 1))',
     ),
@@ -444,8 +444,8 @@ QRNN = [
     fault(
         "what is saved of a sequence ignores its length",
         _MODULES.format("qrnn"),
-        "            if lengths is not None:  # the last inputs",
-        "            if False:  # the last inputs",
+        "            if ends is not None and not self.backward:",
+        "            if False:",
     ),
     fault(
         "saved inputs keep their graph",
@@ -510,8 +510,8 @@ SRU = [
     fault(
         "states are not told apart by direction",
         _MODULES.format("sru"),
-        ".unflatten(2, [directions, last[0].shape[1] // directions]).transpose(1, 2).flatten(0, 1)",
-        ".unflatten(2, [directions, last[0].shape[1] // directions]).flatten(0, 1)",
+        "c.unflatten(1, [directions, c.shape[1] // directions]).transpose(0, 1)",
+        "c.view(directions, c.shape[0], c.shape[1] // directions)",
     ),
     fault(
         "the product adds nothing to the gradient of x",
@@ -527,7 +527,7 @@ SRU = [
     ),
     fault(
         "a dropped-out weight is not scaled at the start",
-        _MODULES.format("sru"),
+        "packages/sru/src/sru/cell.py",
         "            w[..., 0] *= (1 - self.dropout) ** 0.5\n",
         "",
     ),
@@ -605,8 +605,8 @@ LIGRU = [
     fault(
         "the running mean is added in evaluation",
         _MODULES.format("ligru"),
-        "shift = norm.bias - norm.running_mean * scale",
-        "shift = norm.bias + norm.running_mean * scale",
+        "shift = -norm.running_mean * scale",
+        "shift = norm.running_mean * scale",
     ),
     fault(
         "the momentum is nn.BatchNorm1d's",
@@ -717,8 +717,8 @@ RNNT_LOSS = [
     fault(
         "sigma is added",
         _FUNCTIONAL.format("rnnt_loss"),
-        "arcs = (label[:, None] - sigma, found - sigma)",
-        "arcs = (label[:, None] + sigma, found + sigma)",
+        "arcs = (label[:, None] - sigma, found[:, of_blanks] - sigma)",
+        "arcs = (label[:, None] + sigma, found[:, of_blanks] + sigma)",
     ),
     fault(
         "torchaudio's blank is 0 by default",
