@@ -1,7 +1,8 @@
 """Plants the faults of faults.py one at a time, in a copy of the sources, and tells which the tests find: `nox -s mutants`.
 
 Kernels are compiled as for quick rounds (RNNKIT_QUICK): without a GPU, CUDA's emulated, and of the CPU's instruction sets one.
-Writes results.json, and the table in README.md, if all faults were planted; `-k WORD` plants those whose name or file has it.
+Writes results.json, and the table in README.md, if all faults were planted; `-k WORD` plants those whose name or file has it,
+`--resume` those that an interrupted run did not come to, or that its tests did not find.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("-k", metavar="WORD", default="", help="only faults whose name or file has it")
     parser.add_argument("--tree", type=Path, default=ROOT / "build" / "mutants", help="where to copy the sources to")
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier run in the same tree has found")
     options = parser.parse_args()
     faults = [fault for fault in FAULTS if options.k in fault.name or options.k in fault.file]
     copy_sources(options.tree)
@@ -131,18 +133,21 @@ def main() -> None:
         print(f"without a fault, tests/{suite}: {failed or 'passed'} in {whole[suite]:.0f} s", flush=True)
         if failed is not None:
             sys.exit("faults can only be found by tests that pass without them")
-    results = []
+    record = tree.folder / "results.json"
+    earlier = json.loads(record.read_text())["faults"] if options.resume and record.exists() else []
+    known = {row["fault"]: row for row in earlier if row["test"] is not None}
+    results: list[dict[str, Any]] = []
     for i, fault in enumerate(faults):
-        results.append(plant(fault, tree))
+        results.append(known.get(fault.name) or plant(fault, tree))
         row = results[-1]
         print(
             f"{i + 1}/{len(faults)} {fault.file}: {fault.name}: {row['test'] or 'NOT FOUND'} ({row['seconds']} s)",
             flush=True,
         )
-        (tree.folder / "results.json").write_text(json.dumps({"seconds": whole, "faults": results}, indent=1) + "\n")
+        record.write_text(json.dumps({"seconds": whole, "faults": results}, indent=1) + "\n")
     print(table(results))
     if len(faults) == len(FAULTS):
-        shutil.copyfile(tree.folder / "results.json", HERE / "results.json")
+        shutil.copyfile(record, HERE / "results.json")
         intro = (HERE / "README.md").read_text().split("<!-- table -->")[0]
         (HERE / "README.md").write_text(intro + "<!-- table -->\n" + table(results))
 
