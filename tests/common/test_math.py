@@ -86,7 +86,9 @@ def test_conversion_rounds_as_torch_does(library, target: str, dtype: torch.dtyp
     x = torch.cat([torch.randn(100_003), torch.tensor([0.0, -0.0, 1e-7, 65519.0, 65520.0, 1e38, torch.inf, -torch.inf])])
     x = torch.cat([x, (torch.arange(0x3F80, 0x3FFF, dtype=torch.int32) << 16 | 0x8000).view(torch.float32)])  # ties
     assert torch.equal(library.convert(x, dtype == torch.float16), x.to(dtype))
-    bits = torch.tensor([0x7FC00000, 0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF], dtype=torch.int32)  # NaNs of any payload and sign
+    bits = torch.tensor(
+        [0x7FC00000, 0x7F800001, 0x7FFFFFFF, -1, -0x7FFFFF], dtype=torch.int32
+    )  # NaNs of any payload and sign
     assert library.convert(bits.repeat(9).view(torch.float32), dtype == torch.float16).isnan().all()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from ligru import LiGRU, LiGRU_Layer, SLiGRU, SLiGRU_Layer, functional
-from rnnkit_common.testing import check_compile, check_distributed, check_export, check_op, check_script
+from rnnkit_common.testing import check_compile, check_distributed, check_op
 from torch import nn
 
 SHAPE = (2, 9, 3)
@@ -26,13 +26,6 @@ MODULES = {
     "LiGRU_Layer": (lambda: LiGRU_Layer(3, 4, nonlinearity="sin"), lambda: (torch.randn(2, 9, 3),)),
     "SLiGRU_Layer": (lambda: SLiGRU_Layer(3, 4), lambda: (torch.randn(2, 9, 3), torch.randn(2, 4))),
 }
-
-
-@pytest.fixture(params=MODULES)
-def example(request):
-    torch.manual_seed(0)
-    make, inputs = MODULES[request.param]
-    return make(), inputs()
 
 
 @pytest.mark.slow
@@ -60,11 +53,6 @@ def test_opcheck(normalize: bool, full: bool) -> None:
 
 
 @pytest.mark.slow
-def test_compile_traces_without_a_break(example) -> None:
-    check_compile(*example)
-
-
-@pytest.mark.slow
 def test_compile_with_inductor_and_dynamic_shapes() -> None:
     torch.manual_seed(0)
     net = SLiGRU(4, SHAPE, num_layers=2, bidirectional=True, nonlinearity="tanh").eval()
@@ -82,27 +70,12 @@ def test_compiled_dropout_draws_anew() -> None:
     assert not torch.equal(compiled(x)[0], compiled(x)[0])
 
 
-def test_export(example) -> None:
-    module, inputs = example
-    check_export(module.eval(), inputs)
-
-
 def test_export_with_any_length() -> None:
     net = LiGRU(4, SHAPE, num_layers=2).eval()
     steps = torch.export.Dim("steps", min=2, max=4096)
     program = torch.export.export(net, (torch.randn(2, 9, 3),), dynamic_shapes={"x": {1: steps}})
     x = torch.randn(2, 40, 3)
     torch.testing.assert_close(program.module()(x)[0], net(x)[0])
-
-
-def test_script_saves_loads_and_trains(example) -> None:
-    module, inputs = example
-    loaded = check_script(module, inputs)
-    for run in (loaded, module):
-        out = run(*inputs)
-        (out if isinstance(out, torch.Tensor) else out[0]).square().sum().backward()
-    for a, e in zip(loaded.parameters(), module.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, e.grad)
 
 
 def test_scripted_errors_and_dropout() -> None:

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from mingru import Bidirectional, MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM
-from rnnkit_common.testing import check_compile, check_export, check_op, check_script
+from rnnkit_common.testing import check_compile, check_op
 
 MODULES = {
     "MinGRU": (lambda: MinGRU(3, 8, num_layers=2, residual=True, norm=True), lambda: (torch.randn(2, 9, 3),)),
@@ -26,13 +26,6 @@ MODULES = {
     ),
     "MinConv2dGRUCell": (lambda: MinConv2dGRUCell(3, 4, 3), lambda: (torch.randn(2, 4, 3, 5, 5),)),
 }
-
-
-@pytest.fixture(params=MODULES)
-def example(request):
-    torch.manual_seed(0)
-    make, inputs = MODULES[request.param]
-    return make(), inputs()
 
 
 @pytest.mark.slow
@@ -58,11 +51,6 @@ def test_opcheck(gates: int, layout: str, masks: bool) -> None:
 
 
 @pytest.mark.slow
-def test_compile_traces_without_a_break(example) -> None:
-    check_compile(*example)
-
-
-@pytest.mark.slow
 def test_compile_with_inductor_and_dynamic_shapes() -> None:
     torch.manual_seed(0)
     rnn = MinGRU(3, 8, num_layers=2, residual=True)
@@ -73,27 +61,12 @@ def test_compile_with_inductor_and_dynamic_shapes() -> None:
         torch.testing.assert_close(compiled(x)[0], rnn(x)[0])
 
 
-def test_export(example) -> None:
-    module, inputs = example
-    check_export(module, inputs)
-
-
 def test_export_with_any_length() -> None:
     rnn = MinGRU(3, 8)
     steps = torch.export.Dim("steps", min=2, max=4096)
     program = torch.export.export(rnn, (torch.randn(2, 9, 3),), dynamic_shapes={"x": {1: steps}})
     x = torch.randn(2, 40, 3)
     torch.testing.assert_close(program.module()(x)[0], rnn(x)[0])
-
-
-def test_script_saves_loads_and_trains(example) -> None:
-    module, inputs = example
-    loaded = check_script(module, inputs)
-    result = loaded(*inputs)
-    result[0].square().sum().backward()
-    module(*inputs)[0].square().sum().backward()
-    for a, e in zip(loaded.parameters(), module.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, e.grad)
 
 
 def test_scripted_steps_and_errors() -> None:

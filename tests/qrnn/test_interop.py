@@ -9,7 +9,7 @@ import pytest
 import torch
 from qrnn import QRNN, ForgetMult, QRNNLayer, fastai
 from qrnn._ops import POOLINGS
-from rnnkit_common.testing import check_compile, check_distributed, check_export, check_op, check_script
+from rnnkit_common.testing import check_compile, check_distributed, check_op
 from torch import nn
 
 MODULES = {
@@ -23,13 +23,6 @@ MODULES = {
     "fastai": (lambda: fastai.QRNN(3, 8, 2, bidirectional=True), lambda: (torch.randn(2, 9, 3),)),
     "QRNNLayer": (lambda: QRNNLayer(3, 8, output_gate=False), lambda: (torch.randn(9, 2, 3), torch.randn(2, 8))),
 }
-
-
-@pytest.fixture(params=MODULES)
-def example(request):
-    torch.manual_seed(0)
-    make, inputs = MODULES[request.param]
-    return make(), inputs()
 
 
 @pytest.mark.slow
@@ -50,11 +43,6 @@ def test_opcheck(pooling: str, layout: str) -> None:
     planes = [p.detach() for p in planes]
     grads = [torch.randn(2, 20, 4), torch.randn(2, 4)]
     check_op(ops.scan_backward, [*grads, planes, carries.detach(), None, lengths, seed, index, 0.3, 1.0, False])
-
-
-@pytest.mark.slow
-def test_compile_traces_without_a_break(example) -> None:
-    check_compile(*example)
 
 
 @pytest.mark.slow
@@ -83,26 +71,12 @@ def test_compiled_zoneout_and_saved_inputs() -> None:
     torch.testing.assert_close(pieces, [layer(piece)[0] for piece in x.split(3)])
 
 
-def test_export(example) -> None:
-    module, inputs = example
-    check_export(module, inputs)
-
-
 def test_export_with_any_length() -> None:
     rnn = QRNN(3, 8, window=2)
     steps = torch.export.Dim("steps", min=2, max=4096)
     program = torch.export.export(rnn, (torch.randn(9, 2, 3),), dynamic_shapes={"X": {0: steps}})
     x = torch.randn(40, 2, 3)
     torch.testing.assert_close(program.module()(x)[0], rnn(x)[0])
-
-
-def test_script_saves_loads_and_trains(example) -> None:
-    module, inputs = example
-    loaded = check_script(module, inputs)
-    loaded(*inputs)[0].square().sum().backward()
-    module(*inputs)[0].square().sum().backward()
-    for a, e in zip(loaded.parameters(), module.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, e.grad)
 
 
 def test_scripted_saved_inputs_zoneout_and_errors() -> None:

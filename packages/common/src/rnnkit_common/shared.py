@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
 import torch
@@ -57,6 +58,11 @@ def check_alike(name: str, planes: list[Tensor]) -> None:
 def autocast_enabled(device: torch.device) -> bool:
     """Whether autocast changes dtypes on this device; some, such as meta, know none."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which ops keep the dtypes of their inputs."""
+    return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
 
 
 def check_tensor(name: str, x: Tensor) -> None:

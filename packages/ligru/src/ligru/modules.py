@@ -121,16 +121,18 @@ class _Layer(nn.Module):
         weight: Optional[Tensor] = None
         bias: Optional[Tensor] = None
         eps = 1e-5
-        if layer_norm is not None:
-            weight, bias, eps = layer_norm.weight, layer_norm.bias, layer_norm.eps
         if torch.jit.is_scripting():
             u = self.u.weight
         else:
             parameters = linear_parameters(self.u)
-            affine = (weight is None) == (bias is None) and (layer_norm is None or is_plain(layer_norm, nn.LayerNorm))
-            if parameters is None or parameters[1] is not None or not affine:
+            known = layer_norm is None or (
+                is_plain(layer_norm, nn.LayerNorm) and (layer_norm.weight is None) == (layer_norm.bias is None)
+            )
+            if parameters is None or parameters[1] is not None or not known:
                 return self._recurrence_of_calls(g, hx, mask, lengths)
             u = parameters[0]
+        if layer_norm is not None:
+            weight, bias, eps = layer_norm.weight, layer_norm.bias, layer_norm.eps
         return lF.recurrence(
             g, u, hx, mask, lengths, self.nonlinearity, self.bidirectional, self.stabilised, weight, bias, eps
         )
@@ -156,10 +158,12 @@ class _Layer(nn.Module):
     def _batch_normed(self, x: Tensor, valid: Optional[Tensor]) -> Tensor:
         norm = self.norm
         if torch.jit.is_scripting():
+            known = True
             plain = norm.affine and norm.track_running_stats
             weight: Tensor = self.w.weight
         else:
-            parameters = linear_parameters(self.w) if is_plain(norm, nn.BatchNorm1d) else None
+            known = is_plain(norm, nn.BatchNorm1d)
+            parameters = linear_parameters(self.w) if known else None
             plain = parameters is not None and parameters[1] is None and norm.running_mean is not None
             if parameters is not None:
                 weight = parameters[0]
@@ -174,7 +178,7 @@ class _Layer(nn.Module):
                 return nn.functional.linear(x, weight * scale.unsqueeze(1), shift)
             return torch.addcmul(shift, self.w(x), scale)
         g = self.w(x)
-        if valid is not None and (norm.training or norm.running_mean is None):
+        if valid is not None and (not known or norm.training or norm.running_mean is None):
             return self._batch_norm_of_valid(g, valid)
         if g.shape[0] * g.shape[1] == 0:
             return g

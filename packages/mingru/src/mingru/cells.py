@@ -142,6 +142,11 @@ class ListMinGRU(MinGRU):
         if not torch.jit.is_scripting():
             if isinstance(x, nn.utils.rnn.PackedSequence):
                 return self._forward_packed(x, h, lengths, reset)
+        return self._forward_padded(x, h, lengths, reset)
+
+    def _forward_padded(
+        self, x: Tensor, h: list[Tensor] | None, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
         batch = self._check_batch(x)
         directions = self.num_directions
         check_states(h, self.num_layers * directions)
@@ -169,7 +174,7 @@ class ListMinGRU(MinGRU):
         if x.dim() != 2:
             raise ValueError(f"x: expected shape (B, {self.input_dims}), got {list(x.shape)}")
         dim = 1 if self.batch_first else 0
-        out, last = self.forward(x.unsqueeze(dim), h, None, None)
+        out, last = self._forward_padded(x.unsqueeze(dim), h, None, None)  # forward itself would get in the way of a trace
         return out.squeeze(dim), last
 
     @torch.jit.export
@@ -218,6 +223,9 @@ class Bidirectional(nn.Module):
         forward, h_forward = self.rnn(x, first)
         backward, h_backward = self.rnn(x.flip([1]), second)
         return torch.cat([forward, backward], 2), h_forward + h_backward
+
+    def flatten_parameters(self) -> None:
+        """Nothing: for code that calls it, as nn.LSTM needs it. Parameters are used as they lie."""
 
     @torch.jit.export
     def init_hidden_state(self, x: Tensor) -> list[Tensor]:

@@ -149,6 +149,9 @@ class MinConv2dGRU(nn.Module):
             last.append(h_last)
         return x, last
 
+    def flatten_parameters(self) -> None:
+        """Nothing: for code that calls it, as nn.LSTM needs it. Parameters are used as they lie."""
+
     @torch.jit.export
     def init_hidden_state(self, x: Tensor) -> list[Tensor]:
         """The states that a video begins with where none are given, for a batch like x."""

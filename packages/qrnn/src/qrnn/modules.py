@@ -207,7 +207,7 @@ class QRNNLayer(nn.Module):
         weights = weight.chunk(self.window, 1)
         gates = nn.functional.linear(window[0], weights[0], bias)
         for j in range(1, self.window):
-            gates = gates.addmm_(window[j].to(gates.dtype), weights[j].to(gates.dtype).t())
+            gates = torch.addmm(gates, window[j].to(gates.dtype), weights[j].to(gates.dtype).t())
         return gates.unflatten(0, [steps, batch])
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
@@ -332,7 +332,7 @@ class QRNN(nn.Module):
             if lengths is not None:
                 raise ValueError("lengths: expected None with one sequence alone, (T, features)")
             out, last = self._run(X.unsqueeze(dim), None if hidden is None else hidden.unsqueeze(1), None)
-            return out.squeeze(dim), last.squeeze(1)
+            return out.squeeze(dim), last.squeeze(1).clone()  # a state is no view
         return self._run(X, hidden, lengths)
 
     def _run(self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:

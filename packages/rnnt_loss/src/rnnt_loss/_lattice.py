@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import check_floating, check_integers, check_tensor, under_functorch
+from ._shared import check_floating, check_integers, check_tensor, under_functorch, wants_gradients
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")
@@ -28,7 +28,7 @@ def check_values(enabled: bool) -> None:
 
 def may_read(x: Tensor) -> bool:
     """Whether looking at values is free, or asked for."""
-    if torch.compiler.is_compiling() or under_functorch():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or under_functorch():
         return False
     return x.device.type == "cpu" or (_always and not torch.cuda.is_current_stream_capturing())
 
@@ -151,7 +151,7 @@ def solve(
     if emission_window is not None:
         window = check_integers("emission_window", emission_window, [batch, label.shape[2], 2], label)
         label = label.masked_fill((t < window[:, None, :, 0]) | (t > window[:, None, :, 1]), -torch.inf)
-    wanted = occupancies or (torch.is_grad_enabled() and (label.requires_grad or blank.requires_grad))
+    wanted = occupancies or wants_gradients([label, blank], None)
     duration = 0 if rnnt_type == "regular" else 1
     arcs = ([duration], [1], boundary, begin, duration > 0, viterbi, wanted, 1 + fastemit_lambda)
     score, *found = _ops.lattice(label[:, None], blank[:, None], *arcs)

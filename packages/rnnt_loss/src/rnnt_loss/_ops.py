@@ -33,7 +33,7 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import refuse_namesake, state_dtype, under_functorch
+from ._shared import refuse_namesake, state_dtype, under_functorch, without_autocast
 
 NAMESPACE = "rnnkit_rnnt_loss"
 SOFTMAX, HAT, LOG_PROBS = range(3)
@@ -51,9 +51,12 @@ def whole(boundary: Tensor | None, batch: int, symbols: int, frames: int, like: 
 
 
 def lattice(label: Tensor, blank: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The op; under torch.func, whose transforms cannot see into it, the reference, without occupancies."""
+    """The op; under torch.func, whose transforms cannot see into it, the reference, with occupancies as its derivatives."""
     if under_functorch():
-        return _lattice_reference(label, blank, *options), label.new_empty(0), blank.new_empty(0)
+        score = _lattice_reference(label, blank, *options)
+        found = torch.func.vjp(lambda *planes: _lattice_reference(*planes, *options), label.detach(), blank.detach())
+        of_label, of_blank = found[1](torch.ones_like(score))
+        return score, of_label, of_blank
     return torch.ops.rnnkit_rnnt_loss.lattice(label, blank, *options)
 
 
@@ -68,7 +71,7 @@ def simple_scores(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | No
     """Labels and blanks, of the op or of the reference."""
     if under_functorch():
         return _simple_reference(lm, am, symbols, boundary, blank)
-    with torch.autocast(am.device.type, enabled=False):  # its product needs the precision of its inputs
+    with without_autocast(am.device):  # its product needs the precision of its inputs
         return torch.ops.rnnkit_rnnt_loss.simple_scores(lm, am, symbols, boundary, blank)[:2]
 
 
@@ -279,7 +282,7 @@ def register(namespace: str) -> None:
         if torch.is_grad_enabled():
             rest = (symbols, boundary, ctx.blank)
             return *_gradients(_simple_reference, [lm, am], [grad_label, grad_blank], rest), *nothing
-        with torch.autocast(am.device.type, enabled=False):
+        with without_autocast(am.device):
             label, blanks = _both(grad_label, grad_blank if grad_blank is None else grad_blank[:, None], kept[0], 1, symbols)
             grads = ops.simple_scores_backward(label, blanks[:, 0], lm, am, symbols, *kept, boundary, ctx.blank)
         return *grads, *nothing
@@ -388,7 +391,7 @@ def register(namespace: str) -> None:
         if torch.is_grad_enabled():
             rest = (symbols, boundary, begin, *ctx.options)
             return *_gradients(_joiner_reference, inputs, [grad_label, grad_blank], rest), *nothing
-        with torch.autocast(norm.device.type, enabled=False):
+        with without_autocast(norm.device):
             grads = _both(grad_label, grad_blank, norm, 1, symbols if begin is None else None)
             given = (*grads, *inputs, symbols, norm, hidden, logits, boundary, begin)
             return *ops.joiner_scores_backward(*given, *ctx.options), *nothing

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import _ops
+from . import _ops, reference
 from ._lattice import (
     REDUCTIONS,
     RNNT_TYPES,
@@ -56,8 +56,8 @@ from ._lattice import (
     solve,
     with_unit_stride,
 )
-from ._shared import autocast_enabled, check_tensor, under_functorch
-from .reference import inside
+from ._plain import linear_parameters
+from ._shared import autocast_enabled, check_tensor, under_functorch, wants_gradients, without_autocast
 
 __all__ = [
     "check_values",
@@ -529,7 +529,8 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
             s_range = needed
     s_range = min(s_range, symbols + 1)
     planes = (px_grad.detach().transpose(1, 2), py_grad.detach().transpose(1, 2))
-    begin = torch.ops.rnnkit_rnnt_loss.prune_ranges(*planes, checked, s_range, s_range - 1 if regular else 1)
+    find = reference.prune_ranges if under_functorch() else torch.ops.rnnkit_rnnt_loss.prune_ranges
+    begin = find(*planes, checked, s_range, s_range - 1 if regular else 1)
     return begin[..., None] + torch.arange(s_range, device=begin.device)
 
 
@@ -583,7 +584,7 @@ def mutual_information_recursion(
     if px.dtype != py.dtype or px.device != py.device:
         raise TypeError(f"py: expected {px.dtype} on {px.device}, got {py.dtype} on {py.device}")
     boundary = check_boundary(boundary, batch, symbols, frames, px)
-    wanted = return_grad or (torch.is_grad_enabled() and (px.requires_grad or py.requires_grad))
+    wanted = return_grad or wants_gradients([px, py], None)
     arcs = ([0 if columns > frames else 1], [1], boundary, None, True, False, wanted, 1.0)
     score, *found = _ops.lattice(px.transpose(1, 2)[:, None], py.transpose(1, 2)[:, None], *arcs)
     if not return_grad:
@@ -694,7 +695,7 @@ def tdt_loss(
     if omega > 0 and float(torch.rand(())) < omega:
         score = solve(label, blanks[:, 0], "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
         return reduce(score, reduction, zero_infinity)
-    valid = inside(_ops.whole(boundary, batch, rows - 1, frames, logits), None, frames, rows)
+    valid = reference.inside(_ops.whole(boundary, batch, rows - 1, frames, logits), None, frames, rows)
     lasts = torch.where(valid[..., None], lasts, 0.0).to(label.dtype).log_softmax(-1).permute(0, 3, 1, 2)
     of_labels, label_durations = _possible(durations, frames, 0)
     of_blanks, blank_durations = _possible(durations, frames, 1)
@@ -761,7 +762,7 @@ def _duration_loss(
     fastemit_lambda: float,
     zero_infinity: bool,
 ) -> Tensor:
-    wanted = torch.is_grad_enabled() and label.requires_grad
+    wanted = wants_gradients([label], None)
     options = (boundary, None, False, False, wanted, 1 + fastemit_lambda)
     score, _, _ = _ops.lattice(label, blank, label_durations, blank_durations, *options)
     return reduce(score, reduction, zero_infinity)
@@ -904,10 +905,14 @@ def _fused(
     check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
     check_choice("reduction", reduction, REDUCTIONS)
     mode = _ops.HAT if use_hat_loss else _ops.SOFTMAX
-    if isinstance(joiner, nn.Linear):
-        scores = _linear_scores(am, lm, joiner, symbols, termination_symbol, bounds, begin, rows, mode, rows_at_once)
+    given = (symbols, termination_symbol, bounds, begin, rows, mode, rows_at_once)
+    linear = linear_parameters(joiner) if isinstance(joiner, nn.Linear) else None
+    if linear is not None:
+        scores = _linear_scores(am, lm, linear, *given)
+    elif isinstance(joiner, nn.Linear):  # hooked, sharded, quantised, ...: it has to be called
+        scores = _callable_scores(am, lm, lambda am, lm: joiner(torch.tanh(am + lm)), *given)
     else:
-        scores = _callable_scores(am, lm, joiner, symbols, termination_symbol, bounds, begin, rows, mode, rows_at_once)
+        scores = _callable_scores(am, lm, joiner, *given)
     score, *occupancies = solve(
         *scores,
         rnnt_type,
@@ -930,7 +935,7 @@ def _fused(
 def _linear_scores(
     am: Tensor,
     lm: Tensor,
-    joiner: nn.Linear,
+    linear: tuple[Tensor, Tensor | None],
     symbols: Tensor,
     termination_symbol: int,
     boundary: Tensor | None,
@@ -939,11 +944,10 @@ def _linear_scores(
     mode: int,
     rows_at_once: int,
 ) -> tuple[Tensor, Tensor]:
-    weight: Tensor = joiner.weight
-    bias: Tensor = joiner.bias if joiner.bias is not None else weight.new_zeros(weight.shape[0])
-    device = am.device.type
+    weight, bias = linear
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
     if autocast_enabled(am.device) and am.dtype != torch.float64:
-        am, lm, weight, bias = (t.to(torch.get_autocast_dtype(device)) for t in (am, lm, weight, bias))
+        am, lm, weight, bias = (t.to(torch.get_autocast_dtype(am.device.type)) for t in (am, lm, weight, bias))
     if am.shape[2] != weight.shape[1] or lm.shape[2] != weight.shape[1]:
         raise ValueError(f"am and lm: expected the joiner's width {weight.shape[1]}, got {am.shape[2]} and {lm.shape[2]}")
     for name, t in (("lm", lm), ("joiner.weight", weight)):
@@ -955,7 +959,7 @@ def _linear_scores(
     if under_functorch():
         label, blanks = _ops._joiner_reference(*given)
     else:
-        with torch.autocast(device, enabled=False):
+        with without_autocast(am.device):
             label, blanks, *_ = torch.ops.rnnkit_rnnt_loss.joiner_scores(*given)
     return label, blanks[:, 0]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import _ops, functional
 from ._lattice import check_choice, check_logits, may_read
-from ._shared import check_integers
+from ._plain import is_plain
+from ._shared import check_integers, without_autocast
 
 NEMO_REDUCTIONS = ("none", "mean", "sum", "mean_volume")
 
@@ -178,6 +181,11 @@ class Joiner(nn.Module):
         return logits
 
 
+def _joined(output: nn.Module, am: Tensor, lm: Tensor) -> Tensor:
+    logits: Tensor = output(torch.tanh(am + lm))
+    return logits
+
+
 class PrunedRNNTLoss(nn.Module):
     """The pruned loss with all it needs: the two projections of the simple joiner, and the joiner itself.
 
@@ -232,8 +240,8 @@ class PrunedRNNTLoss(nn.Module):
         """(simple loss, pruned loss) of (B, T, encoder_dim), (B, S + 1, decoder_dim) and symbols (B, S)."""
         boundary = _ops.whole(boundary, len(symbols), symbols.shape[1], encoder_out.shape[1], symbols)
         options = {"rnnt_type": self.rnnt_type, "delay_penalty": self.delay_penalty, "reduction": self.reduction}
-        with torch.autocast(encoder_out.device.type, enabled=False):  # 16 bits do not do for it: icefall issue 283
-            weights = self.simple_lm_proj.weight.dtype
+        with without_autocast(encoder_out.device):  # 16 bits do not do for it: icefall issue 283
+            weights = next((p.dtype for p in self.simple_lm_proj.parameters()), encoder_out.dtype)
             simple, (px_grad, py_grad) = functional.rnnt_loss_smoothed(
                 self.simple_lm_proj(decoder_out.to(weights)),
                 self.simple_am_proj(encoder_out.to(weights)),
@@ -246,11 +254,17 @@ class PrunedRNNTLoss(nn.Module):
                 **options,  # type: ignore[arg-type]
             )
         ranges = functional.get_rnnt_prune_ranges(px_grad, py_grad, boundary, self.s_range)
-        am, lm = self.joiner.encoder_proj(encoder_out), self.joiner.decoder_proj(decoder_out)
+        am, lm, joiner = encoder_out, decoder_out, self.joiner
+        output: Any = joiner  # as a whole, where it is hooked, wrapped, sharded, ...
+        if is_plain(joiner, Joiner):
+            am, lm = joiner.encoder_proj(am), joiner.decoder_proj(lm)
+            output = joiner.output_linear
+            if not isinstance(output, nn.Linear):
+                output = functools.partial(_joined, output)
         pruned = functional.rnnt_loss_pruned_fused(
             am,
             lm,
-            self.joiner.output_linear,
+            output,
             symbols,
             ranges,
             self.blank,

@@ -153,6 +153,8 @@ class SRUppAttention(nn.Module):
             z = layer_norm(z)
         k, v = self.linear2(z).chunk(2, -1)
         mask = self._mask(input, context.shape[0], mask_pad, attn_mask, memory_mask_pad)
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(z.dtype)
         p = self.attn_dropout if self.training else 0.0
         queries = self._heads(z[context.shape[0] - steps :])
         attended = nn.functional.scaled_dot_product_attention(queries, self._heads(k), self._heads(v), mask, p)
@@ -194,8 +196,6 @@ class SRUppAttention(nn.Module):
                 mask = mask & valid
             else:
                 mask = mask.masked_fill(~valid, float("-inf"))
-        if mask is not None and mask.dtype != torch.bool:
-            mask = mask.to(self.linear1.weight.dtype)
         return mask
 
 

@@ -7,6 +7,7 @@ from . import scans
 from .accuracy import assert_no_worse, relative_error
 from .backends import Backend, backend_fixtures
 from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, some_sanitized, strided
+from .contract import CONTRACT, check_module_contract
 from .interop import check_compile, check_export, check_op, check_script
 from .parallel import (
     check_captured_training,
@@ -20,6 +21,7 @@ from .timing import alternate, hardware, inference, keep_freed_memory, training_
 
 __all__ = [
     "CHANNELS",
+    "CONTRACT",
     "STEPS",
     "Backend",
     "alternate",
@@ -31,6 +33,7 @@ __all__ = [
     "check_device_error",
     "check_distributed",
     "check_export",
+    "check_module_contract",
     "check_op",
     "check_replicas",
     "check_script",

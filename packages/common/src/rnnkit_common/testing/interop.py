@@ -29,13 +29,14 @@ def _assert_equal(actual: Any, expected: Any) -> None:
 
 
 def check_compile(module: nn.Module, arguments: Sequence[Any], *, backend: str = "aot_eager", dynamic: bool = False) -> None:
-    """torch.compile(fullgraph=True) gives the eager outputs and parameter gradients."""
+    """torch.compile(fullgraph=True) gives the eager outputs and gradients."""
 
     def run(function: Callable[..., Any]) -> tuple[Any, list[Tensor]]:
         result = function(*arguments)
         outputs = _outputs(result)
         weights = [torch.linspace(-1, 1, t.numel(), device=t.device).view(t.shape) for t in outputs]
-        return result, list(torch.autograd.grad(outputs, list(module.parameters()), weights))
+        leaves = [t for t in (*module.parameters(), *_outputs(arguments)) if t.requires_grad]
+        return result, list(torch.autograd.grad(outputs, leaves, weights))
 
     torch._dynamo.reset()
     _assert_equal(run(torch.compile(module, fullgraph=True, backend=backend, dynamic=dynamic)), run(module))

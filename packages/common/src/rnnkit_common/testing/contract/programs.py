@@ -1,0 +1,216 @@
+"""What torch makes of a module: copies, checkpoints, scripts, graphs, functions, derivatives."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from ..interop import check_compile, check_export, check_script
+from .subject import Subject, assert_same, has_batch_norm, tensors, weighted
+
+
+def checkpointed(s: Subject) -> None:
+    """Non-reentrant checkpointing, which unpacks each saved tensor once."""
+    module = s.make()
+    assert_same(s.run(lambda *x: checkpoint(module, *x, use_reentrant=False), module), s.run(s.make()))
+
+
+def selectively_checkpointed(s: Subject) -> None:
+    """Selective checkpointing, with products and our ops saved, and with all others."""
+    for heavy in (True, False):
+        module = s.make()
+
+        def policy(context: Any, op: Any, *arguments: Any, heavy: bool = heavy, **options: Any) -> CheckpointPolicy:
+            saved = ("mm" in str(op) or "rnnkit" in str(op)) == heavy and not op._schema.is_mutable
+            return CheckpointPolicy.MUST_SAVE if saved else CheckpointPolicy.PREFER_RECOMPUTE
+
+        def call(*x: Any, module: nn.Module = module, policy: Any = policy) -> Any:
+            contexts = functools.partial(create_selective_checkpoint_contexts, policy)
+            return checkpoint(module, *x, use_reentrant=False, context_fn=contexts)
+
+        assert_same(s.run(call, module), s.run(s.make()))
+
+
+def saved_elsewhere(s: Subject) -> None:
+    """save_on_cpu, and hooks of saved tensors that pack them into something else."""
+    expected = s.run(s.make())
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: (t.clone(), t.requires_grad), lambda packed: packed[0])
+    for context in (torch.autograd.graph.save_on_cpu(), hooks):
+        module = s.make()
+        with context:
+            assert_same(s.run(module), expected)
+
+
+def copied(s: Subject) -> None:
+    """deepcopy, pickle, and state_dict: saved, loaded with weights_only, strictly, and assigned."""
+    module = s.make()
+    expected = s.run(module)
+    module = s.make()  # batch norm has counted a batch
+    assert_same(s.run(copy.deepcopy(module)), expected)
+    assert_same(s.run(pickle.loads(pickle.dumps(module))), expected)
+    buffer = io.BytesIO()
+    torch.save(module.state_dict(), buffer)
+    for assign in (False, True):
+        buffer.seek(0)
+        other = s.make()
+        with torch.no_grad():
+            for p in other.parameters():
+                p.add_(1)
+        other.load_state_dict(torch.load(buffer, weights_only=True), strict=True, assign=assign)
+        assert_same(s.run(other), expected)
+
+
+def without_a_device(s: Subject) -> None:
+    """A module made on the meta device has the shapes of its outputs, and works once it has memory and weights."""
+    expected, state = s.run(s.make()), s.make().state_dict()
+    with torch.device("meta"):
+        module = s.make()
+    inputs = torch.utils._pytree.tree_map(lambda t: t.detach().to("meta") if isinstance(t, Tensor) else t, s.inputs())
+    shapes = [t.shape for t in tensors(module(*inputs))]
+    assert shapes == [t.shape for t in expected.outputs]
+    module = module.to_empty(device="cpu")
+    module.load_state_dict(state)
+    assert_same(s.run(module.train(s.make().training)), expected)
+
+
+def scripted(s: Subject) -> None:
+    """torch.jit.script, saved and loaded, with gradients."""
+    loaded = check_script(s.make(), s.inputs())
+    module = s.make()
+    loaded.load_state_dict(module.state_dict())
+    assert_same(s.run(loaded), s.run(module))
+
+
+def traced(s: Subject) -> None:
+    """torch.jit.trace with gradients on gives a function that serves with and without them."""
+    module = s.make()
+    names = list(inspect.signature(module.forward).parameters)
+    given = dict(zip(names, s.inputs(), strict=False))
+    given = {name: value for name, value in given.items() if value is not None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.jit.trace(module, example_kwarg_inputs=given, check_trace=not has_batch_norm(module))
+
+    def call(*inputs: Any) -> Any:
+        found = dict(zip(names, inputs, strict=False))
+        return program(**{name: value for name, value in found.items() if value is not None})
+
+    expected = s.run(s.make())
+    assert_same(s.run(call, module), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(tensors(call(*s.inputs())), expected.outputs)
+
+
+def exported(s: Subject) -> None:
+    """torch.export, saved and loaded."""
+    check_export(s.make().eval(), s.inputs())
+
+
+def compiled(s: Subject) -> None:
+    """torch.compile in one graph, with gradients."""
+    module = s.make()
+    check_compile(module, s.inputs())
+
+
+def functional(s: Subject) -> None:
+    """functional_call under grad and vmap: gradients of several samples at once are those of one after the other."""
+    module = s.make().eval()
+    parameters = {name: p.detach() for name, p in module.named_parameters()}
+    first = torch.utils._pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, s.inputs())
+    leaves, spec = torch.utils._pytree.tree_flatten(first)
+    varied = [i for i, t in enumerate(leaves) if isinstance(t, Tensor) and t.is_floating_point()]
+
+    def loss(parameters: dict[str, Tensor], given: list[Tensor]) -> Tensor:
+        filled = list(leaves)
+        for i, t in zip(varied, given, strict=True):
+            filled[i] = t
+        inputs = torch.utils._pytree.tree_unflatten(filled, spec)
+        return sum(t.square().sum() for t in tensors(torch.func.functional_call(module, parameters, inputs)))  # type: ignore[return-value]
+
+    gradient = torch.func.grad(loss, argnums=(0, 1))
+    samples = [torch.stack([leaves[i], 0.5 * leaves[i] + 0.1, -leaves[i]]) for i in varied]
+    together = torch.func.vmap(gradient, in_dims=(None, 0))(parameters, samples)
+    alone = [gradient(parameters, [t[i] for t in samples]) for i in range(3)]
+    for i, found in enumerate(alone):
+        torch.testing.assert_close(torch.utils._pytree.tree_map(lambda t, i=i: t[i], together), found, rtol=1e-4, atol=1e-5)
+
+
+def results_of_its_own(s: Subject) -> None:
+    """Outputs are contiguous, and states no views: truncated BPTT detaches them in place."""
+    out, *states = tensors(s.make()(*s.inputs()))
+    assert out.is_contiguous()
+    for t in states:
+        assert t.is_contiguous()
+        t.detach_()
+        assert not t.requires_grad
+
+
+def differentiated_twice(s: Subject) -> None:
+    """Second derivatives in float64; what has none says so in words."""
+    module = s.make().double().eval()
+    inputs = s.inputs(torch.float64)
+    leaves, spec = torch.utils._pytree.tree_flatten(inputs)
+    at = [i for i, t in enumerate(leaves) if isinstance(t, Tensor) and t.requires_grad]
+    parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def call(*given: Tensor) -> tuple[Tensor, ...]:
+        filled = list(leaves)
+        for i, t in zip(at, given, strict=False):
+            filled[i] = t
+        return tuple(t for t in tensors(module(*torch.utils._pytree.tree_unflatten(filled, spec))) if t.requires_grad)
+
+    given = [leaves[i] for i in at] + parameters
+    # torch's fast attention has first derivatives only, and says so: then those of the plain one are asked for
+    attention = contextlib.nullcontext() if twice(call, given) else torch.nn.attention.sdpa_kernel(SDPBackend.MATH)
+    with attention:
+        assert torch.autograd.gradgradcheck(call, given, fast_mode=True, atol=1e-4, rtol=1e-3)
+
+
+def twice(call: Callable[..., tuple[Tensor, ...]], given: list[Tensor]) -> bool:
+    """Whether backward can be differentiated, as far as one sees without doing it."""
+    grads = torch.autograd.grad(weighted(list(call(*given))), given, create_graph=True, allow_unused=True)
+    try:
+        torch.autograd.grad(weighted([g for g in grads if g is not None]), given, allow_unused=True)
+    except RuntimeError as error:
+        if "attention" not in str(error):
+            raise
+        return False
+    return True
+
+
+def called_twice(s: Subject) -> None:
+    """Two calls before one backward; and calls without gradients, whose outputs are the same."""
+    expected = s.run(s.make())
+    module = s.make()
+    found = s.run(lambda *x: [*tensors(module(*x)), *tensors(module(*x))][: len(expected.outputs)], module)
+    assert_same(found, expected)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        module = s.make()
+        with context:
+            torch.testing.assert_close(tensors(module(*s.inputs())), expected.outputs)
+    if hasattr(module, "num_layers") and "Cell" not in type(module).__name__:
+        module.flatten_parameters()  # type: ignore[operator]  # code that was written for nn.LSTM calls it
+
+
+def under_autocast(s: Subject) -> None:
+    """CPU autocast in bfloat16: outputs are nearly the same, gradients have the parameters' dtype."""
+    expected = s.run(s.make())
+    module = s.make()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = s.run(module)
+    for t, e in zip(found.outputs, expected.outputs, strict=True):
+        if e.is_floating_point():
+            assert float((t.float() - e).abs().max()) <= 0.1 * float(e.abs().max()) + 0.02
+    assert all(g is None or g.dtype == torch.float32 for g in found.of_parameters.values())
