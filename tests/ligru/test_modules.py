@@ -143,6 +143,15 @@ def test_padding_never_shows(net: nn.Module) -> None:
     assert all(g.isfinite().all() for g in grads)
 
 
+def test_running_statistics_move_as_fast_as_speechbrains() -> None:
+    """By 0.05 at each batch, where nn.BatchNorm1d's default is 0.1."""
+    net, x = LiGRU(5, (4, 9, 6)), torch.randn(4, 9, 6)
+    net(x)
+    projected = net.rnn[0].w(x).flatten(0, 1)
+    torch.testing.assert_close(net.rnn[0].norm.running_mean, 0.05 * projected.mean(0))
+    torch.testing.assert_close(net.rnn[0].norm.running_var, 0.95 + 0.05 * projected.var(0))
+
+
 def test_batch_norm_counts_only_what_is_no_padding() -> None:
     """Sequences of equal valid steps, padded or not, leave the same outputs, statistics and gradients."""
     torch.manual_seed(0)

@@ -175,6 +175,12 @@ def test_steps_can_be_trained_through() -> None:
     torch.testing.assert_close(torch.autograd.grad(torch.stack(streamed, 1).square().sum(), parameters), expected)
 
 
+def test_a_stream_may_begin_without_a_state() -> None:
+    rnn, x = MinGRU(3, 4, num_layers=2), torch.randn(2, 6, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(rnn.step(x[:, 0])[0], rnn(x)[0][:, 0])
+
+
 def test_a_bfloat16_stream_does_not_stall() -> None:
     """With z = 0.002, a bfloat16 state would stop moving near 0.25; the float32 state reaches the candidate."""
     cell = MinGRUCell(1, 1, bias=True, dtype=torch.bfloat16)

@@ -108,6 +108,15 @@ def test_the_best_path(kind: str, backend: Backend) -> None:
     assert all(set(t.unique().tolist()) <= {0.0, 1.0} for t in best[1:])
 
 
+@pytest.mark.parametrize("kind", ["regular", "modified"])
+def test_of_equally_good_paths_one_is_taken(kind: str, backend: Backend) -> None:
+    label, blank, durations, label_end = draw(kind, 13, 6, backend.device)
+    boundary = torch.tensor([[0, 0, 6, 13]] * len(label), device=backend.device)
+    _, labels, blanks = solve(0 * label, 0 * blank, durations, boundary, None, label_end, viterbi=True)
+    assert (labels.sum((1, 2, 3)) == 6).all()
+    assert (blanks.sum((1, 2, 3)) == (13 if kind == "regular" else 7)).all()
+
+
 @pytest.mark.parametrize("kind", ["regular", "modified", "tdt"])
 def test_without_a_path_the_score_is_minus_infinity_and_nothing_is_occupied(kind: str, backend: Backend) -> None:
     label, blank, durations, label_end = draw(kind, 6, 3, backend.device)
