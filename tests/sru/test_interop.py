@@ -128,6 +128,9 @@ def test_opcheck_of_products(size: int) -> None:
     torch.testing.assert_close(
         torch.ops.rnnkit_sru.add_product(total.clone(), x, weight), total + x @ weight.t(), rtol=1e-4, atol=1e-3
     )
+    for shapes in ([(0, 600), (3, 700), (600, 700)], [(3, 600), (3, 700), (600, 500)], [(3,), (3, 7), (6, 7)]):
+        with pytest.raises(RuntimeError, match="expected shapes"):
+            torch.ops.rnnkit_sru.add_product(*(torch.randn(shape) for shape in shapes))
 
 
 @pytest.mark.slow

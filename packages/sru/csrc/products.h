@@ -36,6 +36,8 @@ inline bool suits_onednn(const Tensor& x, const Tensor& weight) {
 // x weight, for x [N, K] and weight [K, M]
 inline Tensor product(Tensor x, Tensor weight) {
   using torch::stable::detail::from;
+  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(0),
+                  "x and weight: expected shapes (N, K) and (K, M)");
   if (suits_onednn(x, weight)) {
     const auto made = call<6>("mkldnn::_linear_pointwise", "",
                               {from(x), from(torch::stable::transpose(weight, 0, 1)), from(std::optional<Tensor>()),
@@ -48,6 +50,9 @@ inline Tensor product(Tensor x, Tensor weight) {
 // sum + x weight^T, for sum [N, K], x [N, M] and weight [K, M], on the CPU.
 inline Tensor add_product(Tensor sum, Tensor x, Tensor weight) {
   using torch::stable::detail::from;
+  STD_TORCH_CHECK(sum.dim() == 2 && x.dim() == 2 && weight.dim() == 2 && sum.size(0) == x.size(0) &&
+                      sum.size(1) == weight.size(0) && x.size(1) == weight.size(1),
+                  "total, x and weight: expected shapes (N, K), (N, M) and (K, M)");
   if (suits_onednn(x, weight)) {
     const auto made = call<5>("mkldnn::_linear_pointwise", "binary",
                               {from(x), from(sum), from(weight), from(std::optional<Tensor>()), from(std::string("add"))});

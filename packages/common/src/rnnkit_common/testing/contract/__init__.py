@@ -38,6 +38,7 @@ CONTRACT: dict[str, Callable[[Subject], None]] = {
         programs.results_of_its_own,
         programs.differentiated_twice,
         programs.called_twice,
+        programs.on_a_small_stack,
         programs.under_autocast,
     )
 }

@@ -8,6 +8,7 @@ import functools
 import inspect
 import io
 import pickle
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -202,6 +203,19 @@ def called_twice(s: Subject) -> None:
             torch.testing.assert_close(tensors(module(*s.inputs())), expected.outputs)
     if hasattr(module, "num_layers") and "Cell" not in type(module).__name__:
         module.flatten_parameters()  # type: ignore[operator]  # code that was written for nn.LSTM calls it
+
+
+def on_a_small_stack(s: Subject) -> None:
+    """A thread with 256 KB, as pools of threads have; nn.LSTM needs less."""
+    expected, found = s.run(s.make()), []
+    before = threading.stack_size(256 << 10)
+    try:
+        thread = threading.Thread(target=lambda: found.append(s.run(s.make())))
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert_same(found[0], expected)
 
 
 def under_autocast(s: Subject) -> None:

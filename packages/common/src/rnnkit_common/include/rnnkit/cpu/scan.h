@@ -270,7 +270,7 @@ class Backward {
     for (int c = 0; c < tile.width; ++c)
       past[c] = p.grad_h_last == nullptr ? acc(0) : p.grad_h_last[tile.b * p.channels + tile.d + c];
     for (int64_t later = tiling.chunks - 1; later > chunk; --later) totals[later].apply(past, tile.width);
-    Factors factors;
+    const Factors factors(new StepFactors[kCarry]);
     for (int64_t begin = last_block(tile, chunk); begin >= tiling.boundary(chunk, tile.length); begin -= kCarry) {
       const int count = run_block(tile, chunk, begin, factors, true, sums_of(task, chunk, Kind::kStateSums));
       for (int i = count - 1; i >= 0; --i) {
@@ -287,7 +287,7 @@ class Backward {
 
   void aggregate(int64_t task, int64_t chunk, const Aggregate<acc>& total) const {
     const Tile tile = tiling.group(task).tile(p, 0);
-    Factors factors;
+    const Factors factors(new StepFactors[kCarry]);
     for (int64_t begin = last_block(tile, chunk); begin >= tiling.boundary(chunk, tile.length); begin -= kCarry) {
       const int count = run_block(tile, chunk, begin, factors, false, nullptr);
       for (int i = count - 1; i >= 0; --i) {
@@ -326,7 +326,7 @@ class Backward {
     alignas(64) acc h_prev[Kind::kStateSums > 0 ? kBackwardTile<acc> : 1];
     alignas(64) acc waiting[kOutputPlanes > 0 && kWait ? kOutputPlanes : 1][kWait ? kBackwardTile<acc> : 1];
   };
-  using Factors = StepFactors[kCarry];
+  using Factors = std::unique_ptr<StepFactors[]>;  // up to 512 KB: more than the stacks of some threads
 
   // Of the blocks of up to kCarry steps from a kept state, the last of a chunk; before its first step if there is none.
   int64_t last_block(const Tile& tile, int64_t chunk) const {
@@ -389,7 +389,7 @@ class Backward {
 
   // The states of a block forward, with all that depends on them; returns how many steps it has. The gradients of output
   // planes depend on nothing later: they and their sums are written here, if at all.
-  int run_block(const Tile& tile, int64_t chunk, int64_t begin, Factors& factors, bool write, acc* sums) const {
+  int run_block(const Tile& tile, int64_t chunk, int64_t begin, const Factors& factors, bool write, acc* sums) const {
     const int count = int(std::min<int64_t>(kCarry, tiling.boundary(chunk + 1, tile.length) - begin));
     const int64_t ahead = tile.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next, for the L2 cache
     alignas(64) acc h[kBackwardTile<acc>];
