@@ -15,6 +15,7 @@ States, mask, weight and bias are float32, or float64 where g is.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import refuse_namesake, register_derivatives, state_dtype
+from ._derivatives import register_derivatives
+from ._shared import refuse_namesake, state_dtype
 
 NAMESPACE = "rnnkit_ligru"
 EXTRAS = 2  # lengths, mask
@@ -47,8 +49,8 @@ def out_width(inputs: list[Tensor], activation: int, bidirectional: bool, *_: An
     return inputs[1].shape[1] * (2 if bidirectional else 1)
 
 
-def register(namespace: str) -> None:
-    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
+def register(namespace: str) -> SimpleNamespace:
+    """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
 
     @torch.library.register_fake(f"{namespace}::recurrence")
     def _(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save):  # type: ignore[no-untyped-def]
@@ -67,16 +69,16 @@ def register(namespace: str) -> None:
         grads = [t.new_empty(t.shape) for t in inputs]
         return [*grads, gates.new_empty(directions, batch, width // 2, dtype=state_dtype(gates))]
 
-    register_derivatives(
+    recurrence = register_derivatives(
         f"{namespace}::recurrence",
-        getattr(torch.ops, namespace),
         kept=(0, 2, 3, 4),
         channels=out_width,
         initial=lambda *_: 0.0,
         reference=composite,
         extras=EXTRAS,
     )
+    return SimpleNamespace(recurrence=recurrence)
 
 
 refuse_namesake("ligru")
-register(NAMESPACE)
+CALLS = register(NAMESPACE)

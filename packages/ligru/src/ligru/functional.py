@@ -111,12 +111,16 @@ def recurrence(
     else:
         inputs = [g, weight]
         save = wants_gradients([g, weight], h0)
-    if not torch.jit.is_scripting():
-        if under_functorch():
-            return _composite(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps)
-    out, h_last, _, _, _ = torch.ops.rnnkit_ligru.recurrence(
-        inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save
-    )
+    if torch.jit.is_scripting():
+        out, h_last, _, _, _ = torch.ops.rnnkit_ligru.recurrence(
+            inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save
+        )
+    elif under_functorch():
+        out, h_last = _composite(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps)
+    else:
+        out, h_last, _, _, _ = _ops.CALLS.recurrence(
+            inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save
+        )
     return out, h_last
 
 

@@ -18,12 +18,15 @@ without derivatives: it serves streaming, where the calls around a kernel cost m
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import channels_of, refuse_namesake, register_scan, split_planes, state_dtype
+from ._derivatives import register_scan
+from ._shared import channels_of, refuse_namesake, split_planes, state_dtype
 
 NAMESPACE = "rnnkit_mingru"
 ACTIVATIONS = ("g", "identity", "tanh")
@@ -45,9 +48,9 @@ def composite(
     return reference.scan(split, h0, lengths, reset, activation=kind, initial=initial, reverse=reverse)
 
 
-def register(namespace: str) -> None:
-    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
-    register_scan(
+def register(namespace: str) -> SimpleNamespace:
+    """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
+    scan = register_scan(
         namespace,
         channels=lambda planes, gates, *_: channels_of(planes, gates + 1),
         initial=lambda gates, activation, initial, reverse: initial,
@@ -59,6 +62,8 @@ def register(namespace: str) -> None:
         out = planes.new_empty(planes.shape[0], planes.shape[1] // (gates + 1))
         return out, torch.empty_like(out, dtype=state_dtype(planes))
 
+    return SimpleNamespace(scan=scan)
+
 
 refuse_namesake("mingru")
-register(NAMESPACE)
+CALLS = register(NAMESPACE)

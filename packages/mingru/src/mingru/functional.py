@@ -212,13 +212,14 @@ def scan(
     if reset is not None:
         reset = _check_reset(reset, x)
 
-    if not torch.jit.is_scripting():
-        if under_functorch():
-            out, h_last = _composite(planes, h0, lengths, reset, gates, kind, start, reverse)
-            return out.reshape(x.shape[:2] + tuple(feature_shape)), h_last.reshape(state_shape)
-
     save = wants_gradients(planes, h0)
-    out, h_last, _ = torch.ops.rnnkit_mingru.scan(planes, h0, lengths, reset, gates, kind, start, reverse, save)
+    if torch.jit.is_scripting():
+        out, h_last, _ = torch.ops.rnnkit_mingru.scan(planes, h0, lengths, reset, gates, kind, start, reverse, save)
+    elif under_functorch():
+        out, h_last = _composite(planes, h0, lengths, reset, gates, kind, start, reverse)
+        return out.reshape(x.shape[:2] + tuple(feature_shape)), h_last.reshape(state_shape)
+    else:
+        out, h_last, _ = _ops.CALLS.scan(planes, h0, lengths, reset, gates, kind, start, reverse, save)
     if x.dim() > 3:
         out, h_last = out.unflatten(2, feature_shape), h_last.unflatten(1, feature_shape)
     return out, h_last

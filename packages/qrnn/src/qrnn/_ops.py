@@ -16,11 +16,14 @@ States (h0, h_last, carries) are float32, or float64 where the planes are.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import channels_of, refuse_namesake, register_scan, split_planes
+from ._derivatives import register_scan
+from ._shared import channels_of, refuse_namesake, split_planes
 
 NAMESPACE = "rnnkit_qrnn"
 # Pooling, and its planes. "mult" is ForgetMult: its planes are values, all others pre-activations.
@@ -43,16 +46,17 @@ def composite(
     return reference.scan(split, h0, lengths, seed, pooling=kind, zoneout=zoneout, scale=scale, reverse=reverse)
 
 
-def register(namespace: str) -> None:
-    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
+def register(namespace: str) -> SimpleNamespace:
+    """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
     counts = [len(planes) for planes in POOLINGS.values()]
-    register_scan(
+    scan = register_scan(
         namespace,
         channels=lambda planes, pooling, *_: channels_of(planes, counts[pooling]),
         initial=lambda *_: 0.0,
         reference=composite,
     )
+    return SimpleNamespace(scan=scan)
 
 
 refuse_namesake("qrnn")
-register(NAMESPACE)
+CALLS = register(NAMESPACE)

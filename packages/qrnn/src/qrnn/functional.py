@@ -148,12 +148,13 @@ def _scan(
         hidden = check_state(hidden, x, [x.shape[0], width], "hidden").contiguous()
     if lengths is not None:
         lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
-    if not torch.jit.is_scripting():
-        if under_functorch():
-            out, last = _composite(planes, hidden, lengths, seed, kind, count, zoneout, scale, reverse)
-            return out if batch_first else out.transpose(0, 1), last
     save = wants_gradients(planes, hidden)
-    out, last, _ = torch.ops.rnnkit_qrnn.scan(planes, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
+    if torch.jit.is_scripting():
+        out, last, _ = torch.ops.rnnkit_qrnn.scan(planes, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
+    elif under_functorch():
+        out, last = _composite(planes, hidden, lengths, seed, kind, count, zoneout, scale, reverse)
+    else:
+        out, last, _ = _ops.CALLS.scan(planes, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
     return out if batch_first else out.transpose(0, 1), last
 
 

@@ -21,6 +21,7 @@ kernel. `product(x, weight)`, of (N, K) and (K, M), is a matmul that is faster o
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._shared import STEPS_PER_CARRY, empty_rows, refuse_namesake, register_scan, state_dtype
+from ._derivatives import differentiable, register_scan
+from ._shared import STEPS_PER_CARRY, empty_rows, refuse_namesake, state_dtype
 
 NAMESPACE = "rnnkit_sru"
 EXTRAS = 4  # lengths, pad, mask, scale
@@ -74,9 +76,9 @@ def _(total, x, weight):  # type: ignore[no-untyped-def]
     return torch.empty_like(total)
 
 
-def register(namespace: str) -> None:
-    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
-    register_scan(
+def register(namespace: str) -> SimpleNamespace:
+    """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
+    scan = register_scan(
         namespace,
         channels=lambda inputs, *_: inputs[-1].shape[1],
         initial=lambda *_: 0.0,
@@ -98,46 +100,60 @@ def register(namespace: str) -> None:
     def _(x, weight):  # type: ignore[no-untyped-def]
         return x.new_empty(x.shape[0], weight.shape[1])
 
-    def setup_product(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    def product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        grad_x = ops.product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        return grad_x, x.t() @ grad if ctx.needs_input_grad[1] else None
-
-    torch.library.register_autograd(f"{namespace}::product", product_backward, setup_context=setup_product)
-
     @torch.library.register_fake(f"{namespace}::infer")
     def _(x, weight, parameters, *rest):  # type: ignore[no-untyped-def]
         width = parameters.shape[1]
         return empty_rows(x, width), x.new_empty(x.shape[0], width, dtype=state_dtype(x))
 
-    def setup_layer(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, weight, parameters, c0, *rest = inputs
-        activation, peephole, bidirectional, _ = rest[EXTRAS:]
-        ctx.options = (activation, INPUT, peephole, bidirectional)
-        ctx.save_for_backward(x, weight, parameters, c0, *rest[:EXTRAS], *output[2:])
-        ctx.mark_non_differentiable(*output[2:])
-        ctx.set_materialize_grads(False)
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+            ctx.save_for_backward(x, weight)
+            with torch._C._AutoDispatchBelowAutograd():
+                return ops.product.default(x, weight)
 
-    def layer_backward(ctx: Any, grad_out: Tensor | None, grad_c_last: Tensor | None, *_: None) -> tuple[Any, ...]:
-        x, weight, parameters, c0, *extras, carries, u = ctx.saved_tensors
-        if grad_out is None:
-            grad_out = torch.zeros_like(x)
-        if grad_c_last is not None:
-            grad_c_last = grad_c_last.contiguous()
-        again = torch.is_grad_enabled()  # for second derivatives, U has to be known as a function of x and the weight
-        inputs = [x @ weight if again else u, x, parameters]
-        grads = ops.scan_backward(grad_out, grad_c_last, inputs, carries, c0, *extras, *ctx.options)
-        grad_u, grad_x, grad_parameters, grad_c0 = grads
-        grad_weight = _rows(x).t() @ _rows(grad_u) if ctx.needs_input_grad[1] else None
-        if ctx.needs_input_grad[0]:
-            grad_x = _add_product(grad_x, grad_u, weight, again)
-        return grad_x, grad_weight, grad_parameters, None if c0 is None else grad_c0, *[None] * (EXTRAS + 4)
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+            x, weight = ctx.saved_tensors
+            grad_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+            return grad_x, x.t() @ grad if ctx.needs_input_grad[1] else None
 
-    torch.library.register_autograd(f"{namespace}::layer", layer_backward, setup_context=setup_layer)
+    class Layer(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            ctx: Any, rest: tuple[Any, ...], x: Tensor, weight: Tensor, parameters: Tensor, c0: Tensor | None
+        ) -> tuple[Tensor, ...]:
+            with torch._C._AutoDispatchBelowAutograd():
+                outputs = ops.layer.default(x, weight, parameters, c0, *rest)
+            activation, peephole, bidirectional, _ = rest[EXTRAS:]
+            ctx.options = (activation, INPUT, peephole, bidirectional)
+            ctx.save_for_backward(x, weight, parameters, c0, *rest[:EXTRAS], *outputs[2:])
+            ctx.mark_non_differentiable(*outputs[2:])
+            ctx.set_materialize_grads(False)
+            return tuple(outputs)
+
+        @staticmethod
+        def backward(ctx: Any, grad_out: Tensor | None, grad_c_last: Tensor | None, *_: None) -> tuple[Any, ...]:
+            x, weight, parameters, c0, *extras, carries, u = ctx.saved_tensors
+            if grad_out is None:
+                grad_out = torch.zeros_like(x)
+            if grad_c_last is not None:
+                grad_c_last = grad_c_last.contiguous()
+            again = torch.is_grad_enabled()  # for second derivatives, U has to be known as a function of x and the weight
+            inputs = [x @ weight if again else u, x, parameters]
+            grads = ops.scan_backward(grad_out, grad_c_last, inputs, carries, c0, *extras, *ctx.options)
+            grad_u, grad_x, grad_parameters, grad_c0 = grads
+            grad_weight = _rows(x).t() @ _rows(grad_u) if ctx.needs_input_grad[2] else None
+            if ctx.needs_input_grad[1]:
+                grad_x = _add_product(grad_x, grad_u, weight, again)
+            return None, grad_x, grad_weight, grad_parameters, None if c0 is None else grad_c0
+
+    def apply_layer(x: Tensor, weight: Tensor, parameters: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+        return Layer.apply(rest, x, weight, parameters, c0)  # type: ignore[no-untyped-call]
+
+    product = differentiable(f"{namespace}::product", Product.apply)
+    return SimpleNamespace(scan=scan, layer=differentiable(f"{namespace}::layer", apply_layer), product=product)
 
 
 refuse_namesake("sru")
-register(NAMESPACE)
+CALLS = register(NAMESPACE)

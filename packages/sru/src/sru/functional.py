@@ -95,13 +95,14 @@ def recurrence(
     skip = 2 if k == 4 else (0 if x is None else 1)
     c0, lengths, pad, mask, scale = _check_others(U, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
     kind = _activation_index(activation, bidirectional, channels)
-    if not torch.jit.is_scripting():
-        if under_functorch():
-            h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional)
-            return h if batch_first else h.transpose(0, 1), c
     # not of `inputs`, which torch.jit.script loses on the way
     save = wants_gradients([U, bias, bias if x is None else x, bias if weight_c is None else weight_c], c0)
-    h, c, _ = torch.ops.rnnkit_sru.scan(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional, save)
+    if torch.jit.is_scripting():
+        h, c, _ = torch.ops.rnnkit_sru.scan(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional, save)
+    elif under_functorch():
+        h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional)
+    else:
+        h, c, _ = _ops.CALLS.scan(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional, save)
     return h if batch_first else h.transpose(0, 1), c
 
 
@@ -157,9 +158,14 @@ def layer(
             h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, 1, peephole, bidirectional)
             return h if batch_first else h.transpose(0, 1), c
     if wants_gradients([rows, weight, parameters], c0):
-        h, c, _, _ = torch.ops.rnnkit_sru.layer(
-            rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, True
-        )
+        if torch.jit.is_scripting():
+            h, c, _, _ = torch.ops.rnnkit_sru.layer(
+                rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, True
+            )
+        else:
+            h, c, _, _ = _ops.CALLS.layer(
+                rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, True
+            )
     else:
         h, c = torch.ops.rnnkit_sru.infer(
             rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional
@@ -174,7 +180,11 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
             return torch.matmul(x, weight)
     if x.device.type != "cpu":
         return torch.matmul(x, weight)
-    return torch.ops.rnnkit_sru.product(x.flatten(0, 1), weight).view(x.shape[0], x.shape[1], weight.shape[1])
+    if torch.jit.is_scripting():
+        rows = torch.ops.rnnkit_sru.product(x.flatten(0, 1), weight)
+    else:
+        rows = _ops.CALLS.product(x.flatten(0, 1), weight)
+    return rows.view(x.shape[0], x.shape[1], weight.shape[1])
 
 
 def _activation_index(activation: str, bidirectional: bool, channels: int) -> int:

@@ -49,9 +49,11 @@ class Backend:
 
 def emulate(family: str, csrc: Path, order: str, multiprocessors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `torch.ops.rnnkit_<family>` run emulated CUDA, its threads in one of ORDERS, until the test ends."""
-    configure, ops = _emulated(family, csrc)
+    configure, ops, calls = _emulated(family, csrc)
     configure(*ORDERS[order], multiprocessors)
     monkeypatch.setattr(torch.ops, f"rnnkit_{family}", ops)
+    if calls is not None:
+        monkeypatch.setattr(importlib.import_module(f"{family}._ops"), "CALLS", calls)
 
 
 def backend_fixtures(
@@ -106,13 +108,13 @@ def cpu_targets() -> list[str]:
 
 
 @functools.cache
-def _emulated(family: str, csrc: Path) -> tuple[Any, Any]:
-    """(configure(order, seed, multiprocessors), ops) of the family's CUDA code compiled for the CPU."""
+def _emulated(family: str, csrc: Path) -> tuple[Any, Any, Any]:
+    """(configure(order, seed, multiprocessors), ops, the shortest ways to call them) of the family's CUDA code compiled for the CPU."""
     name = "sanitized" if os.environ.get("RNNKIT_SANITIZE") == "1" else "plain"
     library = build.emulate(csrc, family, csrc.parent / "build" / "emulated" / name)
     torch.ops.load_library(str(library))
     namespace = f"rnnkit_{family}_emulated"
-    importlib.import_module(f"{family}._ops").register(namespace)
+    calls = importlib.import_module(f"{family}._ops").register(namespace)
     configure = ctypes.CDLL(str(library)).rnnkit_emulation_configure
     configure.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int]
-    return configure, getattr(torch.ops, namespace)
+    return configure, getattr(torch.ops, namespace), calls

@@ -39,6 +39,7 @@ CONTRACT: dict[str, Callable[[Subject], None]] = {
         programs.differentiated_twice,
         programs.called_twice,
         programs.on_a_small_stack,
+        programs.differentiated_by_threads,
         programs.under_autocast,
     )
 }

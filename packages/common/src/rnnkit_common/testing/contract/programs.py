@@ -11,6 +11,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -216,6 +217,21 @@ def on_a_small_stack(s: Subject) -> None:
     finally:
         threading.stack_size(before)
     assert_same(found[0], expected)
+
+
+def differentiated_by_threads(s: Subject) -> None:
+    """Several threads take gradients of one graph at once."""
+    module, inputs = s.make(), s.inputs()
+    leaves = [t for t in (*tensors(inputs), *module.parameters()) if t.requires_grad]
+    total = weighted(tensors(module(*inputs)))
+
+    def take(_: int) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+
+    expected = take(0)
+    with ThreadPoolExecutor(6) as pool:
+        for found in pool.map(take, range(24)):
+            torch.testing.assert_close(found, expected)
 
 
 def under_autocast(s: Subject) -> None:

@@ -1,0 +1,197 @@
+"""Derivatives of the families' ops: `_derivatives.py` in a family is a link to this file, and a copy of it in its wheel.
+
+torch.library.register_autograd does as much, but flattens lists of tensors as pytrees at each call, which costs more than a small
+kernel, and rewrites its context while it runs, which two threads that differentiate one graph notice. Here an op's derivatives are
+a torch.autograd.Function, which is called directly where torch runs eagerly, and stands at the op's Autograd key for all else: graphs
+that torch.compile, torch.export and TorchScript make, and whoever calls torch.ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._shared import STEPS_PER_CARRY, empty_rows, state_dtype
+
+_LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
+
+
+def differentiable(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives an op its derivatives, and returns the shortest way to call it.
+
+    Args:
+        name: of the op, with its namespace; it has kernels below autograd.
+        apply: takes the op's arguments, records for backward, and returns what the op returns.
+    """
+    namespace, short = name.split("::")
+    op = getattr(getattr(torch.ops, namespace), short).default
+
+    def kernel(*arguments: Any) -> Any:
+        if torch.is_grad_enabled() and _any_requires_grad(arguments):
+            return apply(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*arguments)
+
+    library = torch.library.Library(namespace, "IMPL")
+    library.impl(short, kernel, "Autograd")
+    _LIBRARIES.append(library)
+
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return op(*arguments)  # which the graph has to show
+        return kernel(*arguments)
+
+    return call
+
+
+def _any_requires_grad(arguments: tuple[Any, ...]) -> bool:
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            if argument.requires_grad:
+                return True
+        elif isinstance(argument, list) and any(isinstance(t, Tensor) and t.requires_grad for t in argument):
+            return True
+    return False
+
+
+def register_scan(
+    namespace: str,
+    *,
+    channels: Callable[..., int],
+    initial: Callable[..., float],
+    reference: Callable[..., tuple[Tensor, Tensor]],
+    extras: int = 2,
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Teaches torch what C++ cannot say of the ops `scan` and `scan_backward` through the stable ABI: shapes and derivatives.
+
+    scan(Tensor[] inputs, Tensor? h0, <extras>, <options>, bool save) -> (out, h_last, carries)
+    scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] inputs, Tensor carries, Tensor? h0, <extras>, <options>)
+        -> Tensor[] the gradients of the inputs and, at the end, of h0
+
+    Args:
+        namespace: under which the library was compiled.
+        channels: D, from the inputs and the options. Of the inputs, those with planes are (B, T, ...).
+        initial: state where h0 is None, from the options.
+        reference: (inputs, h0, *extras, *options) -> (out, h_last), in operations that torch can differentiate: second and
+            higher derivatives are exact but slow, because they compute the gradients with it.
+        extras: number of optional tensors that have no gradient, such as lengths.
+
+    Returns:
+        The shortest way to call `scan`.
+    """
+
+    @torch.library.register_fake(f"{namespace}::scan")
+    def _(x, h0, *rest):  # type: ignore[no-untyped-def]
+        *options, save = rest[extras:]
+        width = channels(x, *options)
+        batch, steps = x[0].shape[:2]
+        h_last = x[0].new_empty(batch, width, dtype=state_dtype(x[0]))
+        kept = (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY if save else 0
+        return empty_rows(x[0], width), h_last, h_last.new_empty(batch, kept * width)
+
+    @torch.library.register_fake(f"{namespace}::scan_backward")
+    def _(grad_out, grad_h_last, x, carries, h0, *rest):  # type: ignore[no-untyped-def]
+        width = channels(x, *rest[extras:])
+        grads = [empty_rows(x[0], t.shape[2]).to(t.dtype) if t.dim() == 3 else t.new_empty(t.shape) for t in x]
+        return [*grads, x[0].new_empty(x[0].shape[0], width, dtype=state_dtype(x[0]))]
+
+    return register_derivatives(
+        f"{namespace}::scan", kept=(2,), channels=channels, initial=initial, reference=reference, extras=extras
+    )
+
+
+def register_derivatives(
+    name: str,
+    *,
+    kept: tuple[int, ...],
+    channels: Callable[..., int],
+    initial: Callable[..., float],
+    reference: Callable[..., tuple[Tensor, Tensor]],
+    extras: int,
+) -> Callable[..., Any]:
+    """First and higher derivatives of an op `name`, as `register_scan` has them; its backward is the op `<name>_backward`.
+
+    <name>(Tensor[] inputs, Tensor? h0, <extras>, <options>, bool save) -> (out, h_last, ...)
+    <name>_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] inputs, <kept>, Tensor? h0, <extras>, <options>) -> Tensor[]
+
+    Args:
+        name: of the op, with its namespace.
+        kept: which of the op's outputs backward needs; those after the first two have no gradient.
+        channels: the width of out, at most that of inputs[0].
+        initial, reference, extras: see `register_scan`.
+
+    Returns:
+        The shortest way to call the op.
+    """
+    namespace, short = name.split("::")
+    ops = getattr(torch.ops, namespace)
+    op, op_backward = getattr(ops, short).default, getattr(ops, f"{short}_backward").default
+
+    class Forward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, rest: tuple[Any, ...], h0: Tensor | None, *x: Tensor) -> tuple[Tensor, ...]:
+            with torch._C._AutoDispatchBelowAutograd():
+                outputs = op(x, h0, *rest)
+            ctx.options = rest[extras:-1]
+            ctx.save_for_backward(*[outputs[i] for i in kept], h0, *rest[:extras], *x)
+            ctx.mark_non_differentiable(*outputs[2:])
+            ctx.set_materialize_grads(False)
+            return tuple(outputs)
+
+        @staticmethod
+        def backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, *_: None) -> tuple[Any, ...]:
+            tensors = ctx.saved_tensors  # once: checkpointing hands them out once
+            saved, (h0, *more) = tensors[: len(kept)], tensors[len(kept) :]
+            x = more[extras:]
+            if grad_out is None:
+                grad_out = torch.zeros_like(x[0][..., : channels(x, *ctx.options)])
+            if grad_h_last is not None:
+                grad_h_last = grad_h_last.contiguous()
+            *grads, grad_h0 = backward(grad_out, grad_h_last, x, *saved, h0, *more[:extras], *ctx.options)
+            return None, None if h0 is None else grad_h0, *grads
+
+    class Backward(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            ctx: Any, saved: tuple[Any, ...], grad_out: Tensor, grad_h_last: Tensor | None, h0: Tensor | None, *x: Tensor
+        ) -> tuple[Tensor, ...]:
+            outputs, more = saved[: len(kept)], saved[len(kept) :]
+            with torch._C._AutoDispatchBelowAutograd():
+                grads = op_backward(grad_out, grad_h_last, x, *outputs, h0, *more)
+            ctx.options = more[extras:]
+            ctx.save_for_backward(grad_out, grad_h_last, h0, *more[:extras], *x)
+            return tuple(grads)
+
+        @staticmethod
+        def backward(ctx: Any, *against: Tensor) -> tuple[Any, ...]:
+            grad_out, grad_h_last, h0, *more = ctx.saved_tensors
+            again = torch.is_grad_enabled()
+            given = (True, grad_h_last is not None, h0 is not None)
+            h0 = torch.full_like(against[-1], initial(*ctx.options)) if h0 is None else h0
+            grad_h_last = torch.zeros_like(against[-1]) if grad_h_last is None else grad_h_last
+            with torch.enable_grad():
+                # views, so that each is an input of its own, and needs a gradient whatever the tensor itself needs
+                inputs = [
+                    t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+                    for t in (grad_out, grad_h_last, h0, *more[extras:])
+                ]
+                grad_out, grad_h_last, h0, *x = inputs
+                out, h_last = reference(x, h0, *more[:extras], *ctx.options)
+                seeds = [grad_out.to(out.dtype), grad_h_last]
+                first = torch.autograd.grad([out, h_last], [*x, h0], seeds, create_graph=True)
+                second = torch.autograd.grad(first, inputs, against, create_graph=again, allow_unused=True)
+            return None, *(d if exists else None for d, exists in zip(second, given, strict=False)), *second[3:]
+
+    def apply_backward(grad_out: Tensor, grad_h_last: Tensor | None, x: list[Tensor], *saved: Any) -> list[Tensor]:
+        h0 = saved[len(kept)]
+        others = (*saved[: len(kept)], *saved[len(kept) + 1 :])
+        return list(Backward.apply(others, grad_out, grad_h_last, h0, *x))  # type: ignore[no-untyped-call]
+
+    def apply(x: list[Tensor], h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+        return Forward.apply(rest, h0, *x)  # type: ignore[no-untyped-call]
+
+    backward = differentiable(f"{name}_backward", apply_backward)
+    return differentiable(name, apply)
