@@ -509,7 +509,7 @@ SRU = [
     ),
     fault(
         "states are not told apart by direction",
-        _MODULES.format("sru"),
+        "packages/sru/src/sru/states.py",
         "c.unflatten(1, [directions, c.shape[1] // directions]).transpose(0, 1)",
         "c.view(directions, c.shape[0], c.shape[1] // directions)",
     ),
@@ -583,6 +583,12 @@ LIGRU = [
         "packages/ligru/csrc/cuda/resident.h",
         "      if (pair.active) p.h_last[pair.r * units + pair.column] = h[i];\n    }\n    member.finish();",
         "      if (pair.active) p.h_last[pair.r * units + pair.column] = h[i];\n    }",
+    ),
+    fault(
+        "blocks go on to the next rows without waiting, backward",
+        "packages/ligru/csrc/cuda/resident.h",
+        "[(2 * pair.r + 1) * (2 * units) + j * units + pair.column] = of_bias[i][j];\n      }\n    }\n    member.finish();",
+        "[(2 * pair.r + 1) * (2 * units) + j * units + pair.column] = of_bias[i][j];\n      }\n    }",
     ),
     fault(
         "what no unit writes is NaN",

@@ -135,10 +135,10 @@ def main() -> None:
             sys.exit("faults can only be found by tests that pass without them")
     record = tree.folder / "results.json"
     earlier = json.loads(record.read_text())["faults"] if options.resume and record.exists() else []
-    known = {row["fault"]: row for row in earlier if row["test"] is not None}
+    known = {(row["file"], row["fault"]): row for row in earlier if row["test"] is not None}
     results: list[dict[str, Any]] = []
     for i, fault in enumerate(faults):
-        results.append(known.get(fault.name) or plant(fault, tree))
+        results.append(known.get((fault.file, fault.name)) or plant(fault, tree))
         row = results[-1]
         print(
             f"{i + 1}/{len(faults)} {fault.file}: {fault.name}: {row['test'] or 'NOT FOUND'} ({row['seconds']} s)",

@@ -317,7 +317,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward
         }
         member.own()[pair.n * width + pair.unit] = static_cast<Operand>(h[i]);
       }
-      member.exchange(side ^ 1, false);
+      if (s + 1 < p.steps) member.exchange(side ^ 1, false);
     }
     RNNKIT_UNROLL
     for (int i = 0; i < kPairs; ++i) {

@@ -109,16 +109,21 @@ class Cluster {
     std::vector<int> order(threads_.size());
     std::iota(order.begin(), order.end(), 0);
     if (configuration().order == Order::reversed) std::reverse(order.begin(), order.end());
-    constexpr int kPassesHeld = 16;
-    int held = -1, in_vain = 0;  // a block that does not run; passes in which nothing could change
-    for (int pass = 0;; ++pass) {
+    int held = 0, held_end = 0;  // threads that do not run until all others wait for them: a warp or a block
+    int in_vain = 0;             // passes in which nothing could change
+    for (;;) {
       if (configuration().order == Order::shuffled) {
         std::shuffle(order.begin(), order.end(), random);
-        if (blocks > 1 && pass % kPassesHeld == 0) held = int(random() % blocks);
+        if (held == held_end && random() % 8 == 0) {
+          const Thread& thread = threads_[random() % threads_.size()];
+          const bool whole_block = random() % 2 == 0;
+          held = whole_block ? thread.block * threads_per_block : thread.warp_begin;
+          held_end = held + (whole_block ? threads_per_block : warp_size(thread));
+        }
       }
       bool ran = false, waiting = false, all_finished = true;
       for (int i : order) {
-        if (threads_[i].state == State::ready && threads_[i].block != held) {
+        if (threads_[i].state == State::ready && (i < held || i >= held_end)) {
           yielded_ = false;
           resume(threads_[i]);
           ran = ran || !yielded_;
@@ -129,9 +134,9 @@ class Cluster {
       }
       if (all_finished) break;
       if (!ran && !open_barriers()) {
-        if (held < 0 && !waiting) throw std::runtime_error(describe_divergence());
-        if (held < 0 && ++in_vain > 1) throw std::runtime_error("threads wait in vain for a value in memory");
-        held = -1;
+        if (held == held_end && !waiting) throw std::runtime_error(describe_divergence());
+        if (held == held_end && ++in_vain > 1) throw std::runtime_error("threads wait in vain for a value in memory");
+        held = held_end = 0;
       } else {
         in_vain = 0;
       }
