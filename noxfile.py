@@ -344,6 +344,15 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def upstream(session: nox.Session) -> None:
+    """Run the tests of the packages that ours replace, with ours in their place: `-- FOLDER [SUITE ...] [--fetch]`."""
+    environment = Environment(session, "torch", *BUILD, *group("test"))
+    environment.has_only(*FAMILIES)
+    environment.install("parameterized")  # for torchaudio's
+    environment.python("tests/upstream/run.py", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Measure all packages beside peers and limits, CPU and GPU: `-- [NAME ...] [--quick] [--device cuda]`, as `-- mingru scaling`."""
     names = [argument for argument in session.posargs if argument in BENCHMARKS] or BENCHMARKS

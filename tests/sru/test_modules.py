@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sru
 import torch
 from rnnkit_common.testing import Backend, check_replicas
 from sru import SRU, SRUCell
@@ -193,6 +194,11 @@ def test_custom_products(with_v: bool, bidirectional: bool) -> None:
             torch.testing.assert_close(h[t, :, half], w[..., 3] + (state - w[..., 3]) * r)
         torch.testing.assert_close(c[:, half], state)
     assert all(g.isfinite().all() for g in gradients(cell, h, c))
+
+
+def test_modules_are_found_where_upstream_has_them() -> None:
+    for name in sru.modules.__all__:
+        assert getattr(sru, name) is getattr(sru.modules, name)
 
 
 def test_custom_products_of_a_stack() -> None:

@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from ._shared import check_input, check_state, check_tensor, pack_like
+from ._shared import check_input, pack_like
+from .attention import SRUppAttention, SRUppProjectedLinear
 from .cell import SRUCell, check_sequence, clear_padding
 from .convert import complete_old_model
+from .srupp import SRUpp, SRUppCell
+from .states import join_states, split_states
+
+# what sru 2.6 and 3.0 have in their file of this name
+__all__ = ["SRU", "SRUCell", "SRUpp", "SRUppAttention", "SRUppCell", "SRUppProjectedLinear"]
 
 
 class SRU(nn.Module):
@@ -218,31 +224,3 @@ class SRU(nn.Module):
         padded, sizes = pad_packed_sequence(input, batch_first=self.batch_first)
         h, c = self.forward(padded, c0, None, sizes)
         return pack_like(input, h, sizes, self.batch_first), c
-
-
-def split_states(
-    c0: Optional[Tensor], x: Tensor, layers: int, width: int, directions: int, batch_first: bool
-) -> List[Optional[Tensor]]:
-    """The initial state of each layer, (B, width), from (layers, B, width) or (layers * directions, B, width / directions)."""
-    states: List[Optional[Tensor]] = []
-    if c0 is not None:
-        check_tensor("c0", c0)
-        batch = x.shape[0 if batch_first else 1]
-        if directions == 2 and list(c0.shape) == [2 * layers, batch, width // 2]:
-            c0 = c0.unflatten(0, [layers, 2]).transpose(1, 2).flatten(2)
-        if list(c0.shape) != [layers, batch, width]:
-            raise ValueError(f"c0: expected shape {[layers, batch, width]}, got {list(c0.shape)}")
-        c0 = check_state(c0, x, [layers, batch, width], "c0")
-    for i in range(layers):
-        states.append(None if c0 is None else c0[i])
-    return states
-
-
-def join_states(last: List[Tensor], directions: int) -> Tensor:
-    """(layers * directions, B, width / directions) from the layers' states (B, width), with the directions side by side."""
-    if directions == 1:
-        return torch.stack(last)
-    by_direction: List[Tensor] = []
-    for c in last:
-        by_direction.append(c.unflatten(1, [directions, c.shape[1] // directions]).transpose(0, 1))
-    return torch.cat(by_direction)

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from ._shared import check_input, check_lengths, pack_like
 from .attention import SRUppAttention, SRUppProjectedLinear
 from .cell import SRUCell, check_sequence, clear_padding
-from .modules import join_states, split_states
+from .states import join_states, split_states
 
 
 class SRUppCell(SRUCell):
