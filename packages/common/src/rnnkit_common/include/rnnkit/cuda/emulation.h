@@ -114,7 +114,7 @@ class Cluster {
     for (;;) {
       if (configuration().order == Order::shuffled) {
         std::shuffle(order.begin(), order.end(), random);
-        if (held == held_end && random() % 8 == 0) {
+        if (held == held_end && random() % 4 == 0) {
           const Thread& thread = threads_[random() % threads_.size()];
           const bool whole_block = random() % 2 == 0;
           held = whole_block ? thread.block * threads_per_block : thread.warp_begin;
