@@ -52,21 +52,21 @@ def composite(inputs: list[Tensor], c0: Tensor, *rest: Any) -> tuple[Tensor, Ten
     )
 
 
-def _rows(t: Tensor) -> Tensor:
-    """(B, T, D) -> (B * T, D), or (T * B, D) where that is how it lies in memory."""
-    return (t.transpose(0, 1) if t.stride(0) < t.stride(1) else t).flatten(0, 1)
+def _rows(t: Tensor, like: Tensor) -> Tensor:
+    """(B, T, D) -> (B * T, D), or (T * B, D) where that is how `like` lies in memory."""
+    return (t.transpose(0, 1) if like.stride(0) < like.stride(1) else t).flatten(0, 1)
 
 
 def _add_product(total: Tensor, x: Tensor, weight: Tensor, differentiable: bool) -> Tensor:
     """total + x weight^T, for total (B, T, K), x (B, T, M) and weight (K, M); may overwrite `total`."""
     if differentiable:
         return total + x @ weight.t()
-    rows = _rows(total)
+    rows = _rows(total, total)
     if total.device.type != "cpu":
-        rows.addmm_(_rows(x), weight.t())
+        rows.addmm_(_rows(x, total), weight.t())
         return total
     batch, steps, width = total.shape
-    made = ADD_PRODUCT(rows, _rows(x), weight)
+    made = ADD_PRODUCT(rows, _rows(x, total), weight)
     turned = total.stride(0) < total.stride(1)
     return made.view(steps, batch, width).transpose(0, 1) if turned else made.view(batch, steps, width)
 
@@ -143,7 +143,7 @@ def register(namespace: str) -> SimpleNamespace:
             inputs = [x @ weight if again else u, x, parameters]
             grads = ops.scan_backward(grad_out, grad_c_last, inputs, carries, c0, *extras, *ctx.options)
             grad_u, grad_x, grad_parameters, grad_c0 = grads
-            grad_weight = _rows(x).t() @ _rows(grad_u) if ctx.needs_input_grad[2] else None
+            grad_weight = _rows(x, grad_u).t() @ _rows(grad_u, grad_u) if ctx.needs_input_grad[2] else None
             if ctx.needs_input_grad[1]:
                 grad_x = _add_product(grad_x, grad_u, weight, again)
             return None, grad_x, grad_weight, grad_parameters, None if c0 is None else grad_c0
