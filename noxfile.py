@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -56,11 +57,10 @@ TORCHES = {"2.11": "torch==2.11.0", "2.13": "torch==2.13.0", "newest": "torch"}
 nox.options.sessions = [
     "lint",
     "typecheck",
-    *(f"build({family}, cu130)" for family in FAMILIES),
+    "wheels",
     "audit",
     "tests",
     "install_alone",
-    "source(ligru)",  # the cheapest; the other families' wheels are built the same way, but for the isolation
     "sanitize",
 ]
 
@@ -122,15 +122,29 @@ def wheel(session: nox.Session, family: str) -> Path:
     version, _, capability = environment.output("-c", code).partition(" ")
     if capability and "CUDA_HOME" not in os.environ and shutil.which("nvcc") is None:
         environment.install(CUDA[f"cu{version.replace('.', '')}"] or "cuda-toolkit[nvcc]")  # for the GPU that is there
-    return _build(environment, family, TORCH_CUDA_ARCH_LIST=os.environ.get("TORCH_CUDA_ARCH_LIST", capability or "9.0"))
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", capability or "9.0")
+    session.log(f"compiling {family}: one to four minutes on two cores")
+    return _keep(family, _build(environment, family, TORCH_CUDA_ARCH_LIST=architectures))
 
 
-def _build(environment: Environment, family: str, **variables: str) -> Path:
+def _build(environment: Environment, family: str, isolated: bool = False, **variables: str) -> Path:
+    """The folder with a new wheel. Several may be built at the same time."""
     fresh = ROOT / "build" / "wheel" / family
-    pip = ["-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "-w", str(fresh), f"./packages/{family}"]
     shutil.rmtree(fresh, ignore_errors=True)
-    environment.session.log(f"compiling {family}: one to four minutes on two cores")
-    environment.python(*pip, **variables)
+    pip = [environment.bin / "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", fresh, f"./packages/{family}"]
+    if isolated:
+        constraint = ROOT / "build" / "constraint.txt"
+        constraint.parent.mkdir(exist_ok=True)
+        constraint.write_text(f"torch=={TORCH.split('==')[-1]}\n")
+        pip += ["--build-constraint", constraint]
+    else:
+        pip.append("--no-build-isolation")
+    subprocess.run(pip, cwd=ROOT, env={**os.environ, **environment.variables, **variables}, check=True)
+    return fresh
+
+
+def _keep(family: str, fresh: Path) -> Path:
+    """Moves a new wheel into dist/, and notes what it was built of."""
     (made,) = fresh.glob("*.whl")
     DIST.mkdir(exist_ok=True)
     records = json.loads(_records().read_text()) if _records().exists() else {}
@@ -242,6 +256,26 @@ def typecheck(session: nox.Session) -> None:
 @per_package(FAMILIES)
 def build(session: nox.Session, package: str, cuda: str) -> None:
     """Build one package's wheel for one CUDA version into dist/: for every Python >= 3.10 and every torch >= 2.11."""
+    environment, variables = _toolchain(session, cuda)
+    _keep(package, _build(environment, package, **variables))
+
+
+@nox.session(venv_backend="none")
+def wheels(session: nox.Session) -> None:
+    """Build all packages' wheels for CUDA 13.0, one on each core; ligru's, the cheapest, in isolation, as a user's pip does."""
+    environment, variables = _toolchain(session, "cu130")
+    environment.install("pip>=25.3")  # for --build-constraint
+    variables["MAX_JOBS"] = "1"
+    session.log(f"compiling {', '.join(FAMILIES)}: eight minutes on two cores")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        slow_first = sorted(FAMILIES, key=lambda family: family not in ("sru", "qrnn"))
+        made = {family: pool.submit(_build, environment, family, family == "ligru", **variables) for family in slow_first}
+    for family, build in made.items():
+        _keep(family, build.result())
+
+
+def _toolchain(session: nox.Session, cuda: str) -> tuple[Environment, dict[str, str]]:
+    """An environment that can build for one CUDA version, and the variables that tell it to."""
     environment = Environment(session, f"build-{cuda}", *BUILD)
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "all")
     variables = {"RNNKIT_LOCAL_VERSION": cuda, "TORCH_CUDA_ARCH_LIST": architectures}
@@ -253,7 +287,7 @@ def build(session: nox.Session, package: str, cuda: str) -> None:
         variables["CUDA_HOME"] = str(home)
     else:
         _require_toolkit(session, cuda)
-    _build(environment, package, **variables)
+    return environment, variables
 
 
 def _require_toolkit(session: nox.Session, cuda: str) -> None:
@@ -306,19 +340,6 @@ def install_alone(session: nox.Session, package: str) -> None:
     environment.install("--no-deps", "--force-reinstall", str(wheel(session, package)))
     environment.python("tests/packaging/alone.py", package)
     environment.python("-m", "pip", "uninstall", "--quiet", "--yes", f"rnnkit-{package.replace('_', '-')}")
-
-
-@nox.session(venv_backend="none")
-@per_package(FAMILIES)
-def source(session: nox.Session, package: str) -> None:
-    """Install one package from its folder as a user would, built in isolation, and run it."""
-    environment = Environment(session, "alone", "pip>=25.3", TORCH)
-    constraint = Path(session.create_tmp()) / "constraint.txt"
-    constraint.write_text(f"torch=={TORCH.split('==')[-1]}\n")
-    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
-    isolated = ["--force-reinstall", "--no-deps", "--build-constraint", str(constraint), f"./packages/{package}"]
-    environment.install(*isolated, TORCH_CUDA_ARCH_LIST=architectures)
-    environment.python("tests/packaging/alone.py", package)
 
 
 @nox.session(venv_backend="none")

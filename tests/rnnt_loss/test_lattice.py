@@ -186,9 +186,10 @@ def test_long_sequences_in_float32(few_backends: Backend) -> None:
     actual = solve(label, blank, ([0], [1]), None, None, False)
     leaves = [label.double().requires_grad_(), blank.double().requires_grad_()]
     alpha = torch.cat([torch.zeros(1, 1), torch.full((1, symbols), -torch.inf)], 1).double().to(device)
-    for t in range(frames):  # along s: alpha[s] = log sum_{r <= s} e^(x[r] + labels from r to s)
-        upto = torch.nn.functional.pad(leaves[0][:, 0, t].cumsum(1), (1, 0))
-        alpha = (alpha - upto).logcumsumexp(1) + upto + leaves[1][:, 0, t]
+    # along s: alpha[s] = log sum_{r <= s} e^(x[r] + labels from r to s)
+    for labels, blanks in zip(leaves[0][:, 0].unbind(1), leaves[1][:, 0].unbind(1), strict=True):
+        upto = torch.nn.functional.pad(labels.cumsum(1), (1, 0))
+        alpha = (alpha - upto).logcumsumexp(1) + upto + blanks
     score = alpha[:, -1]
     truth = torch.autograd.grad(score.sum(), leaves)
     torch.testing.assert_close(actual[0].double(), score.detach(), rtol=1e-6, atol=0)
