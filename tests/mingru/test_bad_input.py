@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mingru import MinConv2dGRU, MinGRU, MinGRUCell, MinLSTM, functional
+from rnnkit_common.testing import Backend, check_survives
 from torch.nn.utils.rnn import pack_sequence
 
 pytestmark = pytest.mark.kernels
@@ -96,3 +97,16 @@ def test_unsorted_lengths_are_fine() -> None:
 def test_the_bare_op_keeps_memory_safe(words: str, arguments: list) -> None:
     with pytest.raises(RuntimeError, match=words):
         torch.ops.rnnkit_mingru.scan(*arguments)
+
+
+@pytest.mark.kernels
+@pytest.mark.sanitized
+def test_the_bare_ops_survive_any_arguments(few_backends: Backend) -> None:
+    ops = torch.ops.rnnkit_mingru
+    h0, lengths, reset = torch.zeros(2, 4), torch.tensor([20, 7]), torch.rand(2, 20) < 0.1
+    for planes in ([torch.randn(2, 20, 8)], [torch.randn(2, 20, 4) for _ in range(2)]):
+        check_survives(ops.scan, [planes, h0, lengths, reset, 1, 0, 0.5, False, True])
+        carries = ops.scan(planes, h0, lengths, reset, 1, 0, 0.5, False, True)[2]
+        given = [torch.randn(2, 20, 4), torch.randn(2, 4), planes, carries, h0, lengths, reset]
+        check_survives(ops.scan_backward, [*given, 1, 0, 0.5, False])
+    check_survives(ops.step, [torch.randn(2, 8), h0, 1, 0, 0.5])

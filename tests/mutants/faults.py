@@ -514,6 +514,18 @@ SRU = [
         "c.view(directions, c.shape[0], c.shape[1] // directions)",
     ),
     fault(
+        "with create_graph, rows of x and of U's gradient are paired in different orders",
+        "packages/sru/src/sru/_ops.py",
+        "_rows(x, grad_u).t() @ _rows(grad_u, grad_u)",
+        "_rows(x, x).t() @ _rows(grad_u, grad_u)",
+    ),
+    fault(
+        "lengths are not checked by a step of backward",
+        "packages/ligru/csrc/cuda/steps.h",
+        "  const auto row = checked_row(p, r);\n  const bool active",
+        "  const auto row = p.row(r);\n  const bool active",
+    ),
+    fault(
         "the product adds nothing to the gradient of x",
         "packages/sru/src/sru/_ops.py",
         "            grad_x = _add_product(grad_x, grad_u, weight, again)\n",

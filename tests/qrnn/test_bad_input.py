@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from qrnn import QRNN, ForgetMult, QRNNLayer, functional
+from rnnkit_common.testing import Backend, check_survives
 from torch.nn.utils.rnn import pack_sequence
 
 pytestmark = pytest.mark.kernels
@@ -105,3 +106,16 @@ SEED = torch.tensor([1])
 def test_ops_keep_memory_safe_on_their_own(words: str, call) -> None:
     with pytest.raises(RuntimeError, match=words):
         call(torch.ops.rnnkit_qrnn.scan)
+
+
+@pytest.mark.kernels
+@pytest.mark.sanitized
+def test_the_bare_ops_survive_any_arguments(few_backends: Backend) -> None:
+    ops = torch.ops.rnnkit_qrnn
+    h0, lengths, seed = torch.zeros(2, 4), torch.tensor([20, 7]), torch.tensor([3])
+    for planes in ([torch.randn(2, 20, 12)], [torch.randn(2, 20, 4) for _ in range(3)]):
+        options = [2, 0.3, 1.0, False]
+        check_survives(ops.scan, [planes, h0, lengths, seed, *options, True])
+        carries = ops.scan(planes, h0, lengths, seed, *options, True)[2]
+        given = [torch.randn(2, 20, 4), torch.randn(2, 4), planes, carries, h0, lengths, seed]
+        check_survives(ops.scan_backward, [*given, *options])

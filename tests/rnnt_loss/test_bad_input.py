@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import rnnt_loss as rl
 import torch
+from rnnkit_common.testing import Backend, check_survives
 from rnnt_loss import MultiblankRNNTLoss, TDTLoss
 from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
 from torch import nn
@@ -138,3 +139,28 @@ def test_values_are_read_when_asked_for() -> None:
         assert rl.rnnt_loss(X, Y, 0, GOOD).isfinite()
     finally:
         rl.check_values(False)
+
+
+@pytest.mark.kernels
+@pytest.mark.sanitized
+def test_the_ops_themselves_survive_any_arguments(few_backends: Backend) -> None:
+    ops = torch.ops.rnnkit_rnnt_loss
+    lattice = [torch.randn(2, 1, 6, 3), torch.randn(2, 1, 6, 4)]
+    check_survives(ops.lattice, [*lattice, [0], [1], GOOD, None, True, False, True, 1.0])
+    check_survives(ops.prune_ranges, [lattice[0][:, 0], lattice[1][:, 0], GOOD, 2, 1])
+    begin = torch.zeros(2, 6, dtype=torch.int64)
+    for logits, first in ((X, None), (X[:, :, :2].contiguous(), begin)):
+        options = [[0], 0, 0.0, 1.0]
+        check_survives(ops.joint_scores, [logits, Y, GOOD, first, None, 6, *options, False])
+        label, blank, norm = ops.joint_scores(logits, Y, GOOD, first, None, 6, *options, False)
+        given = [torch.randn_like(label), torch.randn_like(blank), logits, Y, norm, GOOD, first, None]
+        check_survives(ops.joint_scores_backward, [*given, *options])
+        check_survives(ops.joint_scores_backward_, [*given, 0, *options])
+        check_survives(ops.joint_scores_, [logits.flatten(0, 1), Y, GOOD, first, 0, [0], 0, label, blank, norm])
+    check_survives(ops.simple_scores, [LM, AM, Y, GOOD, 0])
+    _, _, *kept = ops.simple_scores(LM, AM, Y, GOOD, 0)
+    grads = [torch.randn(2, 6, 3), torch.randn(2, 6, 4)]
+    check_survives(ops.simple_scores_backward, [*grads, LM, AM, Y, *kept, GOOD, 0])
+    check_survives(ops.join, [AM, LM, GOOD, None, 4, 2, 5])
+    hidden = torch.rand(5, 4, AM.shape[2])
+    check_survives(ops.join_backward_, [hidden, hidden, GOOD, None, 2, torch.zeros_like(AM), torch.zeros_like(LM)])

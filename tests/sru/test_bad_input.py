@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rnnkit_common.testing import Backend, check_survives
 from sru import SRU, SRUCell, SRUpp, SRUppAttention, functional
+from sru._ops import ADD_PRODUCT
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
@@ -136,3 +138,25 @@ UB, HB = torch.randn(2, 5, 12), torch.randn(2, 5, 4)
 def test_ops_keep_memory_safe_on_their_own(words: str, call) -> None:
     with pytest.raises(RuntimeError, match=words):
         call(torch.ops.rnnkit_sru.scan)
+
+
+@pytest.mark.kernels
+@pytest.mark.sanitized
+@pytest.mark.parametrize(("peephole", "skip"), [(1, 1), (2, 2), (0, 0)])
+def test_the_bare_ops_survive_any_arguments(peephole: int, skip: int, few_backends: Backend) -> None:
+    ops = torch.ops.rnnkit_sru
+    widths = [16 if skip == 2 else 12, *([4] if skip == 1 else []), *([4, 4] if peephole == 2 else [])]
+    parameters = torch.randn(4 if peephole == 1 else 2, 4)
+    inputs = [*(torch.randn(2, 20, w) for w in widths), parameters]
+    extras = [torch.tensor([20, 7]), torch.rand(2, 20) < 0.3, torch.rand(2, 4), torch.rand(1)]
+    c0, options = torch.zeros(2, 4), [1, skip, peephole, True]
+    check_survives(ops.scan, [inputs, c0, *extras, *options, True])
+    carries = ops.scan(inputs, c0, *extras, *options, True)[2]
+    grads = [torch.randn(2, 20, 4), torch.randn(2, 4)]
+    check_survives(ops.scan_backward, [*grads, inputs, carries, c0, *extras, *options])
+    if skip == 1:
+        weight = torch.randn(4, 12)
+        check_survives(ops.layer, [inputs[1], weight, parameters, c0, *extras, 1, peephole, True, True])
+        check_survives(ops.infer, [inputs[1], weight, parameters, c0, *extras, 1, peephole, True])
+        check_survives(ops.product, [torch.randn(5, 4), weight])
+        check_survives(ADD_PRODUCT, [torch.randn(5, 4), torch.randn(5, 12), weight])

@@ -424,7 +424,7 @@ Tensor prune_ranges(Tensor label, Tensor blank, Tensor boundary, int64_t s_range
     p.label = nodes<const scalar_t>(label);
     p.blank = nodes<const scalar_t>(blank);
     p.s_range = s_range;
-    p.max_step = max_step;
+    p.max_step = std::min(max_step, rows);  // more never binds
     p.out = begin.mutable_data_ptr<int64_t>();
     Engine::run(p, blank);
   };

@@ -39,7 +39,12 @@ struct Sequences {
     return {at[0], at[1], at[2], at[3]};
   }
 
-  RNNKIT_HOST_DEVICE int64_t first_row(int64_t b, int64_t t) const { return begin == nullptr ? 0 : begin[b * frames + t]; }
+  // Values that no sequence has are all one, far away, lest sums with them overflow.
+  RNNKIT_HOST_DEVICE int64_t first_row(int64_t b, int64_t t) const {
+    constexpr int64_t kFarAway = int64_t(1) << 40;
+    const int64_t row = begin == nullptr ? 0 : begin[b * frames + t];
+    return -kFarAway < row && row < kFarAway ? row : kFarAway;
+  }
 
   // The symbol count of the first node at frame t, also at the last, t1, which has no rows in memory: there the end is the
   // only node that matters.

@@ -208,8 +208,7 @@ struct Pair {
     r = first_row + n;
     column = first_unit + unit;
     active = n < kRows && r < p.rows() && column < p.units;
-    row = p.row(active ? r : 0);
-    if (active && (row.length < 0 || row.length > p.steps)) device_fail("lengths: a value is not within 0 and T");
+    row = checked_row(p, active ? r : 0);
   }
 };
 

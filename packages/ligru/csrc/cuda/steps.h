@@ -44,8 +44,7 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(Step<Forward<scalar
   using acc = typename M::Scalar;
   const Forward<scalar_t>& p = step.problem;
   const int64_t units = p.units, r = blockIdx.x, s = step.s;
-  const auto row = p.row(r);
-  if (row.length < 0 || row.length > p.steps) device_fail("lengths: a value is not within 0 and T");
+  const auto row = checked_row(p, r);
   if (s >= row.length) {
     for (int64_t unit = threadIdx.x; unit < units; unit += kStepThreads) {
       p.out.at(row.b, s)[row.reverse * units + unit] = scalar_t(0.0f);
@@ -101,7 +100,7 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(Step<Backward<scal
   using acc = typename M::Scalar;
   const Backward<scalar_t>& p = step.problem;
   const int64_t units = p.units, r = blockIdx.x, s = step.s;
-  const auto row = p.row(r);
+  const auto row = checked_row(p, r);
   const bool active = s >= 0 && s < row.length;
   const int64_t t = row.time(s), kept = p.offset(r, t, 2 * units);
   acc sum = 0, along = 0;

@@ -8,6 +8,7 @@ from .accuracy import assert_no_worse, relative_error
 from .backends import Backend, backend_fixtures
 from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, some_sanitized, strided
 from .contract import CONTRACT, check_module_contract
+from .fuzz import check_survives
 from .interop import check_compile, check_export, check_op, check_script
 from .parallel import (
     check_captured_training,
@@ -38,6 +39,7 @@ __all__ = [
     "check_replicas",
     "check_script",
     "check_split_scan",
+    "check_survives",
     "hardware",
     "inference",
     "keep_freed_memory",

@@ -1,0 +1,74 @@
+"""Calls of an op with arguments that it was not made for: whatever comes, the answer is a result or an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.bool, torch.complex64)
+INTEGERS = (-(2**63), -1, 0, 1, 2, 3, 7, 2**40, 2**63 - 1)  # as a size, small, or beyond any memory
+
+
+def check_survives(op: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    """Calls op with `arguments`, which are right, and then with each of them changed in many ways, alone and in pairs.
+
+    An access beyond memory is found by the address sanitizer, under which such tests run, or ends the process.
+    """
+    op(*_copied(arguments))
+    changes = [(i, wrong) for i, value in enumerate(arguments) for wrong in variations(value)]
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.randint(len(changes), (len(changes), 2), generator=generator).tolist()
+    answered = 0
+    for chosen in [*([i] for i in range(len(changes))), *pairs]:
+        given = _copied(arguments)
+        for i, wrong in (changes[j] for j in chosen):
+            given[i] = wrong
+        try:
+            op(*given)
+            answered += 1
+        except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError):
+            continue
+    assert answered < len(changes) + len(pairs)  # some must be refused
+
+
+def _copied(arguments: Sequence[Any]) -> list[Any]:
+    """The same, for ops that write to what they are given."""
+    return torch.utils._pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, list(arguments))
+
+
+def variations(value: Any) -> Iterator[Any]:
+    """Values of the same kind, most of them wrong."""
+    if isinstance(value, Tensor):
+        yield from _tensors(value)
+    elif value is None:
+        yield from (torch.zeros(()), torch.zeros(3), torch.ones(2, 2, dtype=torch.int64), torch.empty(0))
+    elif isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield from INTEGERS
+    elif isinstance(value, float):
+        yield from (float("nan"), float("inf"), -1.0, 0.0, 1e300)
+    else:
+        yield from ([], value[:-1], [*value, value[-1]], value[::-1])
+        for i, element in enumerate(value):
+            for wrong in variations(element):
+                yield [*value[:i], wrong, *value[i + 1 :]]
+
+
+def _tensors(t: Tensor) -> Iterator[Tensor]:
+    for dtype in DTYPES:
+        if dtype != t.dtype:
+            yield t.to(dtype)
+    for dim in range(t.dim()):
+        yield t.narrow(dim, 0, t.shape[dim] // 2)
+        yield t.narrow(dim, 0, 0)
+        yield torch.cat([t, t], dim)
+        yield t.narrow(dim, 0, min(1, t.shape[dim])).expand_as(t) if t.shape[dim] > 0 else t
+    yield from (t.unsqueeze(0), t.flatten(), t.new_zeros(()), t.mT if t.dim() > 1 else t, t.to("meta"))
+    yield t.repeat_interleave(2, -1)[..., ::2] if t.dim() > 0 else t  # strides of 2
+    if not t.dtype.is_floating_point and t.dtype != torch.bool:
+        for value in (-(2**63), -1, 1, 2**31, 2**63 - 1):
+            yield torch.full_like(t, value)
