@@ -1,7 +1,7 @@
 """The ops `scan`, `scan_backward` and `step` of `torch.ops.rnnkit_mingru`, as torch sees them.
 
 Importing this module loads the compiled library and teaches torch what C++ cannot say through the stable ABI: shapes for
-tracing (`register_fake`) and derivatives (`register_autograd`). Arguments:
+tracing (`register_fake`) and derivatives (`_derivatives.py`). Arguments:
 
     planes      gate and hidden pre-activations: one tensor (B, T, P * D), packed along its last dimension, or P tensors
                 (B, T, D). P = gates + 1: (gate, hidden), or (forget gate, input gate, hidden)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -33,10 +34,18 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
+from ._derivatives import differentiable
 from ._shared import refuse_namesake, state_dtype, under_functorch, without_autocast
 
 NAMESPACE = "rnnkit_rnnt_loss"
 SOFTMAX, HAT, LOG_PROBS = range(3)
+_LINEAR = "Tensor enc, Tensor dec, Tensor weight, Tensor bias"
+_OPTIONS = "Tensor? boundary, Tensor? begin, SymInt rows, SymInt blank, SymInt kind, SymInt rows_at_once"
+_KEPT = "Tensor norm, Tensor kept_hidden, Tensor kept_logits"
+JOINER_SCHEMA = f"({_LINEAR}, Tensor symbols, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+JOINER_BACKWARD_SCHEMA = (
+    f"(Tensor grad_label, Tensor grad_blank, {_LINEAR}, Tensor symbols, {_KEPT}, {_OPTIONS}) -> Tensor[]"
+)
 _ONEDNN = platform.machine() in ("x86_64", "AMD64") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -57,14 +66,14 @@ def lattice(label: Tensor, blank: Tensor, *options: Any) -> tuple[Tensor, Tensor
         found = torch.func.vjp(lambda *planes: _lattice_reference(*planes, *options), label.detach(), blank.detach())
         of_label, of_blank = found[1](torch.ones_like(score))
         return score, of_label, of_blank
-    return torch.ops.rnnkit_rnnt_loss.lattice(label, blank, *options)
+    return CALLS.lattice(label, blank, *options)
 
 
 def joint_scores(logits: Tensor, symbols: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     """Labels and blanks, of the op or of the reference."""
     if under_functorch():
         return _joint_reference(logits, symbols, *options)
-    return torch.ops.rnnkit_rnnt_loss.joint_scores(logits, symbols, *options)[:2]
+    return CALLS.joint_scores(logits, symbols, *options)[:2]
 
 
 def simple_scores(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int) -> tuple[Tensor, Tensor]:
@@ -72,7 +81,15 @@ def simple_scores(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | No
     if under_functorch():
         return _simple_reference(lm, am, symbols, boundary, blank)
     with without_autocast(am.device):  # its product needs the precision of its inputs
-        return torch.ops.rnnkit_rnnt_loss.simple_scores(lm, am, symbols, boundary, blank)[:2]
+        return CALLS.simple_scores(lm, am, symbols, boundary, blank)[:2]
+
+
+def joiner_scores(*given: Any) -> tuple[Tensor, Tensor]:
+    """Labels and blanks of the fused joiner, of the op or of the reference."""
+    if under_functorch():
+        return _joiner_reference(*given)
+    with without_autocast(given[0].device):
+        return CALLS.joiner_scores(*given)[:2]
 
 
 def _lattice_reference(
@@ -188,9 +205,30 @@ def chunks(frames: int, rows: int, rows_at_once: int) -> Iterator[tuple[int, int
         yield first, min(step, frames - first)
 
 
-def register(namespace: str) -> None:
-    """Registers shapes and derivatives for the ops of a library that was compiled under `namespace`."""
+def _with_backward(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives an op its derivatives, in the form of torch.library.register_autograd; returns the shortest way to call it."""
+    namespace, short = name.split("::")
+    op = getattr(getattr(torch.ops, namespace), short).default
+
+    class Op(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                output = op(*arguments)
+            setup(ctx, arguments, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            return backward(ctx, *grads)
+
+    return differentiable(name, Op.apply)
+
+
+def register(namespace: str) -> SimpleNamespace:
+    """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
     ops = getattr(torch.ops, namespace)
+    calls = SimpleNamespace()
 
     @torch.library.register_fake(f"{namespace}::lattice")
     def _(label, blank, label_durations, blank_durations, boundary, begin, label_end, viterbi, occupancies, label_weight):  # type: ignore[no-untyped-def]
@@ -215,7 +253,7 @@ def register(namespace: str) -> None:
         scale = grad[:, None, None, None]
         return scale * ctx.options[-1] * label_occupancy, scale * blank_occupancy, *nothing
 
-    torch.library.register_autograd(f"{namespace}::lattice", lattice_backward, setup_context=setup_lattice)
+    calls.lattice = _with_backward(f"{namespace}::lattice", setup_lattice, lattice_backward)
 
     @torch.library.register_fake(f"{namespace}::joint_scores")
     def _(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, label_weight, reuse):  # type: ignore[no-untyped-def]
@@ -258,7 +296,7 @@ def register(namespace: str) -> None:
             return logits, *nothing
         return ops.joint_scores_backward(*given, blanks, mode, clamp, label_weight), *nothing
 
-    torch.library.register_autograd(f"{namespace}::joint_scores", joint_backward, setup_context=setup_joint)
+    calls.joint_scores = _with_backward(f"{namespace}::joint_scores", setup_joint, joint_backward)
 
     @torch.library.register_fake(f"{namespace}::simple_scores")
     def _(lm, am, symbols, boundary, blank):  # type: ignore[no-untyped-def]
@@ -287,7 +325,7 @@ def register(namespace: str) -> None:
             grads = ops.simple_scores_backward(label, blanks[:, 0], lm, am, symbols, *kept, boundary, ctx.blank)
         return *grads, *nothing
 
-    torch.library.register_autograd(f"{namespace}::simple_scores", simple_backward, setup_context=setup_simple)
+    calls.simple_scores = _with_backward(f"{namespace}::simple_scores", setup_simple, simple_backward)
 
     @torch.library.register_fake(f"{namespace}::join")
     def _(enc, dec, boundary, begin, rows, first, count):  # type: ignore[no-untyped-def]
@@ -301,7 +339,11 @@ def register(namespace: str) -> None:
     def _(label, blank, boundary, s_range, max_step):  # type: ignore[no-untyped-def]
         return boundary.new_empty(blank.shape[:2])
 
-    @torch.library.custom_op(f"{namespace}::joiner_scores", mutates_args=())
+    # Loops over products and kernels. Not torch.library.custom_op, whose first call imports all of torch.compile.
+    torch.library.define(f"{namespace}::joiner_scores", JOINER_SCHEMA)
+    torch.library.define(f"{namespace}::joiner_scores_backward", JOINER_BACKWARD_SCHEMA)
+
+    @torch.library.impl(f"{namespace}::joiner_scores", "default")
     def joiner_scores(
         enc: Tensor,
         dec: Tensor,
@@ -329,14 +371,14 @@ def register(namespace: str) -> None:
         label = enc.new_empty(batch, frames, rows if begin is not None else symbols.shape[1], dtype=dtype)
         return label, label.new_empty(batch, 1, frames, rows), label.new_empty(batch, frames, rows)
 
-    @joiner_scores.register_fake
+    @torch.library.register_fake(f"{namespace}::joiner_scores")
     def _(enc, dec, weight, bias, symbols, boundary, begin, rows, blank, kind, rows_at_once):  # type: ignore[no-untyped-def]
         kept = [enc.new_empty(0), enc.new_empty(0)]
         if rows_at_once == 0 and enc.shape[0] * enc.shape[1] * rows > 0:
             kept = [enc.new_empty(enc.shape[0] * enc.shape[1], rows, width) for width in (enc.shape[2], weight.shape[0])]
         return *_empty_scores(enc, symbols, begin, rows), *kept
 
-    @torch.library.custom_op(f"{namespace}::joiner_scores_backward", mutates_args=())
+    @torch.library.impl(f"{namespace}::joiner_scores_backward", "default")
     def joiner_scores_backward(
         grad_label: Tensor,
         grad_blank: Tensor,
@@ -374,7 +416,7 @@ def register(namespace: str) -> None:
             ops.join_backward_(_linear(grads, weight.T).view_as(hidden), hidden, boundary, begin, first, grad_enc, grad_dec)
         return [s.to(t.dtype) for s, t in zip(sums, (enc, dec, weight, bias), strict=True)]
 
-    @joiner_scores_backward.register_fake
+    @torch.library.register_fake(f"{namespace}::joiner_scores_backward")
     def _(grad_label, grad_blank, enc, dec, weight, bias, *_):  # type: ignore[no-untyped-def]
         return [t.new_empty(t.shape) for t in (enc, dec, weight, bias)]
 
@@ -396,8 +438,9 @@ def register(namespace: str) -> None:
             given = (*grads, *inputs, symbols, norm, hidden, logits, boundary, begin)
             return *ops.joiner_scores_backward(*given, *ctx.options), *nothing
 
-    joiner_scores.register_autograd(joiner_backward, setup_context=setup_joiner)
+    calls.joiner_scores = _with_backward(f"{namespace}::joiner_scores", setup_joiner, joiner_backward)
+    return calls
 
 
 refuse_namesake("rnnt_loss")
-register(NAMESPACE)
+CALLS = register(NAMESPACE)

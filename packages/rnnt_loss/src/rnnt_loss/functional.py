@@ -57,7 +57,7 @@ from ._lattice import (
     with_unit_stride,
 )
 from ._plain import linear_parameters
-from ._shared import autocast_enabled, check_tensor, under_functorch, wants_gradients, without_autocast
+from ._shared import autocast_enabled, check_tensor, under_functorch, wants_gradients
 
 __all__ = [
     "check_values",
@@ -956,11 +956,7 @@ def _linear_scores(
     blank = check_index("termination_symbol", termination_symbol, weight.shape[0])
     symbols = check_symbols(symbols, am.shape[0], lm.shape[1] - 1, weight.shape[0], boundary, am)
     given = (am, lm, weight, bias, symbols, boundary, begin, rows, blank, mode, rows_at_once)
-    if under_functorch():
-        label, blanks = _ops._joiner_reference(*given)
-    else:
-        with without_autocast(am.device):
-            label, blanks, *_ = torch.ops.rnnkit_rnnt_loss.joiner_scores(*given)
+    label, blanks = _ops.joiner_scores(*given)
     return label, blanks[:, 0]
 
 
