@@ -144,11 +144,15 @@ def _build(environment: Environment, family: str, isolated: bool = False, **vari
 
 
 def _keep(family: str, fresh: Path) -> Path:
-    """Moves a new wheel into dist/, and notes what it was built of."""
+    """Moves a new wheel into dist/, notes what it was built of, and deletes those of the family that were built of other sources."""
     (made,) = fresh.glob("*.whl")
     DIST.mkdir(exist_ok=True)
     records = json.loads(_records().read_text()) if _records().exists() else {}
-    _records().write_text(json.dumps({**records, made.name: _digest(family)}, indent=1) + "\n")
+    digest = _digest(family)
+    for name in [name for name, sources in records.items() if name.startswith(f"rnnkit_{family}-") and sources != digest]:
+        del records[name]
+        (DIST / name).unlink(missing_ok=True)
+    _records().write_text(json.dumps({**records, made.name: digest}, indent=1) + "\n")
     return Path(shutil.move(made, DIST / made.name))
 
 

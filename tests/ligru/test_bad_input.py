@@ -88,10 +88,10 @@ def test_the_op_itself_keeps_memory_safe(words: str, change: dict) -> None:
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_bare_ops_survive_any_arguments(normalize: bool, few_backends: Backend) -> None:
     ops = torch.ops.rnnkit_ligru
-    inputs = [torch.randn(2, 7, 8), torch.randn(8, 4), *([torch.ones(8), torch.zeros(8)] if normalize else [])]
-    h0, lengths, mask = torch.zeros(2, 2, 4), torch.tensor([7, 4]), torch.rand(2, 2, 4)
+    inputs = [torch.randn(2, 3, 8), torch.randn(8, 4), *([torch.ones(8), torch.zeros(8)] if normalize else [])]
+    h0, lengths, mask = torch.zeros(2, 2, 4), torch.tensor([3, 2]), torch.rand(2, 2, 4)
     options = [2, True, normalize, 1e-5]
     check_survives(ops.recurrence, [inputs, h0, lengths, mask, *options, True])
     out, _, *kept = ops.recurrence(inputs, h0, lengths, mask, *options, True)
-    grads = [torch.randn(2, 7, 8), torch.randn(2, 2, 4)]
+    grads = [torch.randn(2, 3, 8), torch.randn(2, 2, 4)]
     check_survives(ops.recurrence_backward, [*grads, inputs, out, *kept, h0, lengths, mask, *options])
