@@ -84,8 +84,7 @@ def test_the_op_itself_keeps_memory_safe(words: str, change: dict) -> None:
 
 
 @pytest.mark.kernels
-@pytest.mark.sanitized
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize", [pytest.param(False, marks=pytest.mark.sanitized), True])
 def test_the_bare_ops_survive_any_arguments(normalize: bool, few_backends: Backend) -> None:
     ops = torch.ops.rnnkit_ligru
     inputs = [torch.randn(2, 3, 8), torch.randn(8, 4), *([torch.ones(8), torch.zeros(8)] if normalize else [])]
