@@ -135,7 +135,7 @@ def _build(environment: Environment, family: str, isolated: bool = False, **vari
     if isolated:
         constraint = ROOT / "build" / "constraint.txt"
         constraint.parent.mkdir(exist_ok=True)
-        constraint.write_text(f"torch=={TORCH.split('==')[-1]}\n")
+        constraint.write_text(f"{TORCH}\n")
         pip += ["--build-constraint", constraint]
     else:
         pip.append("--no-build-isolation")

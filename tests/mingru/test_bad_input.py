@@ -99,9 +99,8 @@ def test_the_bare_op_keeps_memory_safe(words: str, arguments: list) -> None:
         torch.ops.rnnkit_mingru.scan(*arguments)
 
 
-@pytest.mark.kernels
 @pytest.mark.sanitized
-def test_the_bare_ops_survive_any_arguments(few_backends: Backend) -> None:
+def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
     ops = torch.ops.rnnkit_mingru
     h0, lengths, reset = torch.zeros(2, 4), torch.tensor([20, 7]), torch.rand(2, 20) < 0.1
     for planes in ([torch.randn(2, 20, 8)], [torch.randn(2, 20, 4) for _ in range(2)]):

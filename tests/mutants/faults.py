@@ -520,12 +520,6 @@ SRU = [
         "_rows(x, x).t() @ _rows(grad_u, grad_u)",
     ),
     fault(
-        "lengths are not checked by a step of backward",
-        "packages/ligru/csrc/cuda/steps.h",
-        "  const auto row = checked_row(p, r);\n  const bool active",
-        "  const auto row = p.row(r);\n  const bool active",
-    ),
-    fault(
         "the product adds nothing to the gradient of x",
         "packages/sru/src/sru/_ops.py",
         "            grad_x = _add_product(grad_x, grad_u, weight, again)\n",
@@ -607,6 +601,12 @@ LIGRU = [
         "packages/ligru/csrc/cuda/resident.h",
         "      member.x(1)[n * member.product.x_stride() + k] = Operand(0.0f);  // what no unit writes must not be NaN\n",
         "",
+    ),
+    fault(
+        "lengths are not checked by a step of backward",
+        "packages/ligru/csrc/cuda/steps.h",
+        "  const auto row = checked_row(p, r);\n  const bool active",
+        "  const auto row = p.row(r);\n  const bool active",
     ),
     fault(
         "no barrier before a sum overwrites what others read",

@@ -3,4 +3,4 @@ from pathlib import Path
 from rnnkit_common.testing import backend_fixtures
 
 CSRC = Path(__file__).parents[2] / "packages" / "qrnn" / "csrc"
-backend, few_backends = backend_fixtures("qrnn", CSRC)
+backend, few_backends, host_backends = backend_fixtures("qrnn", CSRC)

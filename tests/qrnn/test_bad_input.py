@@ -108,9 +108,8 @@ def test_ops_keep_memory_safe_on_their_own(words: str, call) -> None:
         call(torch.ops.rnnkit_qrnn.scan)
 
 
-@pytest.mark.kernels
 @pytest.mark.sanitized
-def test_the_bare_ops_survive_any_arguments(few_backends: Backend) -> None:
+def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
     ops = torch.ops.rnnkit_qrnn
     h0, lengths, seed = torch.zeros(2, 4), torch.tensor([20, 7]), torch.tensor([3])
     for planes in ([torch.randn(2, 20, 12)], [torch.randn(2, 20, 4) for _ in range(3)]):

@@ -3,4 +3,4 @@ from pathlib import Path
 from rnnkit_common.testing import backend_fixtures
 
 CSRC = Path(__file__).parents[2] / "packages" / "rnnt_loss" / "csrc"
-backend, few_backends = backend_fixtures("rnnt_loss", CSRC, {"large": 132})
+backend, few_backends, host_backends = backend_fixtures("rnnt_loss", CSRC, {"large": 132})

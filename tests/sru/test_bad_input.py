@@ -140,9 +140,8 @@ def test_ops_keep_memory_safe_on_their_own(words: str, call) -> None:
         call(torch.ops.rnnkit_sru.scan)
 
 
-@pytest.mark.kernels
 @pytest.mark.parametrize(("peephole", "skip"), [pytest.param(1, 1, marks=pytest.mark.sanitized), (2, 2), (0, 0)])
-def test_the_bare_ops_survive_any_arguments(peephole: int, skip: int, few_backends: Backend) -> None:
+def test_the_bare_ops_survive_any_arguments(peephole: int, skip: int, host_backends: Backend) -> None:
     ops = torch.ops.rnnkit_sru
     widths = [16 if skip == 2 else 12, *([4] if skip == 1 else []), *([4, 4] if peephole == 2 else [])]
     parameters = torch.randn(4 if peephole == 1 else 2, 4)

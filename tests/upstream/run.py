@@ -2,7 +2,7 @@
 
 FOLDER has a checkout of each upstream, under the name that suites.py gives it; `--fetch` makes those that are missing with git.
 Only the tests are copied, so that `import sru` finds ours. A test may do otherwise if suites.py says why; any other failure, and
-a difference that there is not, is an error.
+a difference that there is not, is an error. Reasons are printed.
 """
 
 from __future__ import annotations
@@ -65,15 +65,17 @@ def outcomes(suite: Suite, sources: Path) -> dict[str, str]:
 def judge(suite: Suite, found: dict[str, str]) -> list[str]:
     """What is wrong: failures that suites.py does not explain, and explanations without a failure."""
     failed = [test for test, outcome in found.items() if outcome not in ("passed", "skipped")]
-    explained = {test for test in failed if any(fnmatch.fnmatchcase(test, f"*::{pattern}") for pattern in suite.different)}
+    matching = {pattern: fnmatch.filter(failed, f"*::{pattern}") for pattern in suite.different}
+    explained = {test for tests in matching.values() for test in tests}
     wrong = [f"{test}: {found[test]}" for test in failed if test not in explained]
-    unused = [pattern for pattern in suite.different if not fnmatch.filter(failed, f"*::{pattern}")]
-    wrong += [f"{pattern}: is to differ, and does not" for pattern in unused]
+    wrong += [f"{pattern}: is to differ, and does not" for pattern, tests in matching.items() if not tests]
     counts = [sum(outcome == kind for outcome in found.values()) for kind in ("passed", "skipped")]
     print(
         f"{suite.name}: {counts[0]} passed, {counts[1]} skipped, {len(explained)} differ on purpose, {len(wrong)} wrong",
         flush=True,
     )
+    for pattern, tests in matching.items():
+        print(f"  {pattern} ({len(tests)}): {suite.different[pattern]}")
     return wrong if found else [f"{suite.name}: no test was found"]
 
 

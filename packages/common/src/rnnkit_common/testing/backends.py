@@ -52,14 +52,14 @@ def emulate(family: str, csrc: Path, order: str, multiprocessors: int, monkeypat
     configure, ops, calls = _emulated(family, csrc)
     configure(*ORDERS[order], multiprocessors)
     monkeypatch.setattr(torch.ops, f"rnnkit_{family}", ops)
-    if calls is not None:
-        monkeypatch.setattr(importlib.import_module(f"{family}._ops"), "CALLS", calls)
+    monkeypatch.setattr(importlib.import_module(f"{family}._ops"), "CALLS", calls)
 
 
 def backend_fixtures(
     family: str, csrc: Path, emulated: Mapping[str, int] = MULTIPROCESSORS, engine: str | None = None
-) -> tuple[Any, Any]:
-    """The fixtures `backend`, all backends, and `few_backends`, one of a kind, for the conftest.py of a family's tests.
+) -> tuple[Any, Any, Any]:
+    """The fixtures for the conftest.py of a family's tests: `backend`, all backends; `few_backends`, one of a kind; and
+    `host_backends`, those of `few_backends` without the GPU, whose context ends with the first error on it.
 
     Those on a GPU carry the mark `gpu`, and are skipped where there is none.
 
@@ -88,7 +88,12 @@ def backend_fixtures(
         parameters = [pytest.param(b, id=b.name, marks=marks[b.device.type == "cuda"]) for b in backends]
         return pytest.fixture(params=parameters, name=name)(activated)
 
-    return fixture("backend", *targets, *devices, *gpus), fixture("few_backends", targets[0], devices[-1], gpus[-1])
+    few = (targets[0], devices[-1])
+    return (
+        fixture("backend", *targets, *devices, *gpus),
+        fixture("few_backends", *few, gpus[-1]),
+        fixture("host_backends", *few),
+    )
 
 
 def compiled_targets(family: str) -> list[str]:

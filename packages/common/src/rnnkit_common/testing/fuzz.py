@@ -29,7 +29,7 @@ def check_survives(op: Callable[..., Any], arguments: Sequence[Any]) -> None:
         try:
             op(*given)
             answered += 1
-        except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError):
+        except (RuntimeError, IndexError, TypeError, ValueError):
             continue
     assert answered < len(changes) + len(pairs)  # some must be refused
 
