@@ -47,6 +47,29 @@ def differentiable(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def with_backward(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> Callable[..., Any]:
+    """`differentiable`, of what torch.library.register_autograd takes.
+
+    Args:
+        name: of the op, with its namespace; it has kernels below autograd.
+        setup: (ctx, arguments, outputs) keeps in ctx what backward needs.
+        backward: (ctx, a gradient for each output) -> one for each argument, or None.
+    """
+    namespace, short = name.split("::")
+    op = getattr(getattr(torch.ops, namespace), short).default
+
+    class Op(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                outputs = op(*arguments)
+            setup(ctx, arguments, outputs)
+            return outputs
+
+    Op.backward = staticmethod(backward)  # type: ignore[method-assign]
+    return differentiable(name, Op.apply)
+
+
 def _any_requires_grad(arguments: tuple[Any, ...]) -> bool:
     for argument in arguments:
         if isinstance(argument, Tensor):

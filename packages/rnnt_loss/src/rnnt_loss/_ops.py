@@ -34,18 +34,11 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import differentiable
+from ._derivatives import with_backward
 from ._shared import refuse_namesake, state_dtype, under_functorch, without_autocast
 
 NAMESPACE = "rnnkit_rnnt_loss"
 SOFTMAX, HAT, LOG_PROBS = range(3)
-_LINEAR = "Tensor enc, Tensor dec, Tensor weight, Tensor bias"
-_OPTIONS = "Tensor? boundary, Tensor? begin, SymInt rows, SymInt blank, SymInt kind, SymInt rows_at_once"
-_KEPT = "Tensor norm, Tensor kept_hidden, Tensor kept_logits"
-JOINER_SCHEMA = f"({_LINEAR}, Tensor symbols, {_OPTIONS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
-JOINER_BACKWARD_SCHEMA = (
-    f"(Tensor grad_label, Tensor grad_blank, {_LINEAR}, Tensor symbols, {_KEPT}, {_OPTIONS}) -> Tensor[]"
-)
 _ONEDNN = platform.machine() in ("x86_64", "AMD64") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -205,26 +198,6 @@ def chunks(frames: int, rows: int, rows_at_once: int) -> Iterator[tuple[int, int
         yield first, min(step, frames - first)
 
 
-def _with_backward(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives an op its derivatives, in the form of torch.library.register_autograd; returns the shortest way to call it."""
-    namespace, short = name.split("::")
-    op = getattr(getattr(torch.ops, namespace), short).default
-
-    class Op(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                output = op(*arguments)
-            setup(ctx, arguments, output)
-            return output
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor | None) -> Any:
-            return backward(ctx, *grads)
-
-    return differentiable(name, Op.apply)
-
-
 def register(namespace: str) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
     ops = getattr(torch.ops, namespace)
@@ -253,7 +226,7 @@ def register(namespace: str) -> SimpleNamespace:
         scale = grad[:, None, None, None]
         return scale * ctx.options[-1] * label_occupancy, scale * blank_occupancy, *nothing
 
-    calls.lattice = _with_backward(f"{namespace}::lattice", setup_lattice, lattice_backward)
+    calls.lattice = with_backward(f"{namespace}::lattice", setup_lattice, lattice_backward)
 
     @torch.library.register_fake(f"{namespace}::joint_scores")
     def _(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, label_weight, reuse):  # type: ignore[no-untyped-def]
@@ -296,7 +269,7 @@ def register(namespace: str) -> SimpleNamespace:
             return logits, *nothing
         return ops.joint_scores_backward(*given, blanks, mode, clamp, label_weight), *nothing
 
-    calls.joint_scores = _with_backward(f"{namespace}::joint_scores", setup_joint, joint_backward)
+    calls.joint_scores = with_backward(f"{namespace}::joint_scores", setup_joint, joint_backward)
 
     @torch.library.register_fake(f"{namespace}::simple_scores")
     def _(lm, am, symbols, boundary, blank):  # type: ignore[no-untyped-def]
@@ -325,7 +298,7 @@ def register(namespace: str) -> SimpleNamespace:
             grads = ops.simple_scores_backward(label, blanks[:, 0], lm, am, symbols, *kept, boundary, ctx.blank)
         return *grads, *nothing
 
-    calls.simple_scores = _with_backward(f"{namespace}::simple_scores", setup_simple, simple_backward)
+    calls.simple_scores = with_backward(f"{namespace}::simple_scores", setup_simple, simple_backward)
 
     @torch.library.register_fake(f"{namespace}::join")
     def _(enc, dec, boundary, begin, rows, first, count):  # type: ignore[no-untyped-def]
@@ -339,11 +312,12 @@ def register(namespace: str) -> SimpleNamespace:
     def _(label, blank, boundary, s_range, max_step):  # type: ignore[no-untyped-def]
         return boundary.new_empty(blank.shape[:2])
 
-    # Loops over products and kernels. Not torch.library.custom_op, whose first call imports all of torch.compile.
-    torch.library.define(f"{namespace}::joiner_scores", JOINER_SCHEMA)
-    torch.library.define(f"{namespace}::joiner_scores_backward", JOINER_BACKWARD_SCHEMA)
+    def python_op(function: Callable[..., Any]) -> None:  # torch.library.custom_op's first call imports all of torch.compile
+        name = f"{namespace}::{function.__name__}"
+        torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
+        torch.library.impl(name, "default", function)
 
-    @torch.library.impl(f"{namespace}::joiner_scores", "default")
+    @python_op
     def joiner_scores(
         enc: Tensor,
         dec: Tensor,
@@ -378,7 +352,7 @@ def register(namespace: str) -> SimpleNamespace:
             kept = [enc.new_empty(enc.shape[0] * enc.shape[1], rows, width) for width in (enc.shape[2], weight.shape[0])]
         return *_empty_scores(enc, symbols, begin, rows), *kept
 
-    @torch.library.impl(f"{namespace}::joiner_scores_backward", "default")
+    @python_op
     def joiner_scores_backward(
         grad_label: Tensor,
         grad_blank: Tensor,
@@ -438,7 +412,7 @@ def register(namespace: str) -> SimpleNamespace:
             given = (*grads, *inputs, symbols, norm, hidden, logits, boundary, begin)
             return *ops.joiner_scores_backward(*given, *ctx.options), *nothing
 
-    calls.joiner_scores = _with_backward(f"{namespace}::joiner_scores", setup_joiner, joiner_backward)
+    calls.joiner_scores = with_backward(f"{namespace}::joiner_scores", setup_joiner, joiner_backward)
     return calls
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import differentiable, register_scan
+from ._derivatives import differentiable, register_scan, with_backward
 from ._shared import STEPS_PER_CARRY, empty_rows, refuse_namesake, state_dtype
 
 NAMESPACE = "rnnkit_sru"
@@ -105,18 +105,13 @@ def register(namespace: str) -> SimpleNamespace:
         width = parameters.shape[1]
         return empty_rows(x, width), x.new_empty(x.shape[0], width, dtype=state_dtype(x))
 
-    class Product(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-            ctx.save_for_backward(x, weight)
-            with torch._C._AutoDispatchBelowAutograd():
-                return ops.product.default(x, weight)
+    def setup_product(ctx: Any, arguments: tuple[Tensor, ...], _: Tensor) -> None:
+        ctx.save_for_backward(*arguments)
 
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-            x, weight = ctx.saved_tensors
-            grad_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-            return grad_x, x.t() @ grad if ctx.needs_input_grad[1] else None
+    def product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        return grad_x, x.t() @ grad if ctx.needs_input_grad[1] else None
 
     class Layer(torch.autograd.Function):
         @staticmethod
@@ -151,7 +146,7 @@ def register(namespace: str) -> SimpleNamespace:
     def apply_layer(x: Tensor, weight: Tensor, parameters: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         return Layer.apply(rest, x, weight, parameters, c0)  # type: ignore[no-untyped-call]
 
-    product = differentiable(f"{namespace}::product", Product.apply)
+    product = with_backward(f"{namespace}::product", setup_product, product_backward)
     return SimpleNamespace(scan=scan, layer=differentiable(f"{namespace}::layer", apply_layer), product=product)
 
 
