@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,13 @@ class Environment:
         if requirements:
             self.install(*requirements)
 
+    @property
+    def site_packages(self) -> Path:
+        (found,) = (
+            [self.folder / "Lib" / "site-packages"] if os.name == "nt" else self.folder.glob("lib/python*/site-packages")
+        )
+        return found
+
     def run_outside(self, *arguments: str) -> None:
         self.session.run(sys.executable, *arguments, external=True)
 
@@ -124,31 +132,31 @@ def wheel(session: nox.Session, family: str) -> Path:
         environment.install(CUDA[f"cu{version.replace('.', '')}"] or "cuda-toolkit[nvcc]")  # for the GPU that is there
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", capability or "9.0")
     session.log(f"compiling {family}: one to four minutes on two cores")
-    return _keep(family, _build(environment, family, TORCH_CUDA_ARCH_LIST=architectures))
+    return _keep(family, *_build(environment, family, TORCH_CUDA_ARCH_LIST=architectures))
 
 
-def _build(environment: Environment, family: str, isolated: bool = False, **variables: str) -> Path:
-    """The folder with a new wheel. Several may be built at the same time."""
+def _build(environment: Environment, family: str, isolated: bool = False, **variables: str) -> tuple[Path, str]:
+    """A folder with a new wheel, and the digest of what it is built of. Several may be built at the same time."""
+    digest = _digest(family)
     fresh = ROOT / "build" / "wheel" / family
     shutil.rmtree(fresh, ignore_errors=True)
     pip = [environment.bin / "python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", fresh, f"./packages/{family}"]
     if isolated:
         constraint = ROOT / "build" / "constraint.txt"
         constraint.parent.mkdir(exist_ok=True)
-        constraint.write_text(f"{TORCH}\n")
+        constraint.write_text(re.sub(r"\[.*?\]", "", TORCH) + "\n")  # a constraint has no extras
         pip += ["--build-constraint", constraint]
     else:
         pip.append("--no-build-isolation")
     subprocess.run(pip, cwd=ROOT, env={**os.environ, **environment.variables, **variables}, check=True)
-    return fresh
+    return fresh, digest
 
 
-def _keep(family: str, fresh: Path) -> Path:
+def _keep(family: str, fresh: Path, digest: str) -> Path:
     """Moves a new wheel into dist/, notes what it was built of, and deletes those of the family that were built of other sources."""
     (made,) = fresh.glob("*.whl")
     DIST.mkdir(exist_ok=True)
     records = json.loads(_records().read_text()) if _records().exists() else {}
-    digest = _digest(family)
     for name in [name for name, sources in records.items() if name.startswith(f"rnnkit_{family}-") and sources != digest]:
         del records[name]
         (DIST / name).unlink(missing_ok=True)
@@ -168,6 +176,7 @@ def _digest(family: str) -> str:
     ]
     files += [common / "build.py", *(package / name for name in ("setup.py", "pyproject.toml", "README.md"))]
     parts = [f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() for path in sorted(files)]
+    parts += [os.environ.get(name, "").encode() for name in ("RNNKIT_CUDA", "RNNKIT_QUICK", "RNNKIT_SANITIZE")]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -223,8 +232,7 @@ def _objects(package: str) -> Path:
 def _editable(session: nox.Session, package: str) -> Environment:
     environment = Environment(session, "dev", *BUILD, *group("test"))
     sources = [f"packages/{name}/src" for name in PACKAGES]
-    (site,) = environment.folder.glob("lib/python*/site-packages") if os.name != "nt" else [environment.folder / "Lib"]
-    (site / "rnnkit.pth").write_text("".join(f"{ROOT / path}\n" for path in sources))
+    (environment.site_packages / "rnnkit.pth").write_text("".join(f"{ROOT / path}\n" for path in sources))
     compile_in_place = ["setup.py", "-q", "build_ext", "--inplace", "--build-temp", str(_objects(package))]
     environment.python(*compile_in_place, folder=ROOT / "packages" / package, RNNKIT_QUICK="1")
     return environment
@@ -261,7 +269,7 @@ def typecheck(session: nox.Session) -> None:
 def build(session: nox.Session, package: str, cuda: str) -> None:
     """Build one package's wheel for one CUDA version into dist/: for every Python >= 3.10 and every torch >= 2.11."""
     environment, variables = _toolchain(session, cuda)
-    _keep(package, _build(environment, package, **variables))
+    _keep(package, *_build(environment, package, **variables))
 
 
 @nox.session(venv_backend="none")
@@ -274,8 +282,11 @@ def wheels(session: nox.Session) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         slow_first = sorted(FAMILIES, key=lambda family: family not in ("sru", "qrnn"))
         made = {family: pool.submit(_build, environment, family, family == "ligru", **variables) for family in slow_first}
-    for family, build in made.items():
-        _keep(family, build.result())
+    failed = [family for family, build in made.items() if build.exception() is not None]
+    for family in made.keys() - failed:
+        _keep(family, *made[family].result())
+    if failed:
+        session.error(f"not built: {', '.join(failed)}")
 
 
 def _toolchain(session: nox.Session, cuda: str) -> tuple[Environment, dict[str, str]]:
@@ -287,7 +298,7 @@ def _toolchain(session: nox.Session, cuda: str) -> tuple[Environment, dict[str, 
         variables["RNNKIT_CUDA"] = "0"
     elif CUDA[cuda] is not None:
         environment.install(CUDA[cuda])
-        (home,) = environment.folder.glob("lib/python*/site-packages/nvidia/cu*")
+        (home,) = environment.site_packages.glob("nvidia/cu[0-9]*")  # beside cudnn and others, if torch is PyPI's
         variables["CUDA_HOME"] = str(home)
     else:
         _require_toolkit(session, cuda)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mingru import Bidirectional, MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM
 from rnnkit_common.testing import check_compile, check_op
+from torch.autograd import forward_ad
 
 MODULES = {
     "MinGRU": (lambda: MinGRU(3, 8, num_layers=2, residual=True, norm=True), lambda: (torch.randn(2, 9, 3),)),
@@ -48,6 +49,13 @@ def test_opcheck(gates: int, layout: str, masks: bool) -> None:
     planes = [p.detach() for p in planes]
     check_op(ops.scan_backward, [grad_out, grad_last, planes, carries.detach(), None, lengths, reset, gates, 0, 0.5, False])
     check_op(ops.step, [torch.randn(2, 4 * (gates + 1)), h0.detach() if masks else None, gates, 0, 0.5])
+
+
+def test_an_op_called_by_itself_refuses_forward_mode() -> None:
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(torch.randn(1, 2, 8), torch.randn(1, 2, 8))
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            torch.ops.rnnkit_mingru.scan([dual], None, None, None, 1, 0, 0.5, False, False)
 
 
 @pytest.mark.slow

@@ -313,8 +313,15 @@ TENSORS_AND_DERIVATIVES = [
     fault(
         "torch.func's transforms are not noticed",
         _SHARED,
-        "return not torch.compiler.is_compiling() and bool(torch._C._are_functorch_transforms_active())",
-        "return False",
+        "return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())",
+        "return forward_ad._current_level >= 0",
+        families="mingru",
+    ),
+    fault(
+        "forward mode is not noticed",
+        _SHARED,
+        "return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())",
+        "return bool(torch._C._are_functorch_transforms_active())",
         families="mingru",
     ),
     fault(

@@ -38,6 +38,10 @@ LOSSES = {
         ),
         ["am", "lm", LINEAR.weight, LINEAR.bias],
     ),
+    "callable fused": (
+        lambda am, lm, w: rl.rnnt_loss_fused(am, lm, lambda am, lm: (am * lm) @ w.T, *ARGUMENTS, rows_at_once=5),
+        ["am", "lm", LINEAR.weight],
+    ),
     "tdt": (lambda x: rl.tdt_loss(x, ARGUMENTS[0], [0, 1, 2], 0, ARGUMENTS[2], 0.05), [ACTS]),
     "multi-blank": (lambda x: rl.multiblank_rnnt_loss(x, ARGUMENTS[0], [0, 5], [1, 2], ARGUMENTS[2]), [ACTS]),
 }
@@ -80,6 +84,25 @@ def test_functional_gradients(name: str) -> None:
     leaves = inputs(names)
     found = torch.func.grad(loss, argnums=tuple(range(len(leaves))))(*[t.detach() for t in leaves])
     torch.testing.assert_close(found, torch.autograd.grad(loss(*leaves), leaves))
+
+
+@pytest.mark.parametrize("sizes", [(0, 4), (2, 0)], ids=["no sequences", "no frames"])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_of_nothing_are_zeros(sizes: tuple[int, int], create_graph: bool) -> None:
+    batch, frames = sizes
+    symbols = torch.ones(batch, 3, dtype=torch.int64)
+    am, lm = torch.randn(batch, frames, 4, requires_grad=True), torch.randn(batch, 4, 4, requires_grad=True)
+    ranges = torch.arange(2).expand(batch, frames, 2)
+    joiner = nn.Linear(4, 5)
+    losses = [
+        rl.rnnt_loss_fused(am, lm, joiner, symbols, 0, reduction="sum"),
+        rl.rnnt_loss_pruned_fused(am, lm, joiner, symbols, ranges, 0, reduction="sum"),
+        rl.rnnt_loss_pruned(joiner(am[:, :, None] + lm[:, None, :2]), symbols, ranges, 0, reduction="sum"),
+        rl.rnnt_loss_simple(lm, am, symbols, 0, reduction="sum"),
+    ]
+    for loss in losses:
+        for grad, of in zip(torch.autograd.grad(loss, [am, lm], create_graph=create_graph), (am, lm), strict=True):
+            assert torch.equal(grad, torch.zeros_like(of))
 
 
 @pytest.mark.parametrize("options", [{"fastemit_lambda": 0.1}, {"reuse_logits": True}], ids=["fastemit", "reuse"])

@@ -50,9 +50,9 @@ def outcomes(suite: Suite, sources: Path) -> dict[str, str]:
     }
     command = [sys.executable, "-m", "pytest", *options, "-k", suite.select, *files]
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
-    if not report.exists():
-        raise RuntimeError(f"{suite.name}: its tests could not be run:\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}")
-    (copy / "log").write_text(done.stdout)
+    (copy / "log").write_text(done.stdout + done.stderr)
+    if done.returncode not in (0, 1) or not report.exists():  # 1: some tests failed
+        raise RuntimeError(f"its tests could not be run: pytest returned {done.returncode}, {copy / 'log'} says why")
     found = {}
     for case in xml.etree.ElementTree.parse(report).iter("testcase"):
         bad = [child for child in case if child.tag in ("failure", "error")]
@@ -63,20 +63,38 @@ def outcomes(suite: Suite, sources: Path) -> dict[str, str]:
 
 
 def judge(suite: Suite, found: dict[str, str]) -> list[str]:
-    """What is wrong: failures that suites.py does not explain, and explanations without a failure."""
+    """What is wrong: failures that suites.py does not explain, and explanations that fit other than the tests they are of."""
     failed = [test for test, outcome in found.items() if outcome not in ("passed", "skipped")]
-    matching = {pattern: fnmatch.filter(failed, f"*::{pattern}") for pattern in suite.different}
-    explained = {test for tests in matching.values() for test in tests}
-    wrong = [f"{test}: {found[test]}" for test in failed if test not in explained]
-    wrong += [f"{pattern}: is to differ, and does not" for pattern, tests in matching.items() if not tests]
-    counts = [sum(outcome == kind for outcome in found.values()) for kind in ("passed", "skipped")]
+    explained, wrong = set(), []
+    for reason in suite.different:
+        tests = [test for test in fnmatch.filter(failed, f"*::{reason.tests}") if reason.message in found[test]]
+        explained.update(tests)
+        if len(tests) != reason.count:
+            wrong.append(f"{reason.tests}: {reason.count} are to differ, by {reason.message!r}, and {len(tests)} do")
+    wrong += [f"{test}: {found[test]}" for test in failed if test not in explained]
+    passed, skipped = ([outcome == kind for outcome in found.values()].count(True) for kind in ("passed", "skipped"))
+    if passed == 0:
+        wrong.append("no test passed")
     print(
-        f"{suite.name}: {counts[0]} passed, {counts[1]} skipped, {len(explained)} differ on purpose, {len(wrong)} wrong",
+        f"{suite.name}: {passed} passed, {skipped} skipped, {len(explained)} differ on purpose, {len(wrong)} wrong",
         flush=True,
     )
-    for pattern, tests in matching.items():
-        print(f"  {pattern} ({len(tests)}): {suite.different[pattern]}")
-    return wrong if found else [f"{suite.name}: no test was found"]
+    for reason in suite.different:
+        print(f"  {reason.tests} ({reason.count}): {reason.why}")
+    return wrong
+
+
+def results(suite: Suite, sources: Path, fetch: bool) -> list[str]:
+    """What is wrong with a suite, be it that it cannot be run."""
+    command = clone(suite, sources)
+    try:
+        if not sources.exists() and fetch:
+            subprocess.run(command, check=True)
+        if not sources.exists():
+            return [f"no sources: {' '.join(command)}"]
+        return judge(suite, outcomes(suite, sources))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return [str(error)]
 
 
 def main() -> None:
@@ -94,12 +112,7 @@ def main() -> None:
         if options.suites and suite.name not in options.suites:
             continue
         sources = options.folder.resolve() / suite.name
-        if not sources.exists() and options.fetch:
-            subprocess.run(clone(suite, sources), check=True)
-        if sources.exists():
-            wrong += judge(suite, outcomes(suite, sources))
-        else:
-            wrong.append(f"{suite.name}: no sources; {' '.join(clone(suite, sources))}")
+        wrong += [f"{suite.name}: {line}" for line in results(suite, sources, options.fetch)]
     for line in wrong:
         print(line)
     sys.exit(1 if wrong else 0)

@@ -9,10 +9,12 @@ that torch.compile, torch.export and TorchScript make, and whoever calls torch.o
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ._shared import STEPS_PER_CARRY, empty_rows, state_dtype
 
@@ -32,6 +34,8 @@ def differentiable(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
     def kernel(*arguments: Any) -> Any:
         if torch.is_grad_enabled() and _any_requires_grad(arguments):
             return apply(*arguments)
+        if forward_ad._current_level >= 0:
+            raise NotImplementedError(f"{name} has no forward-mode derivative; the functions and modules around it do")
         with torch._C._AutoDispatchBelowAutograd():
             return op(*arguments)
 
@@ -68,6 +72,41 @@ def with_backward(name: str, setup: Callable[..., None], backward: Callable[...,
 
     Op.backward = staticmethod(backward)  # type: ignore[method-assign]
     return differentiable(name, Op.apply)
+
+
+def one_by_one(name: str) -> None:
+    """Teaches vmap an op that returns a list of tensors, for which torch has no fallback: it is called for each sample.
+
+    Both vmaps: torch.func's, and the older one of torch.autograd.grad(is_grads_batched=True) and jacobian(vectorize=True).
+    """
+    namespace, short = name.split("::")
+    op = getattr(getattr(torch.ops, namespace), short).default
+
+    def sample(i: int, value: Any, dim: Any) -> Any:
+        if isinstance(dim, (list, tuple)):
+            return [sample(i, v, d) for v, d in zip(value, dim, strict=True)]
+        return value if dim is None else value.select(dim, i)
+
+    def each(info: Any, dims: Any, *arguments: Any) -> tuple[list[Tensor], list[int]]:
+        found = [op(*sample(i, arguments, dims)) for i in range(info.batch_size)]
+        return [torch.stack(samples) for samples in zip(*found, strict=True)], [0] * len(found[0])
+
+    def older(*arguments: Any) -> list[Tensor]:
+        level = torch._C._vmapmode_increment_nesting() - 1
+        torch._C._vmapmode_decrement_nesting()
+        is_batched = torch._C._functorch.is_legacy_batchedtensor
+        dims = [0 if isinstance(t, Tensor) and is_batched(t) else None for t in arguments]
+        plain = [
+            t if dim is None else torch._remove_batch_dim(t, level, 1, 0) for t, dim in zip(arguments, dims, strict=True)
+        ]
+        size = next(len(t) for t, dim in zip(plain, dims, strict=True) if dim is not None)
+        found, _ = each(SimpleNamespace(batch_size=size), dims, *plain)
+        return [torch._add_batch_dim(t, 0, level) for t in found]
+
+    library = torch.library.Library(namespace, "IMPL")
+    library.impl(short, older, "Batched")
+    torch.library.register_vmap(name, each, lib=library)
+    _LIBRARIES.append(library)
 
 
 def _any_requires_grad(arguments: tuple[Any, ...]) -> bool:
@@ -216,5 +255,6 @@ def register_derivatives(
     def apply(x: list[Tensor], h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         return Forward.apply(rest, h0, *x)  # type: ignore[no-untyped-call]
 
+    one_by_one(f"{name}_backward")
     backward = differentiable(f"{name}_backward", apply_backward)
     return differentiable(name, apply)

@@ -13,6 +13,8 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 STEPS_PER_CARRY = 16
@@ -124,7 +126,7 @@ def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
             lengths = torch.tensor(lengths)
     checked = check_integers("lengths", lengths, [batch], x)
     if not torch.jit.is_scripting():
-        if not torch.compiler.is_compiling() and lengths.device.type == "cpu" and batch > 0:
+        if is_free_to_read(lengths) and batch > 0:
             low, high = int(lengths.min()), int(lengths.max())
             if low < 0 or high > steps:
                 raise ValueError(f"lengths: expected values within 0..{steps} (T), got {low}..{high}")
@@ -159,9 +161,18 @@ def pack_like(like: PackedSequence, out: Tensor, lengths: Tensor, batch_first: b
     return PackedSequence(packed.data, packed.batch_sizes, like.sorted_indices, like.unsorted_indices)
 
 
-def under_functorch() -> bool:
-    """Whether a transform of torch.func is active: those cannot see into an op, but into plain PyTorch they can."""
-    return not torch.compiler.is_compiling() and bool(torch._C._are_functorch_transforms_active())
+def needs_plain_torch() -> bool:
+    """Whether derivatives are taken that ops do not have: by a transform of torch.func, or in forward mode. Plain PyTorch has them."""
+    if torch.compiler.is_compiling():
+        return False
+    return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())
+
+
+def is_free_to_read(x: Tensor) -> bool:
+    """Whether looking at x's values is free, and possible: no graph is being made, and it is a plain tensor on the CPU."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_plain_torch():
+        return False
+    return x.device.type == "cpu" and type(x) in (Tensor, Parameter)  # a FakeTensor, for one, has no values
 
 
 def run_reference(

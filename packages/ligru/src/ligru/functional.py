@@ -24,8 +24,8 @@ from ._shared import (
     check_lengths,
     check_state,
     check_tensor,
+    needs_plain_torch,
     state_dtype,
-    under_functorch,
     wants_gradients,
 )
 
@@ -115,7 +115,7 @@ def recurrence(
         out, h_last, _, _, _ = torch.ops.rnnkit_ligru.recurrence(
             inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save
         )
-    elif under_functorch():
+    elif needs_plain_torch():
         out, h_last = _composite(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps)
     else:
         out, h_last, _, _, _ = _ops.CALLS.recurrence(

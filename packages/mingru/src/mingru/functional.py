@@ -26,9 +26,9 @@ from ._shared import (
     check_lengths,
     check_state,
     check_tensor,
+    needs_plain_torch,
     run_reference,
     split_scan,
-    under_functorch,
     wants_gradients,
 )
 
@@ -215,7 +215,7 @@ def scan(
     save = wants_gradients(planes, h0)
     if torch.jit.is_scripting():
         out, h_last, _ = torch.ops.rnnkit_mingru.scan(planes, h0, lengths, reset, gates, kind, start, reverse, save)
-    elif under_functorch():
+    elif needs_plain_torch():
         out, h_last = _composite(planes, h0, lengths, reset, gates, kind, start, reverse)
         return out.reshape(x.shape[:2] + tuple(feature_shape)), h_last.reshape(state_shape)
     else:
@@ -271,7 +271,10 @@ def step_unchecked(
     planes: Tensor, gates: int, h: Optional[Tensor], activation: str, initial: Optional[float] = None
 ) -> Tuple[Tensor, Tensor]:
     """`step` on contiguous tensors of the right shapes and dtypes: at one step, checks cost as much as the kernel."""
-    if torch.is_grad_enabled() and (planes.requires_grad or (h is not None and h.requires_grad)):
+    differentiated = torch.is_grad_enabled() and (planes.requires_grad or (h is not None and h.requires_grad))
+    if not torch.jit.is_scripting():
+        differentiated = differentiated or needs_plain_torch()
+    if differentiated:
         out, h_next = scan([planes.unsqueeze(1)], gates, h, None, None, False, activation, initial)
         return out.squeeze(1), h_next
     start = initial if initial is not None else (0.5 if activation == "g" else 0.0)

@@ -24,9 +24,9 @@ from ._shared import (
     check_lengths,
     check_state,
     check_tensor,
+    needs_plain_torch,
     run_reference,
     split_scan,
-    under_functorch,
     wants_gradients,
 )
 
@@ -151,7 +151,7 @@ def _scan(
     save = wants_gradients(planes, hidden)
     if torch.jit.is_scripting():
         out, last, _ = torch.ops.rnnkit_qrnn.scan(planes, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
-    elif under_functorch():
+    elif needs_plain_torch():
         out, last = _composite(planes, hidden, lengths, seed, kind, count, zoneout, scale, reverse)
     else:
         out, last, _ = _ops.CALLS.scan(planes, hidden, lengths, seed, kind, zoneout, scale, reverse, save)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import check_floating, check_integers, check_tensor, under_functorch, wants_gradients
+from ._shared import check_floating, check_integers, check_tensor, is_free_to_read, needs_plain_torch, wants_gradients
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")
@@ -28,9 +28,10 @@ def check_values(enabled: bool) -> None:
 
 def may_read(x: Tensor) -> bool:
     """Whether looking at values is free, or asked for."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or under_functorch():
-        return False
-    return x.device.type == "cpu" or (_always and not torch.cuda.is_current_stream_capturing())
+    if not _always or x.device.type == "cpu":
+        return is_free_to_read(x)
+    making_a_graph = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.cuda.is_current_stream_capturing()
+    return not (making_a_graph or needs_plain_torch()) and type(x) is Tensor
 
 
 def check_choice(name: str, value: str | None, known: tuple[str, ...]) -> None:

@@ -34,8 +34,8 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import with_backward
-from ._shared import refuse_namesake, state_dtype, under_functorch, without_autocast
+from ._derivatives import one_by_one, with_backward
+from ._shared import needs_plain_torch, refuse_namesake, state_dtype, without_autocast
 
 NAMESPACE = "rnnkit_rnnt_loss"
 SOFTMAX, HAT, LOG_PROBS = range(3)
@@ -54,7 +54,7 @@ def whole(boundary: Tensor | None, batch: int, symbols: int, frames: int, like: 
 
 def lattice(label: Tensor, blank: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The op; under torch.func, whose transforms cannot see into it, the reference, with occupancies as its derivatives."""
-    if under_functorch():
+    if needs_plain_torch():
         score = _lattice_reference(label, blank, *options)
         found = torch.func.vjp(lambda *planes: _lattice_reference(*planes, *options), label.detach(), blank.detach())
         of_label, of_blank = found[1](torch.ones_like(score))
@@ -64,14 +64,14 @@ def lattice(label: Tensor, blank: Tensor, *options: Any) -> tuple[Tensor, Tensor
 
 def joint_scores(logits: Tensor, symbols: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     """Labels and blanks, of the op or of the reference."""
-    if under_functorch():
+    if needs_plain_torch():
         return _joint_reference(logits, symbols, *options)
     return CALLS.joint_scores(logits, symbols, *options)[:2]
 
 
 def simple_scores(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int) -> tuple[Tensor, Tensor]:
     """Labels and blanks, of the op or of the reference."""
-    if under_functorch():
+    if needs_plain_torch():
         return _simple_reference(lm, am, symbols, boundary, blank)
     with without_autocast(am.device):  # its product needs the precision of its inputs
         return CALLS.simple_scores(lm, am, symbols, boundary, blank)[:2]
@@ -79,7 +79,7 @@ def simple_scores(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | No
 
 def joiner_scores(*given: Any) -> tuple[Tensor, Tensor]:
     """Labels and blanks of the fused joiner, of the op or of the reference."""
-    if under_functorch():
+    if needs_plain_torch():
         return _joiner_reference(*given)
     with without_autocast(given[0].device):
         return CALLS.joiner_scores(*given)[:2]
@@ -166,7 +166,9 @@ def _gradients(
         pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
         wanted = [v for v in views if v.requires_grad]
         found = iter(
-            torch.autograd.grad([o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True)
+            torch.autograd.grad(
+                [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, materialize_grads=True
+            )
         )
         return [next(found) if v.requires_grad else None for v in views]
 
@@ -298,6 +300,7 @@ def register(namespace: str) -> SimpleNamespace:
             grads = ops.simple_scores_backward(label, blanks[:, 0], lm, am, symbols, *kept, boundary, ctx.blank)
         return *grads, *nothing
 
+    one_by_one(f"{namespace}::simple_scores_backward")
     calls.simple_scores = with_backward(f"{namespace}::simple_scores", setup_simple, simple_backward)
 
     @torch.library.register_fake(f"{namespace}::join")
@@ -412,6 +415,7 @@ def register(namespace: str) -> SimpleNamespace:
             given = (*grads, *inputs, symbols, norm, hidden, logits, boundary, begin)
             return *ops.joiner_scores_backward(*given, *ctx.options), *nothing
 
+    one_by_one(f"{namespace}::joiner_scores_backward")
     calls.joiner_scores = with_backward(f"{namespace}::joiner_scores", setup_joiner, joiner_backward)
     return calls
 

@@ -57,7 +57,7 @@ from ._lattice import (
     with_unit_stride,
 )
 from ._plain import linear_parameters
-from ._shared import autocast_enabled, check_tensor, under_functorch, wants_gradients
+from ._shared import autocast_enabled, check_tensor, needs_plain_torch, wants_gradients
 
 __all__ = [
     "check_values",
@@ -529,7 +529,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
             s_range = needed
     s_range = min(s_range, symbols + 1)
     planes = (px_grad.detach().transpose(1, 2), py_grad.detach().transpose(1, 2))
-    find = reference.prune_ranges if under_functorch() else torch.ops.rnnkit_rnnt_loss.prune_ranges
+    find = reference.prune_ranges if needs_plain_torch() else torch.ops.rnnkit_rnnt_loss.prune_ranges
     begin = find(*planes, checked, s_range, s_range - 1 if regular else 1)
     return begin[..., None] + torch.arange(s_range, device=begin.device)
 
@@ -989,6 +989,8 @@ def _callable_scores(
         found = _ops.joint_scores(with_unit_stride(logits), targets, torch.stack([s0, t0, s1, t1], 1), part, *options)
         return found[0], found[1][:, 0]
 
+    if needs_plain_torch():  # which checkpoint is not
+        return scores(am, lm, 0)
     chunks = [
         checkpoint(scores, am[:, first : first + step], lm, first, use_reentrant=False)
         for first, step in _ops.chunks(max(frames, 1), batch * rows, rows_at_once)

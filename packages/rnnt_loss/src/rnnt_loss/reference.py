@@ -114,7 +114,9 @@ def lattice(
 
     (Graves, arXiv:1211.3711, eq. 16, for durations 0 and 1.)
     """
-    symbols = int(boundary[:, 2].max()) if begin is not None else label.shape[3]
+    symbols = label.shape[3]
+    if begin is not None:
+        symbols = int(boundary[:, 2].max()) if len(boundary) > 0 else 0
     label, blank = dense(label, begin, symbols), dense(blank, begin, symbols)
     s0, t0, s1, t1 = boundary.unbind(1)
     none = torch.full_like(blank[:, 0, 0, 0] if blank.shape[2] else blank.new_empty(blank.shape[0]), -torch.inf)

@@ -54,7 +54,7 @@ def composite(inputs: list[Tensor], c0: Tensor, *rest: Any) -> tuple[Tensor, Ten
 
 def _rows(t: Tensor, like: Tensor) -> Tensor:
     """(B, T, D) -> (B * T, D), or (T * B, D) where that is how `like` lies in memory."""
-    return (t.transpose(0, 1) if like.stride(0) < like.stride(1) else t).flatten(0, 1)
+    return (t.transpose(0, 1) if like.stride(0) < like.stride(1) else t).reshape(-1, t.shape[2])
 
 
 def _add_product(total: Tensor, x: Tensor, weight: Tensor, differentiable: bool) -> Tensor:

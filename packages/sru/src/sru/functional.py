@@ -23,9 +23,9 @@ from ._shared import (
     check_lengths,
     check_state,
     check_tensor,
+    needs_plain_torch,
     run_reference,
     state_dtype,
-    under_functorch,
     wants_gradients,
 )
 
@@ -99,7 +99,7 @@ def recurrence(
     save = wants_gradients([U, bias, bias if x is None else x, bias if weight_c is None else weight_c], c0)
     if torch.jit.is_scripting():
         h, c, _ = torch.ops.rnnkit_sru.scan(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional, save)
-    elif under_functorch():
+    elif needs_plain_torch():
         h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional)
     else:
         h, c, _ = _ops.CALLS.scan(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional, save)
@@ -153,7 +153,7 @@ def layer(
     c0, lengths, pad, mask, scale = _check_others(rows, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
     kind = _activation_index(activation, bidirectional, channels)
     if not torch.jit.is_scripting():
-        if under_functorch():
+        if needs_plain_torch():
             inputs = [rows @ weight, rows, parameters]
             h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, 1, peephole, bidirectional)
             return h if batch_first else h.transpose(0, 1), c
@@ -176,7 +176,7 @@ def layer(
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight for x (., ., K) and weight (K, M), by the op where that can be faster: see csrc/products.h."""
     if not torch.jit.is_scripting():
-        if under_functorch() or autocast_enabled(x.device):
+        if needs_plain_torch() or autocast_enabled(x.device):
             return torch.matmul(x, weight)
     if x.device.type != "cpu":
         return torch.matmul(x, weight)

@@ -35,6 +35,8 @@ CONTRACT: dict[str, Callable[[Subject], None]] = {
         programs.exported,
         programs.compiled,
         programs.functional,
+        programs.in_forward_mode,
+        programs.gradients_in_batches,
         programs.results_of_its_own,
         programs.differentiated_twice,
         programs.called_twice,

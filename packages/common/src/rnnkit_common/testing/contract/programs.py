@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from ..interop import check_compile, check_export, check_script
-from .subject import Subject, assert_same, has_batch_norm, tensors, weighted
+from .subject import Subject, assert_same, has_batch_norm, tensors, weighted, weights
 
 
 def checkpointed(s: Subject) -> None:
@@ -75,13 +77,17 @@ def copied(s: Subject) -> None:
 
 
 def without_a_device(s: Subject) -> None:
-    """A module made on the meta device has the shapes of its outputs, and works once it has memory and weights."""
+    """On the meta device and with fake tensors, a module has the shapes of its outputs; it works once it has memory and weights."""
     expected, state = s.run(s.make()), s.make().state_dict()
     with torch.device("meta"):
         module = s.make()
     inputs = torch.utils._pytree.tree_map(lambda t: t.detach().to("meta") if isinstance(t, Tensor) else t, s.inputs())
     shapes = [t.shape for t in tensors(module(*inputs))]
     assert shapes == [t.shape for t in expected.outputs]
+    mode = FakeTensorMode()
+    fakes = torch.utils._pytree.tree_map(lambda t: mode.from_tensor(t) if isinstance(t, Tensor) else t, s.inputs())
+    with mode:
+        assert [t.shape for t in tensors(s.make()(*fakes))] == shapes
     module = module.to_empty(device="cpu")
     module.load_state_dict(state)
     assert_same(s.run(module.train(s.make().training)), expected)
@@ -149,6 +155,49 @@ def functional(s: Subject) -> None:
         torch.testing.assert_close(torch.utils._pytree.tree_map(lambda t, i=i: t[i], together), found, rtol=1e-4, atol=1e-5)
 
 
+def in_forward_mode(s: Subject) -> None:
+    """Tangents of dual numbers are what gradients say, for inputs and parameters, whether or not those want gradients."""
+    module = s.make().eval()
+    inputs = s.inputs()
+    leaves = [t for t in (*tensors(inputs), *module.parameters()) if t.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    direction = [torch.randn(t.shape, generator=generator) for t in leaves]
+    grads = torch.autograd.grad(weighted(tensors(module(*inputs))), leaves, allow_unused=True)
+    expected = sum(float((g * v).sum()) for g, v in zip(grads, direction, strict=True) if g is not None)
+    given = dict(zip(map(id, leaves), direction, strict=True))
+
+    def dual(t: Any, wanted: bool) -> Any:
+        return forward_ad.make_dual(t.detach().requires_grad_(wanted), given[id(t)]) if id(t) in given else t
+
+    for wanted in (True, False):
+        with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+            parameters = {name: dual(p, wanted) for name, p in module.named_parameters()}
+            arguments = torch.utils._pytree.tree_map(lambda t, wanted=wanted: dual(t, wanted), inputs)
+            outputs = tensors(torch.func.functional_call(module, parameters, arguments))
+            pairs = [forward_ad.unpack_dual(t) for t in outputs if t.is_floating_point()]
+            slope = sum(float((weights(t) * tangent).detach().sum()) for t, tangent in pairs if tangent is not None)
+        assert slope == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def gradients_in_batches(s: Subject) -> None:
+    """torch.autograd.grad with several gradients of the outputs at once, as jacobian(vectorize=True) takes them."""
+    module, inputs = s.make(), s.inputs()
+    leaves = [t for t in (*tensors(inputs), *module.parameters()) if t.requires_grad]
+    outputs = [t for t in tensors(module(*inputs)) if t.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    seeds = [torch.randn(3, *t.shape, generator=generator) for t in outputs]
+    options: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
+
+    def take(seeds: list[Tensor], **more: bool) -> list[Tensor | None]:
+        return [*torch.autograd.grad(outputs, leaves, seeds, **options, **more)]
+
+    together = torch.func.vmap(lambda *seeds: take(list(seeds)))(*seeds)
+    for found in (take(seeds, is_grads_batched=True), together):
+        for i in range(3):
+            expected = take([seed[i] for seed in seeds])
+            torch.testing.assert_close([None if f is None else f[i] for f in found], expected)
+
+
 def results_of_its_own(s: Subject) -> None:
     """Outputs are contiguous, and states no views: truncated BPTT detaches them in place."""
     out, *states = tensors(s.make()(*s.inputs()))
@@ -195,9 +244,10 @@ def differentiated_twice(s: Subject) -> None:
     except RuntimeError as error:  # torch's fast attention has first derivatives only, and says so
         if "attention" not in str(error):
             raise
-        attention = torch.nn.attention.sdpa_kernel(SDPBackend.MATH)
+        attention = sdpa_kernel(SDPBackend.MATH)
     with attention:
         parts = first(create_graph=True)
+        torch.testing.assert_close(parts, first(create_graph=False))
         exact = slope(torch.stack(parts).sum())
         # every second one: then the gradients of the others are undefined
         halves = [slope(torch.stack(half).sum()) for half in (parts[::2], parts[1::2]) if half]

@@ -64,8 +64,13 @@ def weighted(outputs: list[Tensor]) -> Tensor:
     total = torch.zeros(())
     for t in outputs:
         if t.requires_grad:
-            total = total + (torch.linspace(-1, 1, t.numel(), dtype=t.dtype).view(t.shape) * t).sum()
+            total = total + (weights(t) * t).sum()
     return total
+
+
+def weights(t: Tensor) -> Tensor:
+    """A different number for each element."""
+    return torch.linspace(-1, 1, t.numel(), dtype=t.dtype).view(t.shape)
 
 
 def assert_same(found: Results, expected: Results, **options: Any) -> None:
