@@ -27,6 +27,7 @@ def work(family: str, options: list[str]) -> bool:
     compiling = {**os.environ, "RNNKIT_SANITIZE": "1", "RNNKIT_QUICK": "1", "MAX_JOBS": "1"}
     running = {
         **compiling,
+        "OMP_NUM_THREADS": "1",  # tests that are about threads ask for theirs
         "LD_PRELOAD": ":".join(runtimes),
         # CPython and torch keep memory until they end; who asks for more than there is gets an error, as without sanitizer
         "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
