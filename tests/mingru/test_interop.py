@@ -48,6 +48,9 @@ def test_opcheck(gates: int, layout: str, masks: bool) -> None:
     grad_out, grad_last = torch.randn(2, 20, 4), torch.randn(2, 4) if masks else None
     planes = [p.detach() for p in planes]
     check_op(ops.scan_backward, [grad_out, grad_last, planes, carries.detach(), None, lengths, reset, gates, 0, 0.5, False])
+    x, weight = torch.randn(2, 20, 3, requires_grad=True), torch.randn(4 * (gates + 1), 3, requires_grad=True)
+    bias = torch.randn(4 * (gates + 1), requires_grad=True) if masks else None
+    check_op(ops.layer, [x, weight, bias, h0, lengths, reset, gates, 0, 0.5, False, True])
     check_op(ops.step, [torch.randn(2, 4 * (gates + 1)), h0.detach() if masks else None, gates, 0, 0.5])
 
 

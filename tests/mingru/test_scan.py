@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from mingru import functional, reference
-from rnnkit_common.testing import Backend, scans, some_sanitized
+from rnnkit_common.testing import Backend, check_layer, scans, some_sanitized
 from rnnkit_common.testing.backends import MULTIPROCESSORS
 from torch import Tensor
 
@@ -127,3 +127,23 @@ def test_outputs_lie_in_memory_as_the_planes_do(backend: Backend) -> None:
     assert out.transpose(0, 1).is_contiguous()
     (grad,) = torch.autograd.grad(out.sum(), planes)
     assert grad.transpose(0, 1).is_contiguous()
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize(("gates", "with_bias", "reverse"), [(1, True, False), (2, False, True)])
+@pytest.mark.parametrize("sizes", [(5, 4), (600, 300)], ids=["small", "large"])
+def test_a_layer_in_one_op_is_its_product_and_its_scan(
+    host_backends: Backend, sizes: tuple[int, int], gates: int, with_bias: bool, reverse: bool
+) -> None:
+    width, channels = sizes
+    planes = (gates + 1) * channels
+    weight, bias = torch.randn(planes, width) / width**0.5, torch.randn(planes) if with_bias else None
+    options = (torch.tensor([7, 4, 0]), torch.rand(3, 7) < 0.2, reverse, "tanh")
+
+    def apart(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        return functional.scan([torch.nn.functional.linear(x, weight, bias)], gates, h0, *options)
+
+    def fused(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        return functional.layer_unchecked(x, weight, bias, gates, h0, *options)
+
+    check_layer(fused, apart, weight, bias, torch.randn(3, channels), width)

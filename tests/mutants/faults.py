@@ -36,6 +36,7 @@ def fault(name: str, file: str, *edits: str, families: str = "") -> Fault:
 
 _CPU_SCAN, _CUDA_SCAN = f"{CPU}/scan.h", f"{CUDA}/scan.h"
 _TENSORS, _SHARED = f"{COMMON}/include/rnnkit/scan_tensors.h", f"{COMMON}/shared.py"
+_LAYER, _DERIVATIVES, _PLAIN = f"{COMMON}/include/rnnkit/layer.h", f"{COMMON}/derivatives.py", f"{COMMON}/plain.py"
 
 SCAN_ON_THE_CPU = [
     fault(
@@ -318,6 +319,34 @@ TENSORS_AND_DERIVATIVES = [
         families="mingru",
     ),
     fault(
+        "rows of a time-major layer are those of its sequences",
+        _LAYER,
+        "flatten(time_major_ ? torch::stable::transpose(sequences, 0, 1) : sequences, 0, 1)",
+        "flatten(sequences, 0, 1)",
+        families="mingru sru",
+    ),
+    fault(
+        "a layer's weight is given the gradient of its bias only if it has one",
+        _LAYER,
+        "needs.weight ? torch::stable::matmul",
+        "needs.weight && needs.bias ? torch::stable::matmul",
+        families="qrnn",
+    ),
+    fault(
+        "autocast makes the products of a layer's backward",
+        _DERIVATIVES,
+        "            with without_autocast(x.device):  # which would take the products for its own\n",
+        "            if True:\n",
+        families="mingru",
+    ),
+    fault(
+        "an op takes the place of a product that torch has to see",
+        _PLAIN,
+        "needs_plain_torch() or autocast_enabled(x.device)",
+        "needs_plain_torch()",
+        families="qrnn",
+    ),
+    fault(
         "forward mode is not noticed",
         _SHARED,
         "return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())",
@@ -381,8 +410,8 @@ MINGRU = [
     fault(
         "the residual is the normalised input",
         _MODULES.format("mingru"),
-        "out = out + self.res_align(x)\n        return self.dropout(out), h_last.unsqueeze(2)\n",
-        "out = out + self.res_align(y)\n        return self.dropout(out), h_last.unsqueeze(2)\n",
+        "out = out + self.res_align(x)\n        return self.dropout(out), h_last.view(",
+        "out = out + self.res_align(y)\n        return self.dropout(out), h_last.view(",
     ),
     fault(
         "batch_first is False by default",
@@ -521,16 +550,10 @@ SRU = [
         "c.view(directions, c.shape[0], c.shape[1] // directions)",
     ),
     fault(
-        "with create_graph, rows of x and of U's gradient are paired in different orders",
-        "packages/sru/src/sru/_ops.py",
-        "_rows(x, grad_u).t() @ _rows(grad_u, grad_u)",
-        "_rows(x, x).t() @ _rows(grad_u, grad_u)",
-    ),
-    fault(
         "the product adds nothing to the gradient of x",
-        "packages/sru/src/sru/_ops.py",
-        "            grad_x = _add_product(grad_x, grad_u, weight, again)\n",
-        "            grad_x = grad_x\n",
+        "packages/sru/csrc/ops.h",
+        "order.sequences(add_linear(order.rows(grads[1]), rows, weight))",
+        "grads[1]",
     ),
     fault(
         "rescale is True by default",

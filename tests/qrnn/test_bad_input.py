@@ -112,9 +112,14 @@ def test_ops_keep_memory_safe_on_their_own(words: str, call) -> None:
 def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
     ops = torch.ops.rnnkit_qrnn
     h0, lengths, seed = torch.zeros(2, 4), torch.tensor([20, 7]), torch.tensor([3])
+    options = [2, 0.3, 1.0, False]
     for planes in ([torch.randn(2, 20, 12)], [torch.randn(2, 20, 4) for _ in range(3)]):
-        options = [2, 0.3, 1.0, False]
         check_survives(ops.scan, [planes, h0, lengths, seed, *options, True])
         carries = ops.scan(planes, h0, lengths, seed, *options, True)[2]
         given = [torch.randn(2, 20, 4), torch.randn(2, 4), planes, carries, h0, lengths, seed]
         check_survives(ops.scan_backward, [*given, *options], unread=[4])
+    x, weight, bias = torch.randn(2, 20, 3), torch.randn(12, 3), torch.randn(12)
+    check_survives(ops.layer, [x, weight, bias, h0, lengths, seed, *options, True])
+    _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, seed, *options, True)
+    given = [torch.randn(2, 20, 4), torch.randn(2, 4), x, weight, bias, planes, carries, lengths, seed]
+    check_survives(ops.layer_backward, [*given, *options, True, True, True], unread=[4])

@@ -43,6 +43,9 @@ def test_opcheck(pooling: str, layout: str) -> None:
     planes = [p.detach() for p in planes]
     grads = [torch.randn(2, 20, 4), torch.randn(2, 4)]
     check_op(ops.scan_backward, [*grads, planes, carries.detach(), None, lengths, seed, index, 0.3, 1.0, False])
+    x, weight = torch.randn(2, 20, 3, requires_grad=True), torch.randn(4 * total, 3, requires_grad=True)
+    bias = torch.randn(4 * total, requires_grad=True) if layout == "planes" else None
+    check_op(ops.layer, [x, weight, bias, h0, lengths, seed, index, 0.3, 1.0, False, True])
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from qrnn import functional, reference
 from qrnn._ops import POOLINGS
-from rnnkit_common.testing import Backend, scans, some_sanitized
+from rnnkit_common.testing import Backend, check_layer, scans, some_sanitized
 from rnnkit_common.testing.backends import MULTIPROCESSORS
 from torch import Tensor
 
@@ -138,3 +138,20 @@ def test_many_sequences_side_by_side(batch: int, backend: Backend) -> None:
     for reverse in (False, True):
         case = Case(batch=batch, channels=20, lengths=lengths, reverse=reverse, layout="time-major")
         scans.check_against_reference(case, backend.device)
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("sizes", [(5, 4), (600, 150)], ids=["small", "large"])
+def test_a_layer_in_one_op_is_its_product_and_its_scan(host_backends: Backend, sizes: tuple[int, int]) -> None:
+    width, channels = sizes
+    weight, bias = torch.randn(3 * channels, width) / width**0.5, torch.randn(3 * channels)
+    lengths = torch.tensor([7, 4, 0])
+
+    def apart(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        gates = torch.nn.functional.linear(x, weight, bias)
+        return functional.pool(gates, h0, "fo", lengths, True, True, 0.3, "salesforce", False)
+
+    def fused(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        return functional.layer_unchecked(x, weight, bias, h0, "fo", lengths, True, 0.3, "salesforce", False)
+
+    check_layer(fused, apart, weight, bias, torch.randn(3, channels), width)

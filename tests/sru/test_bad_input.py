@@ -6,7 +6,6 @@ import pytest
 import torch
 from rnnkit_common.testing import Backend, check_survives
 from sru import SRU, SRUCell, SRUpp, SRUppAttention, functional
-from sru._ops import ADD_PRODUCT
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
@@ -157,4 +156,6 @@ def test_the_bare_ops_survive_any_arguments(peephole: int, skip: int, host_backe
         check_survives(ops.layer, [inputs[1], weight, parameters, c0, *extras, 1, peephole, True, True])
         check_survives(ops.infer, [inputs[1], weight, parameters, c0, *extras, 1, peephole, True])
         check_survives(ops.product, [torch.randn(5, 4), weight])
-        check_survives(ADD_PRODUCT, [torch.randn(5, 4), torch.randn(5, 12), weight])
+        _, _, carries, u = ops.layer(inputs[1], weight, parameters, c0, *extras, 1, peephole, True, True)
+        given = [*grads, inputs[1], weight, parameters, u, carries, *extras]
+        check_survives(ops.layer_backward, [*given, 1, peephole, True, True, True, True])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from rnnkit_common.testing import Backend, scans, some_sanitized
+from rnnkit_common.testing import Backend, check_layer, scans, some_sanitized
 from rnnkit_common.testing.backends import MULTIPROCESSORS
 from rnnkit_common.testing.cases import strided
-from sru import reference
+from sru import functional, reference
 from torch import Tensor
 
 from .conftest import CSRC
@@ -155,3 +155,19 @@ def test_every_kernel_finds_lengths_out_of_range(backend: Backend) -> None:
             inputs, lengths = [torch.randn(2, 5, 9), torch.randn(rows, 3)], torch.tensor([5, value])
             with pytest.raises(RuntimeError, match="lengths"):
                 torch.ops.rnnkit_sru.scan(inputs, None, lengths, None, None, None, 0, 0, peephole, False, False)
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("width", [4, 300], ids=["small", "large"])
+def test_a_layer_in_one_op_is_its_product_and_its_recurrence(host_backends: Backend, width: int) -> None:
+    weight, bias, lengths = torch.randn(width, 3 * width) / width**0.5, torch.randn(2 * width), torch.tensor([7, 4, 0])
+    weight_c = torch.randn(2 * width)
+    others = {"lengths": lengths, "activation": "tanh", "bidirectional": True, "batch_first": True}
+
+    def apart(x: Tensor, weight: Tensor, bias: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor]:
+        return functional.recurrence(x @ weight, bias, weight_c, x, c0, **others)
+
+    def fused(x: Tensor, weight: Tensor, bias: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor]:
+        return functional.layer(x, weight, bias, weight_c, c0, **others)
+
+    check_layer(fused, apart, weight, bias, torch.randn(3, width), width)

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/layer.h>
 #include <rnnkit/scan_tensors.h>
 
 #include "options.h"
@@ -67,6 +68,29 @@ std::vector<Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> grad_h_
   return scan_backward_op<Engine>(t, grad_out, grad_h_last, carries, dispatch,
                                   [&](auto& p) { fill(p, t, reset, initial, reverse); })
       .in_one_list();
+}
+
+// `scan` of x weight^T + bias.
+template <class Engine>
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, std::optional<Tensor> bias,
+                                                 std::optional<Tensor> h0, std::optional<Tensor> lengths,
+                                                 std::optional<Tensor> reset, int64_t gates, int64_t activation,
+                                                 double initial, bool reverse, bool save) {
+  return layer_op(x, weight, bias, save, [&](const Tensor& planes) {
+    return scan<Engine>({planes}, h0, lengths, reset, gates, activation, initial, reverse, save);
+  });
+}
+
+template <class Engine>
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, Tensor x,
+                                                          Tensor weight, std::optional<Tensor> /*bias*/, Tensor planes,
+                                                          Tensor carries, std::optional<Tensor> lengths,
+                                                          std::optional<Tensor> reset, int64_t gates, int64_t activation,
+                                                          double initial, bool reverse, bool needs_x, bool needs_weight,
+                                                          bool needs_bias) {
+  const auto grads = scan_backward<Engine>(grad_out, grad_h_last, {planes}, carries, std::nullopt, lengths, reset, gates,
+                                           activation, initial, reverse);
+  return layer_backward_op(grads[0], grads[1], x, weight, {needs_x, needs_weight, needs_bias});
 }
 
 }  // namespace rnnkit

@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/layer.h>
 #include <rnnkit/scan_tensors.h>
 
 #include "options.h"
-#include "products.h"
 
 namespace rnnkit {
 
@@ -113,22 +113,40 @@ std::vector<Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> grad_c_
   return std::move(grads).in_one_list();
 }
 
+// x weight, for x [N, K] and weight [K, M]
+inline Tensor product(Tensor x, Tensor weight) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions");
+  return linear(x, torch::stable::transpose(weight, 0, 1));
+}
+
 // The layer whose highway is its input: U = x weight, and `scan` of it. U is returned where backward needs it.
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, Tensor parameters, std::optional<Tensor> c0,
                                                  std::optional<Tensor> lengths, std::optional<Tensor> pad,
                                                  std::optional<Tensor> mask, std::optional<Tensor> scale, int64_t activation,
                                                  int64_t peephole, bool bidirectional, bool save) {
-  using torch::stable::transpose;
-  STD_TORCH_CHECK(x.dim() == 3 && weight.dim() == 2, "x and weight: expected 3 and 2 dimensions");
-  const bool time_major = x.stride(0) < x.stride(1);  // then so is U: nothing is copied
-  const Tensor ordered = time_major ? transpose(x, 0, 1) : x;
-  const Tensor rows = product(torch::stable::flatten(ordered, 0, 1), weight);
-  const Tensor made = torch::stable::view(rows, {ordered.size(0), ordered.size(1), weight.size(1)});
-  const Tensor u = time_major ? transpose(made, 0, 1) : made;
-  auto [out, c_last, carries] = scan<Engine>({u, x, parameters}, c0, lengths, pad, mask, scale, activation,
-                                             int64_t(Skip::input), peephole, bidirectional, save);
-  return {out, c_last, carries, save ? u : torch::stable::new_empty(u, {0})};
+  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions");
+  return layer_op(x, torch::stable::transpose(weight, 0, 1), std::nullopt, save, [&](const Tensor& u) {
+    return scan<Engine>({u, x, parameters}, c0, lengths, pad, mask, scale, activation, int64_t(Skip::input), peephole,
+                        bidirectional, save);
+  });
+}
+
+// x's two gradients, of the highway and of the product, are added in the product.
+template <class Engine>
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_c_last, Tensor x,
+                                                          Tensor weight, Tensor parameters, Tensor u, Tensor carries,
+                                                          std::optional<Tensor> lengths, std::optional<Tensor> pad,
+                                                          std::optional<Tensor> mask, std::optional<Tensor> scale,
+                                                          int64_t activation, int64_t peephole, bool bidirectional,
+                                                          bool needs_x, bool needs_weight, bool /*needs_parameters*/) {
+  const auto grads = scan_backward<Engine>(grad_out, grad_c_last, {u, x, parameters}, carries, std::nullopt, lengths, pad,
+                                           mask, scale, activation, int64_t(Skip::input), peephole, bidirectional);
+  const RowOrder order(x);
+  const Tensor rows = order.rows(grads[0]), none = torch::stable::new_empty(x, {0});
+  return {needs_x ? order.sequences(add_linear(order.rows(grads[1]), rows, weight)) : none,
+          needs_weight ? torch::stable::matmul(torch::stable::transpose(order.rows(x), 0, 1), rows) : none, grads[2],
+          grads[3]};
 }
 
 // `layer` where no backward follows.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._shared import STEPS_PER_CARRY, empty_rows, state_dtype
+from ._shared import STEPS_PER_CARRY, empty_rows, state_dtype, without_autocast
 
 _LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
 
@@ -258,3 +258,98 @@ def register_derivatives(
     one_by_one(f"{name}_backward")
     backward = differentiable(f"{name}_backward", apply_backward)
     return differentiable(name, apply)
+
+
+def register_layer(
+    namespace: str,
+    *,
+    channels: Callable[..., int],
+    apart: Callable[..., tuple[Tensor, Tensor]],
+    planes_dim: int = 0,
+    extras: int = 2,
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Shapes and derivatives of the ops `layer` and `layer_backward`: a matrix product makes planes, and a scan takes them.
+
+    layer(Tensor x, Tensor weight, Tensor? bias, Tensor? h0, <extras>, <options>, bool save) -> (out, h_last, carries, planes)
+    layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor x, Tensor weight, Tensor? bias, Tensor planes, Tensor carries,
+        <extras>, <options>, bool needs_x, bool needs_weight, bool needs_bias) -> the gradients of x, weight, bias and h0
+
+    Args:
+        namespace: under which the library was compiled.
+        channels: D, from the weight and the options.
+        apart: (x, weight, bias, h0, *extras, *options, save) -> (out, h_last), by ops that are differentiated one by one: second
+            and higher derivatives go through it.
+        planes_dim: the dimension of the weight that becomes planes.
+        extras: number of optional tensors that have no gradient, such as lengths.
+
+    Returns:
+        The shortest way to call `layer`, which is differentiated if `save` is True.
+    """
+    ops = getattr(torch.ops, namespace)
+    op, op_backward = ops.layer.default, ops.layer_backward.default
+
+    @torch.library.register_fake(f"{namespace}::layer")
+    def _(x, weight, bias, h0, *rest):  # type: ignore[no-untyped-def]
+        *options, save = rest[extras:]
+        width, (batch, steps) = channels(weight, *options), x.shape[:2]
+        h_last = x.new_empty(batch, width, dtype=state_dtype(x))
+        carries = h_last.new_empty(batch, (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY * width if save else 0)
+        planes = empty_rows(x, weight.shape[planes_dim]) if save else x.new_empty(0)
+        return empty_rows(x, width), h_last, carries, planes
+
+    @torch.library.register_fake(f"{namespace}::layer_backward")
+    def _(grad_out, grad_h_last, x, weight, bias, *rest):  # type: ignore[no-untyped-def]
+        needs_x, needs_weight, needs_bias = rest[-3:]
+        h0 = x.new_empty(x.shape[0], channels(weight, *rest[2 + extras : -3]), dtype=state_dtype(x))
+        grad_x = empty_rows(x, x.shape[2]) if needs_x else x.new_empty(0)
+        grad_weight = weight.new_empty(weight.shape if needs_weight else 0)
+        return grad_x, grad_weight, bias.new_empty(bias.shape) if needs_bias else x.new_empty(0), h0
+
+    class Layer(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            ctx: Any, rest: tuple[Any, ...], x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None
+        ) -> tuple[Tensor, ...]:
+            with torch._C._AutoDispatchBelowAutograd():
+                out, h_last, carries, planes = op(x, weight, bias, h0, *rest)
+            ctx.options = rest[extras:]
+            ctx.save_for_backward(x, weight, bias, h0, planes, carries, *rest[:extras])
+            ctx.mark_non_differentiable(carries, planes)
+            ctx.set_materialize_grads(False)
+            return out, h_last, carries, planes
+
+        @staticmethod
+        def backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, *_: None) -> tuple[Any, ...]:
+            x, weight, bias, h0, *kept = ctx.saved_tensors
+            needs = ctx.needs_input_grad[1:]
+            if torch.is_grad_enabled():
+                with torch.enable_grad():
+                    # views, so that each is an input of its own
+                    given = [t if t is None else t.view_as(t) for t in (x, weight, bias, h0)]
+                    outputs = apart(*given, *kept[2:], *ctx.options)
+                    seeds = {o: g for o, g in zip(outputs, (grad_out, grad_h_last), strict=True) if g is not None}
+                    wanted = [t for t, needed in zip(given, needs, strict=True) if needed and t is not None]
+                    found = iter(torch.autograd.grad([*seeds], wanted, [*seeds.values()], create_graph=True))
+                return None, *(next(found) if needed else None for needed in needs)
+            if grad_out is None:
+                grad_out = x.new_zeros(*x.shape[:2], channels(weight, *ctx.options[:-1]))
+            if grad_h_last is not None:
+                grad_h_last = grad_h_last.contiguous()
+            with without_autocast(x.device):  # which would take the products for its own
+                grads = op_backward(grad_out, grad_h_last, x, weight, bias, *kept, *ctx.options[:-1], *needs[:3])
+            return None, *(grad if needed else None for grad, needed in zip(grads, needs, strict=True))
+
+    def apply(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+        return Layer.apply(rest, x, weight, bias, h0)  # type: ignore[no-untyped-call]
+
+    differentiable(f"{namespace}::layer", apply)
+
+    def call(*arguments: Any) -> tuple[Tensor, ...]:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return op(*arguments)  # which the graph has to show
+        if arguments[-1]:
+            return apply(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*arguments)
+
+    return call

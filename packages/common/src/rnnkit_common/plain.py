@@ -13,6 +13,8 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from ._shared import autocast_enabled, needs_plain_torch
+
 # Hooks that compute a weight before the module is called, and nothing else.
 _PARAMETRISATIONS = (BasePruningMethod, SpectralNorm, WeightNorm)
 
@@ -23,14 +25,22 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         return False
     if torch.compiler.is_compiling():  # where a call costs nothing, but what it does has to be known
         return True
-    hooked = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or "forward" in module.__dict__
-    if hooked or nn_module._has_any_global_hook():
+    if _hooked(module):
         return False
     return all(isinstance(hook, _PARAMETRISATIONS) for hook in module._forward_pre_hooks.values())
 
 
 def linear_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """The weight and bias that a plain nn.Linear multiplies with, parametrised or not; None for a module that has to be called."""
+    if (
+        type(module) is nn.Linear
+        and not torch.compiler.is_compiling()
+        and not _hooked(module)
+        and not module._forward_pre_hooks
+    ):
+        parameters = module._parameters  # the shortest way to nearly every layer's
+        if type(parameters.get("weight")) is nn.Parameter:
+            return parameters["weight"], parameters["bias"]  # type: ignore[return-value]
     if not isinstance(module, nn.Linear) or not is_plain(module, nn.Linear):
         return None
     for hook in module._forward_pre_hooks.values():
@@ -39,3 +49,16 @@ def linear_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     if any(type(t) not in (Tensor, nn.Parameter, type(None)) for t in (weight, bias)) and not torch.compiler.is_compiling():
         return None  # a subclass, such as a DTensor or a quantised weight, has a product of its own
     return weight, bias
+
+
+def fusible(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """The weight and bias of a product of x that an op may make along with what follows; None where torch has to see the product:
+    where it makes a graph, transforms derivatives, or changes dtypes."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_plain_torch() or autocast_enabled(x.device):
+        return None
+    return linear_parameters(linear)
+
+
+def _hooked(module: nn.Module) -> bool:
+    hooks = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or "forward" in module.__dict__ or nn_module._has_any_global_hook()

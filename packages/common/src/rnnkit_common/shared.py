@@ -59,6 +59,11 @@ def check_alike(name: str, planes: list[Tensor]) -> None:
 
 def autocast_enabled(device: torch.device) -> bool:
     """Whether autocast changes dtypes on this device; some, such as meta, know none."""
+    if not torch.jit.is_scripting():
+        if (
+            not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled()
+        ):  # the shortest way to nearly every answer
+            return False
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 

@@ -1,4 +1,4 @@
-"""The ops `scan`, `scan_backward` and `step` of `torch.ops.rnnkit_mingru`, as torch sees them.
+"""The ops `scan`, `layer`, `step`, and the backward ones, of `torch.ops.rnnkit_mingru`, as torch sees them.
 
 Importing this module loads the compiled library and teaches torch what C++ cannot say through the stable ABI: shapes for
 tracing (`register_fake`) and derivatives (`_derivatives.py`). Arguments:
@@ -13,19 +13,21 @@ tracing (`register_fake`) and derivatives (`_derivatives.py`). Arguments:
     save        keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16) * D)
 
 States (h0, h_last, carries) are float32, or float64 where the planes are. `step` is `scan` over one step, planes (B, P * D),
-without derivatives: it serves streaming, where the calls around a kernel cost more than the kernel.
+without derivatives: it serves streaming, where the calls around a kernel cost more than the kernel. `layer` is `scan` of the
+packed planes x weight^T + bias, for x (B, T, K): both in one op, because the calls of small layers cost more than their kernels.
 """
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import register_scan
+from ._derivatives import register_layer, register_scan
 from ._shared import channels_of, refuse_namesake, split_planes, state_dtype
 
 NAMESPACE = "rnnkit_mingru"
@@ -57,12 +59,17 @@ def register(namespace: str) -> SimpleNamespace:
         reference=composite,
     )
 
+    def apart(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+        return scan([torch.nn.functional.linear(x, weight, bias)], h0, *rest)[:2]
+
+    layer = register_layer(namespace, channels=lambda weight, gates, *_: weight.shape[0] // (gates + 1), apart=apart)
+
     @torch.library.register_fake(f"{namespace}::step")
     def _(planes, h, gates, activation, initial):  # type: ignore[no-untyped-def]
         out = planes.new_empty(planes.shape[0], planes.shape[1] // (gates + 1))
         return out, torch.empty_like(out, dtype=state_dtype(planes))
 
-    return SimpleNamespace(scan=scan)
+    return SimpleNamespace(scan=scan, layer=layer)
 
 
 refuse_namesake("mingru")

@@ -226,6 +226,31 @@ def scan(
 
 
 @torch.jit.unused
+def layer_unchecked(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gates: int,
+    h0: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+    activation: str,
+) -> tuple[Tensor, Tensor]:
+    """`scan` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K)."""
+    start = 0.5 if activation == "g" else 0.0
+    if h0 is not None:
+        h0 = check_state(h0, x, [x.shape[0], weight.shape[0] // (gates + 1)]).contiguous()
+    if reset is not None:
+        reset = _check_reset(reset, x)
+    wants = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    save = torch.is_grad_enabled() and (wants or (h0 is not None and h0.requires_grad))
+    kind = _activation_index(activation)
+    out, h_last, _, _ = _ops.CALLS.layer(x, weight, bias, h0, lengths, reset, gates, kind, start, reverse, save)
+    return out, h_last
+
+
+@torch.jit.unused
 def _composite(
     planes: list[Tensor],
     h0: Tensor | None,

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as mF
 from ._ops import ACTIVATIONS
+from ._plain import fusible
 from ._shared import check_input, check_lengths, check_state, check_tensor, pack_like
 from .convert import convert_state_dict
 
@@ -300,15 +301,14 @@ class _Layer(nn.Module):
         if not torch.jit.is_scripting():
             check_input(x, self.gate_hidden)
         y = self.norm(x)
-        out, h_last = self.scan(self.gate_hidden(y), h, 0, lengths, reset)
-        h_last = h_last.unsqueeze(0)
+        out, h_last = self.scan(y, h, 0, lengths, reset)
         if self.bidirectional:
-            backward, h_first = self.scan(self.gate_hidden_reverse(y), h, 1, lengths, reset)
+            backward, h_first = self.scan(y, h, 1, lengths, reset)
             out = torch.cat([out, backward], 2)
-            h_last = torch.stack([h_last.squeeze(0), h_first])
+            h_last = torch.stack([h_last, h_first])
         if self.residual:
             out = out + self.res_align(x)
-        return self.dropout(out), h_last.unsqueeze(2)
+        return self.dropout(out), h_last.view(2 if self.bidirectional else 1, h_last.shape[-2], 1, self.hidden_size)
 
     @torch.jit.export
     def step(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
@@ -325,11 +325,22 @@ class _Layer(nn.Module):
         return self.dropout(out), h_next
 
     def scan(
-        self, planes: Tensor, h: Optional[Tensor], direction: int, lengths: Optional[Tensor], reset: Optional[Tensor]
+        self, y: Tensor, h: Optional[Tensor], direction: int, lengths: Optional[Tensor], reset: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor]:
+        """One direction's projection of y and scan of it: out like y, and h (B, H)."""
         h0: Optional[Tensor] = None
         if h is not None:
             h0 = h[direction, :, 0, : self.hidden_size]
+        if not torch.jit.is_scripting():
+            parameters = fusible(self.gate_hidden_reverse if direction == 1 else self.gate_hidden, y)
+            if parameters is not None:
+                weight, bias = parameters
+                x = y.transpose(0, 1) if self.time_first else y
+                out, h_last = mF.layer_unchecked(
+                    x, weight, bias, self.gates, h0, lengths, reset, direction == 1, self.activation
+                )
+                return out.transpose(0, 1) if self.time_first else out, h_last
+        planes = self.gate_hidden_reverse(y) if direction == 1 else self.gate_hidden(y)
         if self.time_first:
             planes = planes.transpose(0, 1)
         out, h_last = mF.scan([planes], self.gates, h0, lengths, reset, direction == 1, self.activation)

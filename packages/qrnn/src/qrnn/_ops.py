@@ -1,4 +1,4 @@
-"""The ops `scan` and `scan_backward` of `torch.ops.rnnkit_qrnn`, as torch sees them.
+"""The ops `scan`, `layer`, and the backward ones, of `torch.ops.rnnkit_qrnn`, as torch sees them.
 
 Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments:
 
@@ -11,18 +11,21 @@ Importing this module loads the compiled library and teaches torch shapes and de
     scale     factor of the gates that let something in, where nothing is kept
     save      keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16) * D)
 
-States (h0, h_last, carries) are float32, or float64 where the planes are.
+States (h0, h_last, carries) are float32, or float64 where the planes are. `layer` is `scan` of the packed planes
+x weight^T + bias, for x (B, T, K): both in one op, because the calls of small layers cost more than their kernels.
 """
 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import register_scan
+from ._derivatives import register_layer, register_scan
 from ._shared import channels_of, refuse_namesake, split_planes
 
 NAMESPACE = "rnnkit_qrnn"
@@ -55,7 +58,12 @@ def register(namespace: str) -> SimpleNamespace:
         initial=lambda *_: 0.0,
         reference=composite,
     )
-    return SimpleNamespace(scan=scan)
+
+    def apart(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+        return scan([torch.nn.functional.linear(x, weight, bias)], h0, *rest)[:2]
+
+    layer = register_layer(namespace, channels=lambda weight, pooling, *_: weight.shape[0] // counts[pooling], apart=apart)
+    return SimpleNamespace(scan=scan, layer=layer)
 
 
 refuse_namesake("qrnn")

@@ -116,16 +116,46 @@ def pool(
     if gates.shape[2] % count != 0:
         raise ValueError(f"gates: expected {count} * H features for pooling '{pooling}', got {gates.shape[2]}")
     check_zoneout(zoneout, zoneout_mode)
+    scale, seed = _zoneout(gates, zoneout, zoneout_mode, training)
+    return _scan([gates], kind, count, hidden, lengths, batch_first, reverse, zoneout, scale, seed)
+
+
+@torch.jit.unused
+def layer_unchecked(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    hidden: Tensor | None,
+    pooling: str,
+    lengths: Tensor | None,
+    reverse: bool,
+    zoneout: float,
+    zoneout_mode: str,
+    training: bool,
+) -> tuple[Tensor, Tensor]:
+    """`pool` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K)."""
+    kind, count = pooling_index(pooling)
+    scale, seed = _zoneout(x, zoneout, zoneout_mode, training)
+    if hidden is not None:
+        hidden = check_state(hidden, x, [x.shape[0], weight.shape[0] // count], "hidden").contiguous()
+    wants = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    save = torch.is_grad_enabled() and (wants or (hidden is not None and hidden.requires_grad))
+    out, last, _, _ = _ops.CALLS.layer(x, weight, bias, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
+    return out, last
+
+
+def _zoneout(like: Tensor, zoneout: float, mode: str, training: bool) -> Tuple[float, Optional[Tensor]]:
+    """The factor of the gates, and the seed of what is drawn, or None."""
     scale = 1.0
     seed: Optional[Tensor] = None
     if zoneout > 0.0:
         if training:
-            seed = torch.randint(0x7FFFFFFFFFFFFFFF, [1], dtype=torch.int64, device=gates.device)
-            if zoneout_mode == "fastai" and zoneout < 1.0:
+            seed = torch.randint(0x7FFFFFFFFFFFFFFF, [1], dtype=torch.int64, device=like.device)
+            if mode == "fastai" and zoneout < 1.0:
                 scale = 1.0 / (1.0 - zoneout)
-        elif zoneout_mode == "salesforce":
+        elif mode == "salesforce":
             scale = 1.0 - zoneout
-    return _scan([gates], kind, count, hidden, lengths, batch_first, reverse, zoneout, scale, seed)
+    return scale, seed
 
 
 def _scan(

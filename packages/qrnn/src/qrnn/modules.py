@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as qF
-from ._plain import linear_parameters
+from ._plain import fusible, linear_parameters
 from ._shared import check_input, check_lengths, check_state, check_tensor, pack_like
 
 
@@ -150,6 +150,23 @@ class QRNNLayer(nn.Module):
             padding = torch.arange(X.shape[1 - batch_dim], device=X.device) >= lengths.unsqueeze(1)
             padding = padding if self.batch_first else padding.transpose(0, 1)
             X = X.masked_fill(padding.unsqueeze(2), 0.0)  # NaN there must not reach the weights' gradients
+        if not torch.jit.is_scripting():
+            parameters = fusible(self.linear, X) if self.window == 1 else None
+            if parameters is not None:
+                weight, bias = parameters
+                out, last = qF.layer_unchecked(
+                    X if self.batch_first else X.transpose(0, 1),
+                    weight,
+                    bias,
+                    hidden,
+                    self.pooling,
+                    lengths,
+                    self.backward,
+                    self.zoneout,
+                    self.zoneout_mode,
+                    self.training,
+                )
+                return (out if self.batch_first else out.transpose(0, 1)).contiguous(), last
         if self.window == 1:
             # in the order that X has in memory, so that nothing is copied
             turn = X.stride(0) < X.stride(1)

@@ -12,7 +12,7 @@ RNNKIT_LIBRARY_IMPL(CPU, m) {
   m.impl("product", TORCH_BOX(&rnnkit::product));
   m.impl("scan", TORCH_BOX(&rnnkit::scan<rnnkit::CpuEngine>));
   m.impl("layer", TORCH_BOX(&rnnkit::layer<rnnkit::CpuEngine>));
+  m.impl("layer_backward", TORCH_BOX(&rnnkit::layer_backward<rnnkit::CpuEngine>));
   m.impl("infer", TORCH_BOX(&rnnkit::infer<rnnkit::CpuEngine>));
-  m.impl("add_product", TORCH_BOX(&rnnkit::add_product));
   m.impl("scan_backward", TORCH_BOX(&rnnkit::scan_backward<rnnkit::CpuEngine>));
 }

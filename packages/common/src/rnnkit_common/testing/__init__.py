@@ -10,6 +10,7 @@ from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, some_sanitized,
 from .contract import CONTRACT, check_module_contract
 from .fuzz import check_survives
 from .interop import check_compile, check_export, check_op, check_script
+from .layers import check_layer
 from .parallel import (
     check_captured_training,
     check_current_stream,
@@ -34,6 +35,7 @@ __all__ = [
     "check_device_error",
     "check_distributed",
     "check_export",
+    "check_layer",
     "check_module_contract",
     "check_op",
     "check_replicas",

@@ -1,8 +1,9 @@
-// The matrix products of a layer. torch's matmul calls MKL; large ones, in float32 and on an x86 CPU, are made by oneDNN
+// Matrix products. torch's matmul calls MKL; large ones, in float32 and on an x86 CPU, are made by oneDNN
 // instead, through the op that torch.compile uses for nn.Linear: on an AMD EPYC 210 GFLOP/s instead of 165.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/tensors.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -14,8 +15,6 @@
 #include <vector>
 
 namespace rnnkit {
-
-using torch::stable::Tensor;
 
 template <size_t n>
 std::optional<Tensor> call(const char* op, const char* overload, std::array<StableIValue, n> stack) {
@@ -33,26 +32,28 @@ inline bool suits_onednn(const Tensor& x, const Tensor& weight) {
 #endif
 }
 
-// x weight, for x [N, K] and weight [K, M]
-inline Tensor product(Tensor x, Tensor weight) {
+// x weight^T + bias, for x [N, K], weight [M, K] and bias [M]
+inline Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias = std::nullopt) {
   using torch::stable::detail::from;
-  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(0),
-                  "x and weight: expected shapes (N, K) and (K, M)");
+  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1),
+                  "x and weight: expected shapes (N, K) and (M, K)");
+  STD_TORCH_CHECK(x.scalar_type() == weight.scalar_type() && same_device(x, weight),
+                  "weight: dtype or device differs from x's");
   if (suits_onednn(x, weight)) {
     const auto made = call<6>("mkldnn::_linear_pointwise", "",
-                              {from(x), from(torch::stable::transpose(weight, 0, 1)), from(std::optional<Tensor>()),
-                               from(std::string("none")), from(std::vector<double>()), from(std::optional<std::string>())});
+                              {from(x), from(weight), from(bias), from(std::string("none")), from(std::vector<double>()),
+                               from(std::optional<std::string>())});
     if (made) return *made;
   }
-  return torch::stable::matmul(x, weight);
+  return *call<3>("aten::linear", "", {from(x), from(weight), from(bias)});
 }
 
-// sum + x weight^T, for sum [N, K], x [N, M] and weight [K, M], on the CPU.
-inline Tensor add_product(Tensor sum, Tensor x, Tensor weight) {
+// sum + x weight^T, for sum [N, M], x [N, K] and weight [M, K]
+inline Tensor add_linear(Tensor sum, Tensor x, Tensor weight) {
   using torch::stable::detail::from;
   STD_TORCH_CHECK(sum.dim() == 2 && x.dim() == 2 && weight.dim() == 2 && sum.size(0) == x.size(0) &&
                       sum.size(1) == weight.size(0) && x.size(1) == weight.size(1),
-                  "total, x and weight: expected shapes (N, K), (N, M) and (K, M)");
+                  "sum, x and weight: expected shapes (N, M), (N, K) and (M, K)");
   if (suits_onednn(x, weight)) {
     const auto made = call<5>("mkldnn::_linear_pointwise", "binary",
                               {from(x), from(sum), from(weight), from(std::optional<Tensor>()), from(std::string("add"))});

@@ -1,0 +1,65 @@
+// A layer in one op, forward and backward: the product of x [B, T, K] with a weight makes planes [B, T, M], and a scan takes
+// them. SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <rnnkit/products.h>
+
+#include <tuple>
+
+namespace rnnkit {
+
+// Sequences [B, T, .] as the rows of a matrix, in the order that x has in memory, so that nothing is copied; and back.
+class RowOrder {
+ public:
+  explicit RowOrder(const Tensor& x)
+      : time_major_(checked(x).stride(0) < x.stride(1)), batch_(x.size(0)), steps_(x.size(1)) {}
+
+  Tensor rows(const Tensor& sequences) const {
+    return torch::stable::flatten(time_major_ ? torch::stable::transpose(sequences, 0, 1) : sequences, 0, 1);
+  }
+
+  Tensor sequences(const Tensor& rows) const {
+    if (!time_major_) return torch::stable::view(rows, {batch_, steps_, rows.size(1)});
+    return torch::stable::transpose(torch::stable::view(rows, {steps_, batch_, rows.size(1)}), 0, 1);
+  }
+
+ private:
+  static const Tensor& checked(const Tensor& x) {
+    STD_TORCH_CHECK(x.dim() == 3, "x: expected 3 dimensions");
+    return x;
+  }
+
+  const bool time_major_;
+  const int64_t batch_, steps_;
+};
+
+// Gradients that somebody needs; those of the others are not computed.
+struct Needs {
+  bool x, weight, bias;
+};
+
+// scan(planes) -> (out, h_last, carries), for weight [M, K]. The planes are returned where backward needs them.
+template <class Scan>
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_op(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                                                    bool save, Scan scan) {
+  STD_TORCH_CHECK(x.dim() == 3 && weight.dim() == 2, "x and weight: expected 3 and 2 dimensions");
+  if (bias) check_contiguous(*bias, x, x.scalar_type(), {weight.size(0)}, "bias");
+  const RowOrder order(x);
+  const Tensor planes = order.sequences(linear(order.rows(x), weight, bias));
+  auto [out, h_last, carries] = scan(planes);
+  return {out, h_last, carries, save ? planes : torch::stable::new_empty(planes, {0})};
+}
+
+// Of x, weight, bias and h0, from those of the planes and of h0.
+inline std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward_op(const Tensor& grad_planes, const Tensor& grad_h0,
+                                                                    const Tensor& x, const Tensor& weight, Needs needs) {
+  using torch::stable::transpose;
+  const RowOrder order(x);
+  const Tensor rows = order.rows(grad_planes), none = torch::stable::new_empty(x, {0});
+  const int64_t over_rows[] = {0};
+  return {needs.x ? order.sequences(linear(rows, transpose(weight, 0, 1))) : none,
+          needs.weight ? torch::stable::matmul(transpose(rows, 0, 1), order.rows(x)) : none,
+          needs.bias ? torch::stable::sum(rows, over_rows) : none, grad_h0};
+}
+
+}  // namespace rnnkit
