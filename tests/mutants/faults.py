@@ -319,10 +319,10 @@ TENSORS_AND_DERIVATIVES = [
         families="mingru",
     ),
     fault(
-        "rows of a time-major layer are those of its sequences",
+        "a layer whose input is time-major takes it for batch-major in the product alone",
         _LAYER,
-        "flatten(time_major_ ? torch::stable::transpose(sequences, 0, 1) : sequences, 0, 1)",
-        "flatten(sequences, 0, 1)",
+        "order.back(linear(order.of(x), weight, bias))",
+        "order.back(linear(x, weight, bias))",
         families="mingru sru",
     ),
     fault(
@@ -552,7 +552,7 @@ SRU = [
     fault(
         "the product adds nothing to the gradient of x",
         "packages/sru/csrc/ops.h",
-        "order.sequences(add_linear(order.rows(grads[1]), rows, weight))",
+        "order.back(add_linear(order.of(grads[1]), order.of(grads[0]), weight))",
         "grads[1]",
     ),
     fault(
@@ -753,8 +753,8 @@ RNNT_LOSS = [
     fault(
         "FastEmit weighs blanks too",
         "packages/rnnt_loss/src/rnnt_loss/_ops.py",
-        "return scale * ctx.options[-1] * label_occupancy, scale * blank_occupancy, *nothing",
-        "return scale * ctx.options[-1] * label_occupancy, scale * ctx.options[-1] * blank_occupancy, *nothing",
+        "(grad, blank_occupancy)",
+        "(of_label, blank_occupancy)",
     ),
     fault(
         "weights of a smoothed loss add up to more than 1",

@@ -1,6 +1,7 @@
 """Compiles all families with the address and undefined-behaviour sanitizers, and tests them: python sanitized.py [PYTEST OPTIONS].
 
-Emulated CUDA is included. A family at a time on each core; libraries stay in build/sanitized.
+Emulated CUDA is included. A family at a time on each core; libraries stay in build/sanitized, or, optimised, as long runs want
+them, in build/sanitized-long.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ FAMILIES = sorted((path.parent.name for path in ROOT.glob("packages/*/setup.py")
 def work(family: str, options: list[str]) -> bool:
     """Whether all was well; prints what was not."""
     start = time.perf_counter()
-    folder, base = ROOT / "packages" / family, ROOT / "build" / "sanitized" / family
+    kind = "sanitized" if options == ["-m", "sanitized"] else "sanitized-long"
+    folder, base = ROOT / "packages" / family, ROOT / "build" / kind / family
     runtimes = [
         subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in ("libasan.so", "libubsan.so")
     ]
-    compiling = {**os.environ, "RNNKIT_SANITIZE": "1", "RNNKIT_QUICK": "1", "MAX_JOBS": "1"}
+    compiling = {**os.environ, "RNNKIT_SANITIZE": "1" if kind == "sanitized" else "2", "RNNKIT_QUICK": "1", "MAX_JOBS": "1"}
     running = {
         **compiling,
         "OMP_NUM_THREADS": "1",  # tests that are about threads ask for theirs

@@ -115,7 +115,7 @@ std::vector<Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> grad_c_
 
 // x weight, for x [N, K] and weight [K, M]
 inline Tensor product(Tensor x, Tensor weight) {
-  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions");
+  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2, "x and weight: expected shapes (N, K) and (K, M)");
   return linear(x, torch::stable::transpose(weight, 0, 1));
 }
 
@@ -142,11 +142,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::
                                                           bool needs_x, bool needs_weight, bool /*needs_parameters*/) {
   const auto grads = scan_backward<Engine>(grad_out, grad_c_last, {u, x, parameters}, carries, std::nullopt, lengths, pad,
                                            mask, scale, activation, int64_t(Skip::input), peephole, bidirectional);
-  const RowOrder order(x);
-  const Tensor rows = order.rows(grads[0]), none = torch::stable::new_empty(x, {0});
-  return {needs_x ? order.sequences(add_linear(order.rows(grads[1]), rows, weight)) : none,
-          needs_weight ? torch::stable::matmul(torch::stable::transpose(order.rows(x), 0, 1), rows) : none, grads[2],
-          grads[3]};
+  const MemoryOrder order(x);
+  const auto none = [&] { return torch::stable::new_empty(x, {0}); };
+  const auto grad_weight = [&] {
+    return torch::stable::matmul(torch::stable::transpose(order.rows(x), 0, 1), order.rows(grads[0]));
+  };
+  return {needs_x ? order.back(add_linear(order.of(grads[1]), order.of(grads[0]), weight)) : none(),
+          needs_weight ? grad_weight() : none(), grads[2], grads[3]};
 }
 
 // `layer` where no backward follows.

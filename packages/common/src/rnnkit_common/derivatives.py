@@ -321,7 +321,7 @@ def register_layer(
         @staticmethod
         def backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, *_: None) -> tuple[Any, ...]:
             x, weight, bias, h0, *kept = ctx.saved_tensors
-            needs = ctx.needs_input_grad[1:]
+            _, *needs = ctx.needs_input_grad
             if torch.is_grad_enabled():
                 with torch.enable_grad():
                     # views, so that each is an input of its own
@@ -337,7 +337,7 @@ def register_layer(
                 grad_h_last = grad_h_last.contiguous()
             with without_autocast(x.device):  # which would take the products for its own
                 grads = op_backward(grad_out, grad_h_last, x, weight, bias, *kept, *ctx.options[:-1], *needs[:3])
-            return None, *(grad if needed else None for grad, needed in zip(grads, needs, strict=True))
+            return None, *[grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
 
     def apply(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         return Layer.apply(rest, x, weight, bias, h0)  # type: ignore[no-untyped-call]

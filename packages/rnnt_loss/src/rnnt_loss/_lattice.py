@@ -141,22 +141,29 @@ def solve(
     occupancies: bool = False,
     viterbi: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Score (B,), and occupancies (B, T, S or rows), (B, T, rows), if wanted."""
+    """Score (B,), and occupancies (B, T, S or rows), (B, T, rows), if wanted; blank may be (B, 1, T, rows)."""
     if rnnt_type == "constrained":
-        label = fold_constrained(label, blank, begin is not None)
-    batch, frames = blank.shape[:2]
-    t = torch.arange(frames, device=blank.device, dtype=blank.dtype)[:, None]
+        label = fold_constrained(label, blank[:, 0] if blank.dim() == 4 else blank, begin is not None)
+    if delay_penalty > 0 or emission_window is not None:
+        label = _restricted(label, boundary, delay_penalty, emission_window)
+    wanted = occupancies or wants_gradients([label, blank], None)
+    duration = 0 if rnnt_type == "regular" else 1
+    arcs = ([duration], [1], boundary, begin, duration > 0, viterbi, wanted, 1 + fastemit_lambda)
+    score, *found = _ops.lattice(label, blank, *arcs)
+    return score, *(t[:, 0] if t.dim() == 4 else t for t in found)
+
+
+def _restricted(label: Tensor, boundary: Tensor | None, delay_penalty: float, emission_window: Tensor | None) -> Tensor:
+    """Labels (B, T, S or rows) with what is for or against them at each frame."""
+    batch, frames = label.shape[:2]
+    t = torch.arange(frames, device=label.device, dtype=label.dtype)[:, None]
     if delay_penalty > 0:
         end = t.new_full((batch, 1, 1), frames) if boundary is None else boundary[:, 3, None, None]
         label = label + delay_penalty * ((end - 1) / 2 - t)
     if emission_window is not None:
         window = check_integers("emission_window", emission_window, [batch, label.shape[2], 2], label)
         label = label.masked_fill((t < window[:, None, :, 0]) | (t > window[:, None, :, 1]), -torch.inf)
-    wanted = occupancies or wants_gradients([label, blank], None)
-    duration = 0 if rnnt_type == "regular" else 1
-    arcs = ([duration], [1], boundary, begin, duration > 0, viterbi, wanted, 1 + fastemit_lambda)
-    score, *found = _ops.lattice(label[:, None], blank[:, None], *arcs)
-    return score, *(t[:, 0] if t.dim() == 4 else t for t in found)
+    return label
 
 
 def reduce(score: Tensor, reduction: str, zero_infinity: bool = False) -> Tensor:

@@ -7,7 +7,7 @@ Importing this module loads the compiled library. Nodes are laid out as in `refe
     begin      (B, T) int64, the first row of a band, with a boundary; or None: rows are 0..S
 
 lattice(label (B, NL, T or T + 1, S or rows), blank (B, NB, T, rows), ...) -> score (B,), and the occupancies of label and blank
-    in their shapes, or (0,) unless `occupancies`. `label_weight` multiplies the labels' gradients alone (FastEmit).
+    in their shapes, or (0,) unless `occupancies`. One plane may come without its dimension. `label_weight` multiplies the labels' gradients alone (FastEmit).
 joint_scores(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, label_weight, reuse) -> label (B, T, S or rows),
     blank (B, len(blanks), T, rows), norm (B, T, rows). Logits are (B, T, rows, C), or packed (nodes, C) with `offsets` (B,).
     `kind` is the index of one of reference.MODES.
@@ -99,6 +99,7 @@ def _lattice_reference(
 ) -> Tensor:
     if viterbi or label_weight != 1:
         raise NotImplementedError("FastEmit and Viterbi paths have first derivatives only, and none under torch.func")
+    label, blank = (t.unsqueeze(1) if t.dim() == 3 else t for t in (label, blank))
     boundary = whole(boundary, blank.shape[0], label.shape[3], blank.shape[2], blank)
     return reference.lattice(label, blank, label_durations, blank_durations, boundary, begin, label_end)
 
@@ -225,8 +226,9 @@ def register(namespace: str) -> SimpleNamespace:
         if torch.is_grad_enabled():
             rest = (*ctx.options[:2], boundary, begin, *ctx.options[2:])
             return *_gradients(_lattice_reference, [label, blank], [grad], rest), *nothing
-        scale = grad[:, None, None, None]
-        return scale * ctx.options[-1] * label_occupancy, scale * blank_occupancy, *nothing
+        of_label = grad if ctx.options[-1] == 1 else ctx.options[-1] * grad
+        pairs = ((of_label, label_occupancy), (grad, blank_occupancy))
+        return *(t * scale.view(-1, *[1] * (t.dim() - 1)) for scale, t in pairs), *nothing
 
     calls.lattice = with_backward(f"{namespace}::lattice", setup_lattice, lattice_backward)
 

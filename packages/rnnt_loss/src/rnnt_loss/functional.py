@@ -129,7 +129,7 @@ def rnnt_loss(
     label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
     score, *occupancies = solve(
         label,
-        blanks[:, 0],
+        blanks,
         rnnt_type,
         boundary,
         delay_penalty=delay_penalty,
@@ -187,9 +187,7 @@ def rnnt_loss_packed(
         raise ValueError(f"logits: expected {int(nodes.sum())} nodes, as the boundary says, got {logits.shape[0]}")
     options = (num_frames, [blank], _ops.SOFTMAX, 0.0, 1.0, reuse_logits)
     label, blanks = _ops.joint_scores(logits.contiguous(), symbols, checked, None, offsets, *options)
-    score, _, _ = solve(
-        label, blanks[:, 0], rnnt_type, checked, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda
-    )
+    score, _, _ = solve(label, blanks, rnnt_type, checked, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
     return reduce(score, reduction, zero_infinity)
 
 
@@ -309,7 +307,7 @@ def rnnt_loss_pruned(
     label, blanks = _ops.joint_scores(logits, symbols, boundary, begin, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
     score, *occupancies = solve(
         label,
-        blanks[:, 0],
+        blanks,
         rnnt_type,
         boundary,
         begin,
@@ -586,10 +584,10 @@ def mutual_information_recursion(
     boundary = check_boundary(boundary, batch, symbols, frames, px)
     wanted = return_grad or wants_gradients([px, py], None)
     arcs = ([0 if columns > frames else 1], [1], boundary, None, True, False, wanted, 1.0)
-    score, *found = _ops.lattice(px.transpose(1, 2)[:, None], py.transpose(1, 2)[:, None], *arcs)
+    score, *found = _ops.lattice(px.transpose(1, 2), py.transpose(1, 2), *arcs)
     if not return_grad:
         return score
-    px_grad, py_grad = (t.flatten(0, 1).transpose(1, 2) for t in found)
+    px_grad, py_grad = (t.transpose(1, 2) for t in found)
     return score, (px_grad, py_grad)
 
 
@@ -636,7 +634,7 @@ def rnnt_align(
         logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
         options = (logits.shape[1], [blank], _ops.SOFTMAX, 0.0, 1.0, False)
         label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
-        score, taken, _ = solve(label, blanks[:, 0], rnnt_type, boundary, occupancies=True, viterbi=True)
+        score, taken, _ = solve(label, blanks, rnnt_type, boundary, occupancies=True, viterbi=True)
         if taken.shape[1] == 0:
             return score, symbols.new_full(symbols.shape, -1)
         most, frame = taken.max(1)
@@ -693,7 +691,7 @@ def tdt_loss(
     options = (frames, [blank], _ops.SOFTMAX, max(clamp, 0.0), label_weight, False)
     label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
     if omega > 0 and float(torch.rand(())) < omega:
-        score = solve(label, blanks[:, 0], "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
+        score = solve(label, blanks, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
         return reduce(score, reduction, zero_infinity)
     valid = reference.inside(_ops.whole(boundary, batch, rows - 1, frames, logits), None, frames, rows)
     lasts = torch.where(valid[..., None], lasts, 0.0).to(label.dtype).log_softmax(-1).permute(0, 3, 1, 2)
@@ -957,7 +955,7 @@ def _linear_scores(
     symbols = check_symbols(symbols, am.shape[0], lm.shape[1] - 1, weight.shape[0], boundary, am)
     given = (am, lm, weight, bias, symbols, boundary, begin, rows, blank, mode, rows_at_once)
     label, blanks = _ops.joiner_scores(*given)
-    return label, blanks[:, 0]
+    return label, blanks
 
 
 def _callable_scores(

@@ -83,7 +83,7 @@ def rnnt_loss(
     mode = _ops.SOFTMAX if fused_log_softmax else _ops.LOG_PROBS
     options = (boundary, None, None, logits.shape[1], [blank], mode, max(clamp, 0.0), 1 + fastemit_lambda, False)
     label, found = _ops.joint_scores(logits, symbols, *options)
-    score = solve(label, found[:, 0], "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
+    score = solve(label, found, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
     return reduce(score, reduction, zero_infinity)
 
 

@@ -115,7 +115,7 @@ def cpu_targets() -> list[str]:
 @functools.cache
 def _emulated(family: str, csrc: Path) -> tuple[Any, Any, Any]:
     """(configure(order, seed, multiprocessors), ops, the shortest ways to call them) of the family's CUDA code compiled for the CPU."""
-    name = "sanitized" if os.environ.get("RNNKIT_SANITIZE") == "1" else "plain"
+    name = {"1": "sanitized", "2": "sanitized-long"}.get(os.environ.get("RNNKIT_SANITIZE", ""), "plain")
     library = build.emulate(csrc, family, csrc.parent / "build" / "emulated" / name)
     torch.ops.load_library(str(library))
     namespace = f"rnnkit_{family}_emulated"

@@ -8,20 +8,14 @@
 
 namespace rnnkit {
 
-// Sequences [B, T, .] as the rows of a matrix, in the order that x has in memory, so that nothing is copied; and back.
-class RowOrder {
+// Sequences [B, T, .] in the order that x has in memory, [B, T, .] or [T, B, .], so that a product copies nothing; and back.
+class MemoryOrder {
  public:
-  explicit RowOrder(const Tensor& x)
-      : time_major_(checked(x).stride(0) < x.stride(1)), batch_(x.size(0)), steps_(x.size(1)) {}
+  explicit MemoryOrder(const Tensor& x) : time_major_(checked(x).stride(0) < x.stride(1)) {}
 
-  Tensor rows(const Tensor& sequences) const {
-    return torch::stable::flatten(time_major_ ? torch::stable::transpose(sequences, 0, 1) : sequences, 0, 1);
-  }
-
-  Tensor sequences(const Tensor& rows) const {
-    if (!time_major_) return torch::stable::view(rows, {batch_, steps_, rows.size(1)});
-    return torch::stable::transpose(torch::stable::view(rows, {steps_, batch_, rows.size(1)}), 0, 1);
-  }
+  Tensor of(const Tensor& sequences) const { return time_major_ ? torch::stable::transpose(sequences, 0, 1) : sequences; }
+  Tensor rows(const Tensor& sequences) const { return torch::stable::flatten(of(sequences), 0, 1); }
+  Tensor back(const Tensor& ordered) const { return of(ordered); }
 
  private:
   static const Tensor& checked(const Tensor& x) {
@@ -30,7 +24,6 @@ class RowOrder {
   }
 
   const bool time_major_;
-  const int64_t batch_, steps_;
 };
 
 // Gradients that somebody needs; those of the others are not computed.
@@ -44,8 +37,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_op(const Tensor& x, const Tenso
                                                     bool save, Scan scan) {
   STD_TORCH_CHECK(x.dim() == 3 && weight.dim() == 2, "x and weight: expected 3 and 2 dimensions");
   if (bias) check_contiguous(*bias, x, x.scalar_type(), {weight.size(0)}, "bias");
-  const RowOrder order(x);
-  const Tensor planes = order.sequences(linear(order.rows(x), weight, bias));
+  const MemoryOrder order(x);
+  const Tensor planes = order.back(linear(order.of(x), weight, bias));
   auto [out, h_last, carries] = scan(planes);
   return {out, h_last, carries, save ? planes : torch::stable::new_empty(planes, {0})};
 }
@@ -54,12 +47,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_op(const Tensor& x, const Tenso
 inline std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward_op(const Tensor& grad_planes, const Tensor& grad_h0,
                                                                     const Tensor& x, const Tensor& weight, Needs needs) {
   using torch::stable::transpose;
-  const RowOrder order(x);
-  const Tensor rows = order.rows(grad_planes), none = torch::stable::new_empty(x, {0});
+  const MemoryOrder order(x);
+  const Tensor rows = order.rows(grad_planes);
+  const auto none = [&] { return torch::stable::new_empty(x, {0}); };
   const int64_t over_rows[] = {0};
-  return {needs.x ? order.sequences(linear(rows, transpose(weight, 0, 1))) : none,
-          needs.weight ? torch::stable::matmul(transpose(rows, 0, 1), order.rows(x)) : none,
-          needs.bias ? torch::stable::sum(rows, over_rows) : none, grad_h0};
+  return {needs.x ? order.back(linear(order.of(grad_planes), transpose(weight, 0, 1))) : none(),
+          needs.weight ? torch::stable::matmul(transpose(rows, 0, 1), order.rows(x)) : none(),
+          needs.bias ? torch::stable::sum(rows, over_rows) : none(), grad_h0};
 }
 
 }  // namespace rnnkit

@@ -25,18 +25,18 @@ std::optional<Tensor> call(const char* op, const char* overload, std::array<Stab
 inline bool suits_onednn(const Tensor& x, const Tensor& weight) {
 #if defined(__x86_64__)
   constexpr int64_t kLarge = 1 << 18;  // below, a call's overhead is not won back
-  return x.is_cpu() && x.scalar_type() == torch::headeronly::ScalarType::Float && x.size(0) > 0 &&
+  return x.is_cpu() && x.scalar_type() == torch::headeronly::ScalarType::Float && x.numel() > 0 &&
          weight.size(0) * weight.size(1) >= kLarge;
 #else
   return false;
 #endif
 }
 
-// x weight^T + bias, for x [N, K], weight [M, K] and bias [M]
+// x weight^T + bias, for x [..., K], weight [M, K] and bias [M]
 inline Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias = std::nullopt) {
   using torch::stable::detail::from;
-  STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1),
-                  "x and weight: expected shapes (N, K) and (M, K)");
+  STD_TORCH_CHECK(x.dim() >= 2 && weight.dim() == 2 && x.size(-1) == weight.size(1),
+                  "x and weight: expected shapes (..., K) and (M, K)");
   STD_TORCH_CHECK(x.scalar_type() == weight.scalar_type() && same_device(x, weight),
                   "weight: dtype or device differs from x's");
   if (suits_onednn(x, weight)) {
@@ -48,12 +48,13 @@ inline Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias = std::
   return *call<3>("aten::linear", "", {from(x), from(weight), from(bias)});
 }
 
-// sum + x weight^T, for sum [N, M], x [N, K] and weight [M, K]
+// sum + x weight^T, for sum [..., M], x [..., K] and weight [M, K]
 inline Tensor add_linear(Tensor sum, Tensor x, Tensor weight) {
   using torch::stable::detail::from;
-  STD_TORCH_CHECK(sum.dim() == 2 && x.dim() == 2 && weight.dim() == 2 && sum.size(0) == x.size(0) &&
-                      sum.size(1) == weight.size(0) && x.size(1) == weight.size(1),
-                  "sum, x and weight: expected shapes (N, M), (N, K) and (M, K)");
+  STD_TORCH_CHECK(x.dim() >= 2 && sum.dim() == x.dim() && weight.dim() == 2 && sum.size(-1) == weight.size(0) &&
+                      x.size(-1) == weight.size(1),
+                  "sum, x and weight: expected shapes (..., M), (..., K) and (M, K)");
+  for (int64_t i = 0; i + 1 < x.dim(); ++i) STD_TORCH_CHECK(sum.size(i) == x.size(i), "sum and x: shapes");
   if (suits_onednn(x, weight)) {
     const auto made = call<5>("mkldnn::_linear_pointwise", "binary",
                               {from(x), from(sum), from(weight), from(std::optional<Tensor>()), from(std::string("add"))});

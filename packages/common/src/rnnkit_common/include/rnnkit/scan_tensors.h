@@ -159,7 +159,7 @@ std::tuple<Tensor, Tensor, Tensor> scan_forward_op(const ScanTensors& t, const s
 
 struct ScanGradients {
   std::vector<Tensor> planes;  // of the tensors that hold them
-  Tensor h0, sums;             // [B, D]; [kStateSums + kOutputSums, B, D]
+  Tensor h0, sums;             // [B, D]; [kStateSums + kOutputSums, B, D], undefined if there are none
 
   // What the ops return: a list in a tuple is more than torch's inductor can take.
   std::vector<Tensor> in_one_list() && {
@@ -181,13 +181,14 @@ ScanGradients scan_backward_op(const ScanTensors& t, const Tensor& grad_out, con
     using acc = acc_t<scalar_t>;
     ScanBackward<scalar_t, decltype(kind)> p;
     fill(p);
-    grads.sums = torch::stable::new_empty(grads.h0, {kind.kStateSums + kind.kOutputSums, t.batch, t.channels});
+    constexpr int sums = kind.kStateSums + kind.kOutputSums;
+    if (sums > 0) grads.sums = torch::stable::new_empty(grads.h0, {sums, t.batch, t.channels});
     p.carries = carries.template const_data_ptr<acc>();
     p.grad_out = ScanTensors::strided<const scalar_t>(grad_rows);
     p.grad_h_last = grad_h_last ? grad_h_last->template const_data_ptr<acc>() : nullptr;
     t.fill_planes(p.grad_in, grads.planes);
     p.grad_h0 = grads.h0.template mutable_data_ptr<acc>();
-    p.sums = grads.sums.template mutable_data_ptr<acc>();
+    p.sums = sums > 0 ? grads.sums.template mutable_data_ptr<acc>() : nullptr;
     Engine::run(p, t.device());
   });
   return grads;
