@@ -35,7 +35,8 @@ def fault(name: str, file: str, *edits: str, families: str = "") -> Fault:
 
 
 _CPU_SCAN, _CUDA_SCAN = f"{CPU}/scan.h", f"{CUDA}/scan.h"
-_TENSORS, _SHARED = f"{COMMON}/include/rnnkit/scan_tensors.h", f"{COMMON}/shared.py"
+_TENSORS = f"{COMMON}/include/rnnkit/scan_tensors.h"
+_CHECKS, _MODES, _LAYOUTS, _DISTRIBUTED = (f"{COMMON}/{name}.py" for name in ("checks", "modes", "tensors", "distributed"))
 _LAYER, _DERIVATIVES, _PLAIN = f"{COMMON}/include/rnnkit/layer.h", f"{COMMON}/derivatives.py", f"{COMMON}/plain.py"
 
 SCAN_ON_THE_CPU = [
@@ -310,10 +311,10 @@ TENSORS_AND_DERIVATIVES = [
         "                grad_h_last = grad_h_last\n            *grads",
         families="qrnn",
     ),
-    fault("lengths beyond T are let through", _SHARED, "if low < 0 or high > steps:", "if low < 0:", families="mingru"),
+    fault("lengths beyond T are let through", _CHECKS, "if low < 0 or high > steps:", "if low < 0:", families="mingru"),
     fault(
         "torch.func's transforms are not noticed",
-        _SHARED,
+        _MODES,
         "return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())",
         "return forward_ad._current_level >= 0",
         families="mingru",
@@ -348,40 +349,40 @@ TENSORS_AND_DERIVATIVES = [
     ),
     fault(
         "forward mode is not noticed",
-        _SHARED,
+        _MODES,
         "return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())",
         "return bool(torch._C._are_functorch_transforms_active())",
         families="mingru",
     ),
     fault(
         "a piece of a split scan begins with the state of the next",
-        _SHARED,
+        _DISTRIBUTED,
         "            mine = state\n",
         "            mine = a * state + b\n",
         families="mingru",
     ),
     fault(
         "tracing is told of another number of carries",
-        _SHARED,
+        _LAYOUTS,
         "STEPS_PER_CARRY = 16",
         "STEPS_PER_CARRY = 32",
         families="mingru",
     ),
     fault(
         "a gradient of h0 alone is not foreseen",
-        _SHARED,
+        _MODES,
         "wants = h0 is not None and h0.requires_grad",
         "wants = False",
         families="qrnn",
     ),
     fault(
         "what dropout keeps is not scaled",
-        _SHARED,
+        _LAYOUTS,
         "return torch.bernoulli(keep) / (1.0 - p)",
         "return torch.bernoulli(keep)",
         families="sru ligru",
     ),
-    fault("a state's device is not checked", _SHARED, "if h.device != x.device:", "if False:", families="mingru"),
+    fault("a state's device is not checked", _CHECKS, "if h.device != x.device:", "if False:", families="mingru"),
 ]
 
 _CELL, _MODULES = "packages/{}/csrc/cell.h", "packages/{0}/src/{0}/modules.py"

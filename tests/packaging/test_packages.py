@@ -41,6 +41,26 @@ def test_a_package_has_its_papers(package: Path) -> None:
     assert f"packages/{package.name}" in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize("package", FAMILIES, ids=lambda p: p.name)
+def test_links_lead_to_common_and_each_is_used(package: Path) -> None:
+    (init,) = package.glob("src/*/__init__.py")
+    sources = [path.read_text() for path in init.parent.glob("*.py")]
+    links = [path for path in init.parent.glob("*") if path.is_symlink()]
+    assert {"_checks.py", "_modes.py", "_names.py", "_tensors.py"} <= {path.name for path in links}
+    for path in links:
+        assert path.readlink() == Path("../../../common/src/rnnkit_common") / path.name.removeprefix("_")
+        assert any(f"from .{path.stem} import" in source for source in sources), path.name
+
+
+def test_a_checkout_without_symbolic_links_says_so(tmp_path: Path) -> None:
+    sources = tmp_path / "src" / "toy"
+    sources.mkdir(parents=True)
+    (sources / "__init__.py").touch()
+    (sources / "_checks.py").write_text("../../../common/src/rnnkit_common/checks.py")
+    with pytest.raises(RuntimeError, match="no symbolic links"):
+        build.extension_arguments(str(tmp_path / "setup.py"))
+
+
 def test_nox_knows_every_package() -> None:
     listed = subprocess.run([sys.executable, "-m", "nox", "-l"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for package in PACKAGES:

@@ -45,6 +45,7 @@ def extension_arguments(setup_file: str) -> dict[str, Any]:
 
     root = Path(setup_file).resolve().parent
     (family,) = (folder.name for folder in (root / "src").iterdir() if (folder / "__init__.py").exists())
+    _require_links(root / "src" / family)
     csrc = root / "csrc"
     sources = sorted([*csrc.glob("*.cpp"), *csrc.glob("cpu/*.cpp")])
     cuda_home = find_cuda()
@@ -81,6 +82,15 @@ def extension_arguments(setup_file: str) -> dict[str, Any]:
             "egg_info": {"tag_build": f"+{local}"} if local else {},
         },
     }
+
+
+def _require_links(sources: Path) -> None:
+    for path in sources.glob("_*.py"):
+        if path.read_text().startswith("../"):  # what git, or an unpacked archive, puts in the place of a link
+            raise RuntimeError(
+                f"{path} should be a link to {path.read_text().strip()}, but this checkout has no symbolic links: on Windows, enable "
+                "the developer mode and `git config core.symlinks true`, and check out again; or install from a wheel or an sdist"
+            )
 
 
 def find_cuda() -> Path | None:

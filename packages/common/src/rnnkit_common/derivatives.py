@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._shared import STEPS_PER_CARRY, empty_rows, state_dtype, without_autocast
+from ._modes import without_autocast
+from ._tensors import STEPS_PER_CARRY, empty_rows, state_dtype
 
 _LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
 

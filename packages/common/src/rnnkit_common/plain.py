@@ -13,7 +13,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ._shared import autocast_enabled, needs_plain_torch
+from ._modes import autocast_enabled, needs_plain_torch
 
 # Hooks that compute a weight before the module is called, and nothing else.
 _PARAMETRISATIONS = (BasePruningMethod, SpectralNorm, WeightNorm)

@@ -24,7 +24,8 @@ from torch import Tensor
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
 from ._derivatives import register_derivatives
-from ._shared import refuse_namesake, state_dtype
+from ._names import refuse_namesake
+from ._tensors import state_dtype
 
 NAMESPACE = "rnnkit_ligru"
 EXTRAS = 2  # lengths, mask

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as lF
+from ._checks import check_input, check_lengths, check_state, check_tensor
 from ._plain import is_plain, linear_parameters
-from ._shared import check_input, check_lengths, check_state, check_tensor, dropout_mask, pack_like, state_dtype
+from ._tensors import dropout_mask, pack_like, state_dtype
 
 
 class _Layer(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as mF
-from ._shared import check_input, check_state, check_tensor
+from ._checks import check_input, check_state, check_tensor
 from .modules import MinGRU, check_activation
 
 

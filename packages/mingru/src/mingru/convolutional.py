@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as mF
-from ._shared import check_input, check_state, check_tensor
+from ._checks import check_input, check_state, check_tensor
 from .cells import check_states, fresh_state
 from .modules import check_activation, check_dropout
 

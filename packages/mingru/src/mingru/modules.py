@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as mF
+from ._checks import check_input, check_lengths, check_state, check_tensor
 from ._ops import ACTIVATIONS
 from ._plain import fusible
-from ._shared import check_input, check_lengths, check_state, check_tensor, pack_like
+from ._tensors import pack_like
 from .convert import convert_state_dict
 
 

@@ -26,7 +26,8 @@ from torch import Tensor
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
 from ._derivatives import register_layer, register_scan
-from ._shared import channels_of, refuse_namesake, split_planes
+from ._names import refuse_namesake
+from ._tensors import channels_of, split_planes
 
 NAMESPACE = "rnnkit_qrnn"
 # Pooling, and its planes. "mult" is ForgetMult: its planes are values, all others pre-activations.

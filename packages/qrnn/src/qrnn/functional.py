@@ -17,18 +17,10 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import (
-    channels_of,
-    check_alike,
-    check_floating,
-    check_lengths,
-    check_state,
-    check_tensor,
-    needs_plain_torch,
-    run_reference,
-    split_scan,
-    wants_gradients,
-)
+from ._checks import check_alike, check_floating, check_lengths, check_state, check_tensor
+from ._distributed import split_scan
+from ._modes import needs_plain_torch, wants_gradients
+from ._tensors import channels_of, run_reference
 
 __all__ = ["forget_mult", "pool", "split_scan"]
 

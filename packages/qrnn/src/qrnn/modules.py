@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as qF
+from ._checks import check_input, check_lengths, check_state, check_tensor
 from ._plain import fusible, linear_parameters
-from ._shared import check_input, check_lengths, check_state, check_tensor, pack_like
+from ._tensors import pack_like
 
 
 class ForgetMult(nn.Module):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import check_floating, check_integers, check_tensor, is_free_to_read, needs_plain_torch, wants_gradients
+from ._checks import check_floating, check_integers, check_tensor
+from ._modes import is_free_to_read, needs_plain_torch, wants_gradients
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")

@@ -35,7 +35,9 @@ from torch import Tensor
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
 from ._derivatives import one_by_one, with_backward
-from ._shared import needs_plain_torch, refuse_namesake, state_dtype, without_autocast
+from ._modes import needs_plain_torch, without_autocast
+from ._names import refuse_namesake
+from ._tensors import state_dtype
 
 NAMESPACE = "rnnkit_rnnt_loss"
 SOFTMAX, HAT, LOG_PROBS = range(3)

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import _ops, reference
+from ._checks import check_tensor
 from ._lattice import (
     REDUCTIONS,
     RNNT_TYPES,
@@ -56,8 +57,8 @@ from ._lattice import (
     solve,
     with_unit_stride,
 )
+from ._modes import autocast_enabled, needs_plain_torch, wants_gradients
 from ._plain import linear_parameters
-from ._shared import autocast_enabled, check_tensor, needs_plain_torch, wants_gradients
 
 __all__ = [
     "check_values",

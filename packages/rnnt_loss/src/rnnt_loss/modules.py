@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from . import _ops, functional
+from ._checks import check_integers
 from ._lattice import check_choice, check_logits, may_read
+from ._modes import without_autocast
 from ._plain import is_plain
-from ._shared import check_integers, without_autocast
 
 NEMO_REDUCTIONS = ("none", "mean", "sum", "mean_volume")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _ops
+from ._checks import check_integers
 from ._lattice import (
     REDUCTIONS,
     check_boundary,
@@ -21,7 +22,6 @@ from ._lattice import (
     solve,
     with_unit_stride,
 )
-from ._shared import check_integers
 
 __all__ = ["RNNTLoss", "rnnt_loss"]
 

@@ -30,7 +30,8 @@ from torch import Tensor
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
 from ._derivatives import register_layer, register_scan, with_backward
-from ._shared import empty_rows, refuse_namesake, state_dtype
+from ._names import refuse_namesake
+from ._tensors import empty_rows, state_dtype
 
 NAMESPACE = "rnnkit_sru"
 EXTRAS = 4  # lengths, pad, mask, scale

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from . import functional as sF
-from ._shared import autocast_enabled, check_input, check_lengths, check_tensor, dropout_mask
+from ._checks import check_input, check_lengths, check_tensor
+from ._modes import autocast_enabled
+from ._tensors import dropout_mask
 from .convert import CellProduct, convert_state_dict
 
 

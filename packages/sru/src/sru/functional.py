@@ -17,17 +17,9 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._shared import (
-    autocast_enabled,
-    check_floating,
-    check_lengths,
-    check_state,
-    check_tensor,
-    needs_plain_torch,
-    run_reference,
-    state_dtype,
-    wants_gradients,
-)
+from ._checks import check_floating, check_lengths, check_state, check_tensor
+from ._modes import autocast_enabled, needs_plain_torch, wants_gradients
+from ._tensors import run_reference, state_dtype
 
 __all__ = ["layer", "recurrence"]
 

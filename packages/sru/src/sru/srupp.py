@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from ._shared import check_input, check_lengths, pack_like
+from ._checks import check_input, check_lengths
+from ._tensors import pack_like
 from .attention import SRUppAttention, SRUppProjectedLinear
 from .cell import SRUCell, check_sequence, clear_padding
 from .states import join_states, split_states

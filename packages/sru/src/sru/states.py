@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._shared import check_state, check_tensor
+from ._checks import check_state, check_tensor
 
 
 def split_states(

@@ -1,1 +1,0 @@
-../../../common/src/rnnkit_common/shared.py
