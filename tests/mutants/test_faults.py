@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,8 @@ def test_faults_differ_and_every_family_has_some() -> None:
     assert len({(fault.file, fault.edits) for fault in FAULTS}) == len(FAULTS) >= 60
     suites = [suite for fault in FAULTS for suite in fault.suites]
     assert all(suites.count(path.parent.name) >= 8 for path in ROOT.glob("packages/*/setup.py"))
+
+
+def test_the_results_are_those_of_the_faults() -> None:
+    rows = json.loads((ROOT / "tests" / "mutants" / "results.json").read_text())["faults"]
+    assert sorted((row["file"], row["fault"]) for row in rows) == sorted((fault.file, fault.name) for fault in FAULTS)
