@@ -135,11 +135,12 @@ def main() -> None:
         commands = {family: tests(family, options.emulate, workers) for family in FAMILIES}
         session.step("tests", seconds["tests"], commands, environment)
     if "measurements" in options.steps:
-        each = seconds["measurements"] / len(FAMILIES)
-        for family in FAMILIES:
-            command = [sys.executable, f"benchmarks/bench_{family}.py", "--device", device, "--folder", str(session.work)]
+        measured = ("calls", *FAMILIES)
+        each = seconds["measurements"] / len(measured)
+        for name in measured:
+            command = [sys.executable, f"benchmarks/bench_{name}.py", "--device", device, "--folder", str(session.work)]
             limits = ["--minutes", str(0.8 * each / 60), "--seconds", "1.0", "--no-compiling"]
-            session.step("measurements", each, {family: [*command, *limits]}, environment)
+            session.step("measurements", each, {name: [*command, *limits]}, environment)
     profiled = [sys.executable, "benchmarks/kernels.py", "--device", device]
     if "profile" in options.steps:
         ncu = shutil.which("ncu") or shutil.which("ncu", path="/usr/local/cuda/bin")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from mingru import functional, reference
+from mingru import MinGRU, functional, reference
 from rnnkit_common.testing import Backend
 from torch import Tensor
 
@@ -122,3 +122,31 @@ def test_torch_func() -> None:
         if i == 0:
             (row,) = torch.autograd.grad(expected[1, 2, 3], x)
             torch.testing.assert_close(hessian[1, 2, 3], row)
+
+
+class Stopped(torch.autograd.Function):
+    """Lets no gradient through."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_no_gradient_need_arrive(create_graph: bool) -> None:
+    x = torch.randn(2, 5, 3, requires_grad=True)
+    total = Stopped.apply(MinGRU(3, 4)(x)[0]).sum() + x.square().sum()
+    (grad,) = torch.autograd.grad(total, x, create_graph=create_graph)
+    torch.testing.assert_close(grad, 2 * x)
+
+
+def test_backward_under_a_dual_level_where_nothing_is_dual() -> None:
+    planes = torch.randn(2, 5, 8, requires_grad=True)
+    expected = torch.autograd.grad(functional.scan_packed(planes)[0].sum(), planes)
+    total = functional.scan_packed(planes)[0].sum()
+    with torch.autograd.forward_ad.dual_level():
+        torch.testing.assert_close(torch.autograd.grad(total, planes), expected)

@@ -367,3 +367,26 @@ def test_initialisation_is_upstreams() -> None:
     for layer, bound in zip(rnn.layers, (0.25, 0.125), strict=True):
         assert bound * 0.9 < layer.gate_hidden.weight.abs().max() <= bound
         assert layer.gate_hidden.bias.abs().max() <= bound
+
+
+def _bias_as_a_buffer(linear: nn.Linear) -> None:
+    bias = linear.bias.detach()
+    del linear.bias
+    linear.register_buffer("bias", bias)
+
+
+def _strided_bias(linear: nn.Linear) -> None:
+    linear.bias = nn.Parameter(torch.stack([linear.bias.detach()] * 2, 1)[:, 0])
+
+
+def _sparse_weight(linear: nn.Linear) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach().to_sparse_csr(), requires_grad=False)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("change", [_bias_as_a_buffer, _strided_bias, _sparse_weight])
+def test_parameters_may_be_whatever_a_linear_takes(change) -> None:
+    rnn, x = MinGRU(3, 8), torch.randn(2, 5, 3)
+    expected = rnn(x)
+    change(rnn.layers[0].gate_hidden)
+    torch.testing.assert_close(rnn(x), expected)

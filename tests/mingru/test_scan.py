@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from mingru import functional, reference
-from rnnkit_common.testing import Backend, check_layer, scans, some_sanitized
+from rnnkit_common.testing import Backend, check_layer, check_what_a_layer_keeps, scans, some_sanitized
 from rnnkit_common.testing.backends import MULTIPROCESSORS
 from torch import Tensor
 
@@ -147,3 +147,10 @@ def test_a_layer_in_one_op_is_its_product_and_its_scan(
         return functional.layer_unchecked(x, weight, bias, gates, h0, *options)
 
     check_layer(fused, apart, weight, bias, torch.randn(3, channels), width)
+
+
+def test_a_layer_keeps_what_a_linear_keeps(host_backends: Backend) -> None:
+    def layer(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        return functional.layer_unchecked(x, weight, bias, 1, h0, None, None, False, "g")
+
+    check_what_a_layer_keeps(layer, torch.randn(8, 5), torch.randn(8), 5)

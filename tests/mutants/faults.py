@@ -336,7 +336,7 @@ TENSORS_AND_DERIVATIVES = [
     fault(
         "autocast makes the products of a layer's backward",
         _DERIVATIVES,
-        "            with without_autocast(x.device):  # which would take the products for its own\n",
+        "            with without_autocast(planes.device):  # which would take the products for its own\n",
         "            if True:\n",
         families="mingru",
     ),
@@ -553,7 +553,7 @@ SRU = [
     fault(
         "the product adds nothing to the gradient of x",
         "packages/sru/csrc/ops.h",
-        "order.back(add_linear(order.of(grads[1]), order.of(grads[0]), weight))",
+        "order.back(add_linear(order.of(grads[1]), order.of(grads[0]), *weight))",
         "grads[1]",
     ),
     fault(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from qrnn import functional, reference
 from qrnn._ops import POOLINGS
-from rnnkit_common.testing import Backend, check_layer, scans, some_sanitized
+from rnnkit_common.testing import Backend, check_layer, check_what_a_layer_keeps, scans, some_sanitized
 from rnnkit_common.testing.backends import MULTIPROCESSORS
 from torch import Tensor
 
@@ -155,3 +155,10 @@ def test_a_layer_in_one_op_is_its_product_and_its_scan(host_backends: Backend, s
         return functional.layer_unchecked(x, weight, bias, h0, "fo", lengths, True, 0.3, "salesforce", False)
 
     check_layer(fused, apart, weight, bias, torch.randn(3, channels), width)
+
+
+def test_a_layer_keeps_what_a_linear_keeps(host_backends: Backend) -> None:
+    def layer(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        return functional.layer_unchecked(x, weight, bias, h0, "fo", None, False, 0.0, "salesforce", False)
+
+    check_what_a_layer_keeps(layer, torch.randn(12, 5), torch.randn(12), 5)

@@ -180,3 +180,15 @@ def test_torch_func() -> None:
         if i == 0:
             (row,) = torch.autograd.grad(expected[2, 1, 3], leaf)
             torch.testing.assert_close(hessian[2, 1, 3], row)
+
+
+def test_autocast_does_not_reach_into_a_layer() -> None:
+    """Neither its forward, called as a function, nor a backward that is differentiated again."""
+    x, weight, bias = torch.randn(5, 2, 4, requires_grad=True), torch.randn(4, 12), torch.randn(8)
+    expected = functional.layer(x, weight, bias)[0]
+    (grad,) = torch.autograd.grad(expected.square().sum(), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = functional.layer(x, weight, bias)[0]
+        (again,) = torch.autograd.grad(expected.detach().mul(2).mul(out).sum(), x, create_graph=True)
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(again, grad)

@@ -93,7 +93,7 @@ def results(suite: Suite, sources: Path, fetch: bool) -> list[str]:
         if not sources.exists():
             return [f"no sources: {' '.join(command)}"]
         return judge(suite, outcomes(suite, sources))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError, xml.etree.ElementTree.ParseError) as error:
         return [str(error)]
 
 

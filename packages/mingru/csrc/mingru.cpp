@@ -14,7 +14,7 @@ RNNKIT_LIBRARY(m) {
       "layer(Tensor x, Tensor weight, Tensor? bias, Tensor? h0, Tensor? lengths, Tensor? reset, int gates, int activation, "
       "float initial, bool reverse, bool save) -> (Tensor out, Tensor h_last, Tensor carries, Tensor planes)");
   m.def(
-      "layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor x, Tensor weight, Tensor? bias, Tensor planes, "
+      "layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor? x, Tensor? weight, Tensor? bias, Tensor planes, "
       "Tensor carries, Tensor? lengths, Tensor? reset, int gates, int activation, float initial, bool reverse, "
       "bool needs_x, bool needs_weight, bool needs_bias) "
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_h0)");

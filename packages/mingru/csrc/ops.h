@@ -82,12 +82,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, std::o
 }
 
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, Tensor x,
-                                                          Tensor weight, std::optional<Tensor> /*bias*/, Tensor planes,
-                                                          Tensor carries, std::optional<Tensor> lengths,
-                                                          std::optional<Tensor> reset, int64_t gates, int64_t activation,
-                                                          double initial, bool reverse, bool needs_x, bool needs_weight,
-                                                          bool needs_bias) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_h_last,
+                                                          std::optional<Tensor> x, std::optional<Tensor> weight,
+                                                          std::optional<Tensor> /*bias*/, Tensor planes, Tensor carries,
+                                                          std::optional<Tensor> lengths, std::optional<Tensor> reset,
+                                                          int64_t gates, int64_t activation, double initial, bool reverse,
+                                                          bool needs_x, bool needs_weight, bool needs_bias) {
   const auto grads = scan_backward<Engine>(grad_out, grad_h_last, {planes}, carries, std::nullopt, lengths, reset, gates,
                                            activation, initial, reverse);
   return layer_backward_op(grads[0], grads[1], x, weight, {needs_x, needs_weight, needs_bias});

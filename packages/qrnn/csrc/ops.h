@@ -57,12 +57,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, std::o
 }
 
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, Tensor x,
-                                                          Tensor weight, std::optional<Tensor> /*bias*/, Tensor planes,
-                                                          Tensor carries, std::optional<Tensor> lengths,
-                                                          std::optional<Tensor> seed, int64_t pooling, double zoneout,
-                                                          double scale, bool reverse, bool needs_x, bool needs_weight,
-                                                          bool needs_bias) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_h_last,
+                                                          std::optional<Tensor> x, std::optional<Tensor> weight,
+                                                          std::optional<Tensor> /*bias*/, Tensor planes, Tensor carries,
+                                                          std::optional<Tensor> lengths, std::optional<Tensor> seed,
+                                                          int64_t pooling, double zoneout, double scale, bool reverse,
+                                                          bool needs_x, bool needs_weight, bool needs_bias) {
   const auto grads = scan_backward<Engine>(grad_out, grad_h_last, {planes}, carries, std::nullopt, lengths, seed, pooling,
                                            zoneout, scale, reverse);
   return layer_backward_op(grads[0], grads[1], x, weight, {needs_x, needs_weight, needs_bias});

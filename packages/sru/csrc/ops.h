@@ -135,11 +135,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, Tensor
 // x's two gradients, of the highway and of the product, are added in the product.
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_c_last, Tensor x,
-                                                          Tensor weight, Tensor parameters, Tensor u, Tensor carries,
-                                                          std::optional<Tensor> lengths, std::optional<Tensor> pad,
-                                                          std::optional<Tensor> mask, std::optional<Tensor> scale,
-                                                          int64_t activation, int64_t peephole, bool bidirectional,
-                                                          bool needs_x, bool needs_weight, bool /*needs_parameters*/) {
+                                                          std::optional<Tensor> weight, Tensor parameters, Tensor u,
+                                                          Tensor carries, std::optional<Tensor> lengths,
+                                                          std::optional<Tensor> pad, std::optional<Tensor> mask,
+                                                          std::optional<Tensor> scale, int64_t activation, int64_t peephole,
+                                                          bool bidirectional, bool needs_x, bool needs_weight,
+                                                          bool needs_parameters) {
+  STD_TORCH_CHECK(!needs_x || weight, "weight: expected for the gradient of x");
   const auto grads = scan_backward<Engine>(grad_out, grad_c_last, {u, x, parameters}, carries, std::nullopt, lengths, pad,
                                            mask, scale, activation, int64_t(Skip::input), peephole, bidirectional);
   const MemoryOrder order(x);
@@ -147,8 +149,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::
   const auto grad_weight = [&] {
     return torch::stable::matmul(torch::stable::transpose(order.rows(x), 0, 1), order.rows(grads[0]));
   };
-  return {needs_x ? order.back(add_linear(order.of(grads[1]), order.of(grads[0]), weight)) : none(),
-          needs_weight ? grad_weight() : none(), grads[2], grads[3]};
+  return {needs_x ? order.back(add_linear(order.of(grads[1]), order.of(grads[0]), *weight)) : none(),
+          needs_weight ? grad_weight() : none(), needs_parameters ? grads[2] : none(), grads[3]};
 }
 
 // `layer` where no backward follows.

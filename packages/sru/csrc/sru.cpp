@@ -15,7 +15,7 @@ RNNKIT_LIBRARY(m) {
       "Tensor? scale, int activation, int peephole, bool bidirectional, bool save) "
       "-> (Tensor out, Tensor c_last, Tensor carries, Tensor u)");
   m.def(
-      "layer_backward(Tensor grad_out, Tensor? grad_c_last, Tensor x, Tensor weight, Tensor parameters, Tensor u, "
+      "layer_backward(Tensor grad_out, Tensor? grad_c_last, Tensor x, Tensor? weight, Tensor parameters, Tensor u, "
       "Tensor carries, Tensor? lengths, Tensor? pad, Tensor? mask, Tensor? scale, int activation, int peephole, "
       "bool bidirectional, bool needs_x, bool needs_weight, bool needs_parameters) "
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_parameters, Tensor grad_c0)");

@@ -35,7 +35,7 @@ def differentiable(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
     def kernel(*arguments: Any) -> Any:
         if torch.is_grad_enabled() and _any_requires_grad(arguments):
             return apply(*arguments)
-        if forward_ad._current_level >= 0:
+        if forward_ad._current_level >= 0 and _any_is_dual(arguments):
             raise NotImplementedError(f"{name} has no forward-mode derivative; the functions and modules around it do")
         with torch._C._AutoDispatchBelowAutograd():
             return op(*arguments)
@@ -108,6 +108,11 @@ def one_by_one(name: str) -> None:
     library.impl(short, older, "Batched")
     torch.library.register_vmap(name, each, lib=library)
     _LIBRARIES.append(library)
+
+
+def _any_is_dual(arguments: tuple[Any, ...]) -> bool:
+    tensors = [t for t in torch.utils._pytree.tree_leaves(arguments) if isinstance(t, Tensor)]
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 def _any_requires_grad(arguments: tuple[Any, ...]) -> bool:
@@ -265,23 +270,28 @@ def register_layer(
     namespace: str,
     *,
     channels: Callable[..., int],
-    apart: Callable[..., tuple[Tensor, Tensor]],
+    apart: Callable[..., list[Tensor]],
     planes_dim: int = 0,
     extras: int = 2,
+    scan_takes_inputs: bool = False,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Shapes and derivatives of the ops `layer` and `layer_backward`: a matrix product makes planes, and a scan takes them.
 
     layer(Tensor x, Tensor weight, Tensor? bias, Tensor? h0, <extras>, <options>, bool save) -> (out, h_last, carries, planes)
-    layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor x, Tensor weight, Tensor? bias, Tensor planes, Tensor carries,
+    layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor? x, Tensor? weight, Tensor? bias, Tensor planes, Tensor carries,
         <extras>, <options>, bool needs_x, bool needs_weight, bool needs_bias) -> the gradients of x, weight, bias and h0
+
+    As nn.Linear, the graph keeps x for the gradient of the weight, and the weight for that of x. It keeps the planes as an
+    output, through which second and higher derivatives go.
 
     Args:
         namespace: under which the library was compiled.
         channels: D, from the weight and the options.
-        apart: (x, weight, bias, h0, *extras, *options, save) -> (out, h_last), by ops that are differentiated one by one: second
-            and higher derivatives go through it.
+        apart: (grad_out, grad_h_last, x, bias, planes, carries, h0, *extras, *options) -> the gradients of the planes, what else the
+            scan takes, and h0: the op `scan_backward`, which can be differentiated again.
         planes_dim: the dimension of the weight that becomes planes.
         extras: number of optional tensors that have no gradient, such as lengths.
+        scan_takes_inputs: whether the scan itself takes x and what stands in the bias's place; then they are kept, too.
 
     Returns:
         The shortest way to call `layer`, which is differentiated if `save` is True.
@@ -299,12 +309,19 @@ def register_layer(
         return empty_rows(x, width), h_last, carries, planes
 
     @torch.library.register_fake(f"{namespace}::layer_backward")
-    def _(grad_out, grad_h_last, x, weight, bias, *rest):  # type: ignore[no-untyped-def]
+    def _(grad_out, grad_h_last, x, weight, bias, planes, *rest):  # type: ignore[no-untyped-def]
         needs_x, needs_weight, needs_bias = rest[-3:]
-        h0 = x.new_empty(x.shape[0], channels(weight, *rest[2 + extras : -3]), dtype=state_dtype(x))
-        grad_x = empty_rows(x, x.shape[2]) if needs_x else x.new_empty(0)
-        grad_weight = weight.new_empty(weight.shape if needs_weight else 0)
-        return grad_x, grad_weight, bias.new_empty(bias.shape) if needs_bias else x.new_empty(0), h0
+        none = planes.new_empty(0)
+        sizes = [planes.shape[2], x.shape[2]] if needs_weight else [0]
+        grad_bias = (
+            none if not needs_bias else torch.empty_like(bias) if scan_takes_inputs else planes.new_empty(planes.shape[2])
+        )
+        return (
+            empty_rows(planes, weight.shape[1 - planes_dim]) if needs_x else none,
+            planes.new_empty(sizes if planes_dim == 0 else sizes[::-1]),
+            grad_bias,
+            planes.new_empty(planes.shape[0], grad_out.shape[2], dtype=state_dtype(planes)),
+        )
 
     class Layer(torch.autograd.Function):
         @staticmethod
@@ -313,32 +330,56 @@ def register_layer(
         ) -> tuple[Tensor, ...]:
             with torch._C._AutoDispatchBelowAutograd():
                 out, h_last, carries, planes = op(x, weight, bias, h0, *rest)
-            ctx.options = rest[extras:]
-            ctx.save_for_backward(x, weight, bias, h0, planes, carries, *rest[:extras])
-            ctx.mark_non_differentiable(carries, planes)
+            ctx.options, ctx.width = rest[extras:-1], out.shape[2]
+            _, needs_x, needs_weight, _, _ = ctx.needs_input_grad
+            ctx.save_for_backward(
+                x if needs_weight or scan_takes_inputs else None,
+                weight if needs_x else None,
+                bias if scan_takes_inputs else None,
+                planes,
+                carries,
+                h0,
+                *rest[:extras],
+            )
+            ctx.mark_non_differentiable(carries)
             ctx.set_materialize_grads(False)
             return out, h_last, carries, planes
 
         @staticmethod
-        def backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, *_: None) -> tuple[Any, ...]:
-            x, weight, bias, h0, *kept = ctx.saved_tensors
+        def backward(
+            ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, _: None, grad_planes: Tensor | None
+        ) -> tuple[Any, ...]:
+            x, weight, bias, planes, carries, h0, *more = ctx.saved_tensors
             _, *needs = ctx.needs_input_grad
-            if torch.is_grad_enabled():
-                with torch.enable_grad():
-                    # views, so that each is an input of its own
-                    given = [t if t is None else t.view_as(t) for t in (x, weight, bias, h0)]
-                    outputs = apart(*given, *kept[2:], *ctx.options)
-                    seeds = {o: g for o, g in zip(outputs, (grad_out, grad_h_last), strict=True) if g is not None}
-                    wanted = [t for t, needed in zip(given, needs, strict=True) if needed and t is not None]
-                    found = iter(torch.autograd.grad([*seeds], wanted, [*seeds.values()], create_graph=True))
-                return None, *(next(found) if needed else None for needed in needs)
-            if grad_out is None:
-                grad_out = x.new_zeros(*x.shape[:2], channels(weight, *ctx.options[:-1]))
             if grad_h_last is not None:
                 grad_h_last = grad_h_last.contiguous()
-            with without_autocast(x.device):  # which would take the products for its own
-                grads = op_backward(grad_out, grad_h_last, x, weight, bias, *kept, *ctx.options[:-1], *needs[:3])
+            if grad_out is None:
+                grad_out = planes.new_zeros(*planes.shape[:2], ctx.width)
+            with without_autocast(planes.device):  # which would take the products for its own
+                if torch.is_grad_enabled() or grad_planes is not None:
+                    kept = (x, bias, planes, carries, h0, *more)
+                    grads = _differentiable(apart(grad_out, grad_h_last, *kept, *ctx.options), grad_planes, x, weight, needs)
+                else:
+                    grads = op_backward(
+                        grad_out, grad_h_last, x, weight, bias, planes, carries, *more, *ctx.options, *needs[:3]
+                    )
             return None, *[grad if needed else None for grad, needed in zip(grads, needs, strict=True)]
+
+    def _differentiable(
+        found: list[Tensor], grad_planes: Tensor | None, x: Tensor | None, weight: Tensor | None, needs: list[bool]
+    ) -> tuple[Tensor | None, ...]:
+        of_planes, *of_others, of_h0 = found
+        if grad_planes is not None:
+            of_planes = of_planes + grad_planes
+        of_x, of_bias = of_others if scan_takes_inputs else (None, of_planes.sum((0, 1)) if needs[2] else None)
+        if weight is not None:
+            product = of_planes @ (weight if planes_dim == 0 else weight.t())
+            of_x = product if of_x is None else of_x + product
+        of_weight = None
+        if x is not None and needs[1]:
+            pair = (of_planes, x) if planes_dim == 0 else (x, of_planes)
+            of_weight = torch.einsum("btm,btk->mk", *pair)
+        return of_x, of_weight, of_bias, of_h0
 
     def apply(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         return Layer.apply(rest, x, weight, bias, h0)  # type: ignore[no-untyped-call]

@@ -6,6 +6,8 @@ shard submodules, and whoever does so expects them to be called.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
@@ -38,17 +40,19 @@ def linear_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
         and not _hooked(module)
         and not module._forward_pre_hooks
     ):
-        parameters = module._parameters  # the shortest way to nearly every layer's
-        if type(parameters.get("weight")) is nn.Parameter:
-            return parameters["weight"], parameters["bias"]  # type: ignore[return-value]
+        parameters: dict[str, Any] = module._parameters  # the shortest way to nearly every layer's
+        weight, bias = parameters.get("weight"), parameters.get("bias", module)
+        if type(weight) is nn.Parameter and (bias is None or type(bias) is nn.Parameter) and weight.layout is torch.strided:
+            return weight, bias
     if not isinstance(module, nn.Linear) or not is_plain(module, nn.Linear):
         return None
     for hook in module._forward_pre_hooks.values():
         hook(module, ())
-    weight, bias = module.weight, module.bias
-    if any(type(t) not in (Tensor, nn.Parameter, type(None)) for t in (weight, bias)) and not torch.compiler.is_compiling():
-        return None  # a subclass, such as a DTensor or a quantised weight, has a product of its own
-    return weight, bias
+    weight_now, bias_now = module.weight, module.bias  # once: a parametrisation computes them
+    known = all(type(t) in (Tensor, nn.Parameter, type(None)) for t in (weight_now, bias_now))
+    if not (known and weight_now.layout is torch.strided) and not torch.compiler.is_compiling():
+        return None  # a subclass, such as a DTensor or a quantised weight, or a sparse one, has a product of its own
+    return weight_now, bias_now
 
 
 def fusible(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] | None:

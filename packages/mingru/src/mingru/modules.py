@@ -309,7 +309,7 @@ class _Layer(nn.Module):
             h_last = torch.stack([h_last, h_first])
         if self.residual:
             out = out + self.res_align(x)
-        return self.dropout(out), h_last.view(2 if self.bidirectional else 1, h_last.shape[-2], 1, self.hidden_size)
+        return self.dropout(out), h_last.view(2 if self.bidirectional else 1, h_last.shape[-2], 1, h_last.shape[-1])
 
     @torch.jit.export
     def step(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
@@ -340,7 +340,7 @@ class _Layer(nn.Module):
                 out, h_last = mF.layer_unchecked(
                     x, weight, bias, self.gates, h0, lengths, reset, direction == 1, self.activation
                 )
-                return out.transpose(0, 1) if self.time_first else out, h_last
+                return (out.transpose(0, 1) if self.time_first else out).contiguous(), h_last
         planes = self.gate_hidden_reverse(y) if direction == 1 else self.gate_hidden(y)
         if self.time_first:
             planes = planes.transpose(0, 1)

@@ -60,8 +60,10 @@ def register(namespace: str) -> SimpleNamespace:
         reference=composite,
     )
 
-    def apart(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
-        return scan([torch.nn.functional.linear(x, weight, bias)], h0, *rest)[:2]
+    def apart(
+        grad_out: Tensor, grad_h_last: Tensor | None, x: Tensor | None, bias: Tensor | None, planes: Tensor, *rest: Any
+    ) -> list[Tensor]:
+        return getattr(torch.ops, namespace).scan_backward(grad_out, grad_h_last, [planes], *rest)
 
     layer = register_layer(namespace, channels=lambda weight, pooling, *_: weight.shape[0] // counts[pooling], apart=apart)
     return SimpleNamespace(scan=scan, layer=layer)

@@ -79,14 +79,17 @@ def register(namespace: str) -> SimpleNamespace:
         grad_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
         return grad_x, x.t() @ grad if ctx.needs_input_grad[1] else None
 
-    def apart(x: Tensor, weight: Tensor, parameters: Tensor, c0: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
-        *extras, activation, peephole, bidirectional, save = rest
-        return scan([x @ weight, x, parameters], c0, *extras, activation, INPUT, peephole, bidirectional, save)[:2]
+    def apart(
+        grad_out: Tensor, grad_c_last: Tensor | None, x: Tensor, parameters: Tensor, u: Tensor, *rest: Any
+    ) -> list[Tensor]:
+        *kept, activation, peephole, bidirectional = rest
+        options = (activation, INPUT, peephole, bidirectional)
+        return getattr(torch.ops, namespace).scan_backward(grad_out, grad_c_last, [u, x, parameters], *kept, *options)
 
     def width(weight: Tensor, *_: Any) -> int:
         return weight.shape[1] // 3
 
-    layer = register_layer(namespace, channels=width, apart=apart, planes_dim=1, extras=EXTRAS)
+    layer = register_layer(namespace, channels=width, apart=apart, planes_dim=1, extras=EXTRAS, scan_takes_inputs=True)
     product = with_backward(f"{namespace}::product", setup_product, product_backward)
     return SimpleNamespace(scan=scan, layer=layer, product=product)
 

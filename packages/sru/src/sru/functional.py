@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import _ops
 from ._checks import check_floating, check_lengths, check_state, check_tensor
-from ._modes import autocast_enabled, needs_plain_torch, wants_gradients
+from ._modes import autocast_enabled, needs_plain_torch, wants_gradients, without_autocast
 from ._tensors import run_reference, state_dtype
 
 __all__ = ["layer", "recurrence"]
@@ -149,15 +149,16 @@ def layer(
             inputs = [rows @ weight, rows, parameters]
             h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, 1, peephole, bidirectional)
             return h if batch_first else h.transpose(0, 1), c
-    if wants_gradients([rows, weight, parameters], c0):
-        if torch.jit.is_scripting():
-            h, c, _, _ = torch.ops.rnnkit_sru.layer(
-                rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, True
-            )
-        else:
+    save = wants_gradients([rows, weight, parameters], c0)
+    if not torch.jit.is_scripting():
+        with without_autocast(x.device):  # which would change the dtype of U alone
             h, c, _, _ = _ops.CALLS.layer(
-                rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, True
+                rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, save
             )
+    elif save:
+        h, c, _, _ = torch.ops.rnnkit_sru.layer(
+            rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, True
+        )
     else:
         h, c = torch.ops.rnnkit_sru.infer(
             rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -44,3 +45,33 @@ def check_layer(fused: Layer, apart: Layer, weight: Tensor, bias: Tensor | None,
             for h0 in (state, None):
                 found = gradients(fused, x, h0, needed, autocast=True)
                 torch.testing.assert_close(found, gradients(apart, x, h0, needed, autocast=False), rtol=1e-4, atol=1e-4)
+
+
+def check_what_a_layer_keeps(layer: Layer, weight: Tensor, bias: Tensor, width: int) -> None:
+    """As nn.Linear's, the graph needs the input only for the gradient of the weight, the weight only for that of the input, and
+    the bias for nothing: the others may be changed in place. What it does need may not. And a product that is too large is an error.
+
+    Args:
+        layer: see `check_layer`.
+        weight, bias: of the layer.
+        width: K.
+    """
+
+    def run(needed: tuple[bool, bool], changed: int | None) -> list[Tensor]:
+        torch.manual_seed(0)
+        x = torch.randn(2, 7, width).requires_grad_(needed[0])
+        given = [x * 1, weight.clone().requires_grad_(needed[1]), bias.clone().requires_grad_()]
+        outputs = layer(given[0], given[1], given[2], None)
+        with torch.no_grad():
+            if changed is not None:
+                given[changed].mul_(1.5)
+        leaves = [t for t in (x, given[1]) if t.requires_grad]
+        return list(torch.autograd.grad(outputs[0].sum(), leaves))
+
+    for needed, free in (((True, False), 0), ((False, True), 1), ((True, True), 2)):
+        torch.testing.assert_close(run(needed, free), run(needed, None))
+    for needed, kept in (((True, True), 0), ((True, False), 1)):
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            run(needed, kept)
+    with pytest.raises(RuntimeError):
+        layer(torch.zeros(1, 1, width).expand(1 << 20, 1 << 20, width), weight, bias, None)

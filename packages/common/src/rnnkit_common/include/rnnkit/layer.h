@@ -26,7 +26,7 @@ class MemoryOrder {
   const bool time_major_;
 };
 
-// Gradients that somebody needs; those of the others are not computed.
+// Gradients that somebody needs; those of the others are not computed, and what they need need not be there.
 struct Needs {
   bool x, weight, bias;
 };
@@ -36,23 +36,30 @@ template <class Scan>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_op(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                                                     bool save, Scan scan) {
   STD_TORCH_CHECK(x.dim() == 3 && weight.dim() == 2, "x and weight: expected 3 and 2 dimensions");
-  if (bias) check_contiguous(*bias, x, x.scalar_type(), {weight.size(0)}, "bias");
+  if (bias)
+    STD_TORCH_CHECK(has_shape(*bias, {weight.size(0)}) && bias->scalar_type() == x.scalar_type() && same_device(*bias, x),
+                    "bias: not a tensor of the expected shape, dtype and device");
   const MemoryOrder order(x);
   const Tensor planes = order.back(linear(order.of(x), weight, bias));
   auto [out, h_last, carries] = scan(planes);
   return {out, h_last, carries, save ? planes : torch::stable::new_empty(planes, {0})};
 }
 
-// Of x, weight, bias and h0, from those of the planes and of h0.
+// Of x, weight, bias and h0, from those of the planes and of h0. The gradient of x needs the weight, and that of the weight
+// x.
 inline std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward_op(const Tensor& grad_planes, const Tensor& grad_h0,
-                                                                    const Tensor& x, const Tensor& weight, Needs needs) {
+                                                                    const std::optional<Tensor>& x,
+                                                                    const std::optional<Tensor>& weight, Needs needs) {
   using torch::stable::transpose;
-  const MemoryOrder order(x);
+  STD_TORCH_CHECK((!needs.x || weight) && (!needs.weight || x), "x and weight: expected what the gradients need");
+  STD_TORCH_CHECK(!x || (x->dim() == 3 && x->size(0) == grad_planes.size(0) && x->size(1) == grad_planes.size(1)),
+                  "x: expected shape (B, T, K)");
+  const MemoryOrder order(grad_planes);
   const Tensor rows = order.rows(grad_planes);
-  const auto none = [&] { return torch::stable::new_empty(x, {0}); };
+  const auto none = [&] { return torch::stable::new_empty(grad_planes, {0}); };
   const int64_t over_rows[] = {0};
-  return {needs.x ? order.back(linear(order.of(grad_planes), transpose(weight, 0, 1))) : none(),
-          needs.weight ? torch::stable::matmul(transpose(rows, 0, 1), order.rows(x)) : none(),
+  return {needs.x ? order.back(linear(order.of(grad_planes), transpose(*weight, 0, 1))) : none(),
+          needs.weight ? torch::stable::matmul(transpose(rows, 0, 1), order.rows(*x)) : none(),
           needs.bias ? torch::stable::sum(rows, over_rows) : none(), grad_h0};
 }
 

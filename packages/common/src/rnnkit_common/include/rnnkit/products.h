@@ -16,6 +16,7 @@
 
 namespace rnnkit {
 
+// The result of an op that this torch may lack, or nothing.
 template <size_t n>
 std::optional<Tensor> call(const char* op, const char* overload, std::array<StableIValue, n> stack) {
   if (torch_call_dispatcher(op, overload, stack.data(), TORCH_ABI_VERSION) != 0) return std::nullopt;
@@ -45,7 +46,9 @@ inline Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias = std::
                                from(std::optional<std::string>())});
     if (made) return *made;
   }
-  return *call<3>("aten::linear", "", {from(x), from(weight), from(bias)});
+  std::array<StableIValue, 3> stack{from(x), from(weight), from(bias)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // sum + x weight^T, for sum [..., M], x [..., K] and weight [M, K]

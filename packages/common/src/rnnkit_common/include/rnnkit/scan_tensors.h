@@ -66,7 +66,8 @@ class ScanTensors {
 
   Tensor empty_rows(int64_t width) const {  // uninitialised [B, T, width]
     if (!time_major_) return torch::stable::new_empty(tensors_[0], {batch, steps, width});
-    return torch::stable::transpose(torch::stable::new_empty(tensors_[0], {steps, batch, width}), 0, 1);
+    return new_empty_strided(tensors_[0], {batch, steps, width},
+                             {width, batch * width, 1});  // no view, which users may change
   }
 
   Tensor empty_state() const {  // uninitialised [B, D]

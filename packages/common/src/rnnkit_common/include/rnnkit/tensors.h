@@ -3,8 +3,11 @@
 #pragma once
 
 #include <rnnkit/types.h>
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <array>
+#include <optional>
 #include <vector>
 
 namespace rnnkit {
@@ -19,6 +22,20 @@ inline bool has_shape(const Tensor& t, const std::vector<int64_t>& shape) {
   bool fits = t.dim() == int64_t(shape.size());
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = t.size(i) == shape[i];
   return fits;
+}
+
+// Uninitialised memory like that of t, of any strides.
+inline Tensor new_empty_strided(const Tensor& t, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 7> stack{from(t),
+                                    from(sizes),
+                                    from(strides),
+                                    from(std::optional<ScalarType>()),
+                                    from(std::optional<torch::headeronly::Layout>()),
+                                    from(std::optional<torch::stable::Device>()),
+                                    from(std::optional<bool>())};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
 // A contiguous tensor of a fixed shape, on the device of `like`.

@@ -199,13 +199,22 @@ def gradients_in_batches(s: Subject) -> None:
 
 
 def results_of_its_own(s: Subject) -> None:
-    """Outputs are contiguous, and states no views: truncated BPTT detaches them in place."""
-    out, *states = tensors(s.make()(*s.inputs()))
-    assert out.is_contiguous()
-    for t in states:
-        assert t.is_contiguous()
-        t.detach_()
-        assert not t.requires_grad
+    """Outputs are contiguous, whatever the order of the input in memory, and may be changed in place; states are no views, as truncated
+    BPTT detaches them in place."""
+    for turned in (False, True):
+        module = s.make()
+        x, *others = s.inputs()
+        if turned and x.dim() == 3:
+            x = x.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+        for context in (contextlib.nullcontext(), torch.no_grad()):
+            with context:
+                out, *states = tensors(module(x, *others))
+                assert out.is_contiguous()
+                out.mul_(2)
+                for t in states:
+                    assert t.is_contiguous()
+                    t.detach_()
+                    assert not t.requires_grad
 
 
 def differentiated_twice(s: Subject) -> None:
