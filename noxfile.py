@@ -114,7 +114,8 @@ class Environment:
     def has_only(self, *families: str) -> None:
         """Of this repository, installs common and the wheels of some families; no other stays."""
         others = [f"rnnkit-{name.replace('_', '-')}" for name in FAMILIES if name not in families]
-        self.python("-m", "pip", "uninstall", "--quiet", "--yes", "--disable-pip-version-check", *others)
+        if others:
+            self.python("-m", "pip", "uninstall", "--quiet", "--yes", "--disable-pip-version-check", *others)
         wheels = [str(wheel(self.session, family)) for family in families]
         self.install("--no-deps", "--force-reinstall", "./packages/common", *wheels)
 
@@ -278,7 +279,7 @@ def wheels(session: nox.Session) -> None:
     environment, variables = _toolchain(session, "cu130")
     environment.install("pip>=25.3")  # for --build-constraint
     variables["MAX_JOBS"] = "1"
-    session.log(f"compiling {', '.join(FAMILIES)}: six to nine minutes on two cores")
+    session.log(f"compiling {', '.join(FAMILIES)}: some ten minutes on two cores")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         slow_first = sorted(FAMILIES, key=lambda family: family not in ("sru", "qrnn"))
         made = {family: pool.submit(_build, environment, family, family == "ligru", **variables) for family in slow_first}
