@@ -157,8 +157,7 @@ def register_scan(
         width = channels(x, *options)
         batch, steps = x[0].shape[:2]
         h_last = x[0].new_empty(batch, width, dtype=state_dtype(x[0]))
-        kept = (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY if save else 0
-        return empty_rows(x[0], width), h_last, h_last.new_empty(batch, kept * width)
+        return empty_rows(x[0], width), h_last, _empty_carries(h_last, steps if save else 0)
 
     @torch.library.register_fake(f"{namespace}::scan_backward")
     def _(grad_out, grad_h_last, x, carries, h0, *rest):  # type: ignore[no-untyped-def]
@@ -169,6 +168,11 @@ def register_scan(
     return register_derivatives(
         f"{namespace}::scan", kept=(2,), channels=channels, initial=initial, reference=reference, extras=extras
     )
+
+
+def _empty_carries(h_last: Tensor, steps: int) -> Tensor:
+    batch, width = h_last.shape
+    return h_last.new_empty(batch, (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY * width)
 
 
 def register_derivatives(
@@ -270,10 +274,9 @@ def register_layer(
     namespace: str,
     *,
     channels: Callable[..., int],
-    apart: Callable[..., list[Tensor]],
     planes_dim: int = 0,
     extras: int = 2,
-    scan_takes_inputs: bool = False,
+    scan_backward: Callable[..., list[Tensor]] | None = None,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Shapes and derivatives of the ops `layer` and `layer_backward`: a matrix product makes planes, and a scan takes them.
 
@@ -287,24 +290,32 @@ def register_layer(
     Args:
         namespace: under which the library was compiled.
         channels: D, from the weight and the options.
-        apart: (grad_out, grad_h_last, x, bias, planes, carries, h0, *extras, *options) -> the gradients of the planes, what else the
-            scan takes, and h0: the op `scan_backward`, which can be differentiated again.
         planes_dim: the dimension of the weight that becomes planes.
         extras: number of optional tensors that have no gradient, such as lengths.
-        scan_takes_inputs: whether the scan itself takes x and what stands in the bias's place; then they are kept, too.
+        scan_backward: calls the op of this name where the scan itself takes x and what stands in the bias's place, which are then
+            kept, too: (grad_out, grad_h_last, x, bias, planes, carries, h0, *extras, *options) -> the gradients of the planes, x,
+            bias and h0. Default: that of the planes alone.
 
     Returns:
         The shortest way to call `layer`, which is differentiated if `save` is True.
     """
     ops = getattr(torch.ops, namespace)
     op, op_backward = ops.layer.default, ops.layer_backward.default
+    scan_takes_inputs = scan_backward is not None
+
+    def of_planes_alone(
+        grad_out: Tensor, grad_h_last: Tensor | None, x: None, bias: None, planes: Tensor, *rest: Any
+    ) -> Any:
+        return ops.scan_backward(grad_out, grad_h_last, [planes], *rest)
+
+    apart = scan_backward or of_planes_alone
 
     @torch.library.register_fake(f"{namespace}::layer")
     def _(x, weight, bias, h0, *rest):  # type: ignore[no-untyped-def]
         *options, save = rest[extras:]
         width, (batch, steps) = channels(weight, *options), x.shape[:2]
         h_last = x.new_empty(batch, width, dtype=state_dtype(x))
-        carries = h_last.new_empty(batch, (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY * width if save else 0)
+        carries = _empty_carries(h_last, steps if save else 0)
         planes = empty_rows(x, weight.shape[planes_dim]) if save else x.new_empty(0)
         return empty_rows(x, width), h_last, carries, planes
 

@@ -20,7 +20,6 @@ packed planes x weight^T + bias, for x (B, T, K): both in one op, because the ca
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,12 +59,7 @@ def register(namespace: str) -> SimpleNamespace:
         reference=composite,
     )
 
-    def apart(
-        grad_out: Tensor, grad_h_last: Tensor | None, x: Tensor | None, bias: Tensor | None, planes: Tensor, *rest: Any
-    ) -> list[Tensor]:
-        return getattr(torch.ops, namespace).scan_backward(grad_out, grad_h_last, [planes], *rest)
-
-    layer = register_layer(namespace, channels=lambda weight, gates, *_: weight.shape[0] // (gates + 1), apart=apart)
+    layer = register_layer(namespace, channels=lambda weight, gates, *_: weight.shape[0] // (gates + 1))
 
     @torch.library.register_fake(f"{namespace}::step")
     def _(planes, h, gates, activation, initial):  # type: ignore[no-untyped-def]

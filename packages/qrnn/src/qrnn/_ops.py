@@ -18,9 +18,7 @@ x weight^T + bias, for x (B, T, K): both in one op, because the calls of small l
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
@@ -60,12 +58,7 @@ def register(namespace: str) -> SimpleNamespace:
         reference=composite,
     )
 
-    def apart(
-        grad_out: Tensor, grad_h_last: Tensor | None, x: Tensor | None, bias: Tensor | None, planes: Tensor, *rest: Any
-    ) -> list[Tensor]:
-        return getattr(torch.ops, namespace).scan_backward(grad_out, grad_h_last, [planes], *rest)
-
-    layer = register_layer(namespace, channels=lambda weight, pooling, *_: weight.shape[0] // counts[pooling], apart=apart)
+    layer = register_layer(namespace, channels=lambda weight, pooling, *_: weight.shape[0] // counts[pooling])
     return SimpleNamespace(scan=scan, layer=layer)
 
 

@@ -79,7 +79,7 @@ def register(namespace: str) -> SimpleNamespace:
         grad_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
         return grad_x, x.t() @ grad if ctx.needs_input_grad[1] else None
 
-    def apart(
+    def scan_backward(
         grad_out: Tensor, grad_c_last: Tensor | None, x: Tensor, parameters: Tensor, u: Tensor, *rest: Any
     ) -> list[Tensor]:
         *kept, activation, peephole, bidirectional = rest
@@ -89,7 +89,7 @@ def register(namespace: str) -> SimpleNamespace:
     def width(weight: Tensor, *_: Any) -> int:
         return weight.shape[1] // 3
 
-    layer = register_layer(namespace, channels=width, apart=apart, planes_dim=1, extras=EXTRAS, scan_takes_inputs=True)
+    layer = register_layer(namespace, channels=width, planes_dim=1, extras=EXTRAS, scan_backward=scan_backward)
     product = with_backward(f"{namespace}::product", setup_product, product_backward)
     return SimpleNamespace(scan=scan, layer=layer, product=product)
 

@@ -1,5 +1,5 @@
-// A layer in one op, forward and backward: the product of x [B, T, K] with a weight makes planes [B, T, M], and a scan takes
-// them. SPDX-License-Identifier: Apache-2.0
+// A layer in one op, forward and backward: a product of x [B, T, K] and a weight makes planes [B, T, M] for a scan.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/products.h>
@@ -45,8 +45,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_op(const Tensor& x, const Tenso
   return {out, h_last, carries, save ? planes : torch::stable::new_empty(planes, {0})};
 }
 
-// Of x, weight, bias and h0, from those of the planes and of h0. The gradient of x needs the weight, and that of the weight
-// x.
+// Gradients of x, weight, bias and h0, from those of the planes and of h0: x's needs the weight, the weight's x.
 inline std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward_op(const Tensor& grad_planes, const Tensor& grad_h0,
                                                                     const std::optional<Tensor>& x,
                                                                     const std::optional<Tensor>& weight, Needs needs) {
