@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import nox
 
@@ -77,14 +78,17 @@ def group(name: str) -> list[str]:
 class Environment:
     """A virtual environment that sessions share."""
 
+    _present: ClassVar[set[tuple[str, ...]]] = set()  # what this run of nox has installed already
+
     def __init__(self, session: nox.Session, name: str, *requirements: str) -> None:
         self.session, self.folder = session, ROOT / ".nox" / name
         self.bin = self.folder / ("Scripts" if os.name == "nt" else "bin")
         if not self.bin.exists():
             self.run_outside("-m", "venv", str(self.folder))
         self.variables = {"PATH": os.pathsep.join([str(self.bin), os.environ["PATH"]]), "VIRTUAL_ENV": str(self.folder)}
-        if requirements:
+        if requirements and (name, *requirements) not in self._present:
             self.install(*requirements)
+            self._present.add((name, *requirements))
 
     @property
     def site_packages(self) -> Path:
@@ -292,14 +296,16 @@ def wheels(session: nox.Session) -> None:
 
 def _toolchain(session: nox.Session, cuda: str) -> tuple[Environment, dict[str, str]]:
     """An environment that can build for one CUDA version, and the variables that tell it to."""
-    environment = Environment(session, f"build-{cuda}", *BUILD)
+    environment = Environment(session, "torch", *BUILD)
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "all")
     variables = {"RNNKIT_LOCAL_VERSION": cuda, "TORCH_CUDA_ARCH_LIST": architectures}
     if cuda == "cpu":
         variables["RNNKIT_CUDA"] = "0"
     elif CUDA[cuda] is not None:
-        environment.install(CUDA[cuda])
-        (home,) = environment.site_packages.glob("nvidia/cu[0-9]*")  # beside cudnn and others, if torch is PyPI's
+        folder = ROOT / ".nox" / f"toolkit-{cuda}"  # of its own: torch may have brought parts of another version
+        if not folder.exists():
+            environment.install("--target", str(folder), CUDA[cuda])
+        (home,) = folder.glob("nvidia/cu[0-9]*")
         variables["CUDA_HOME"] = str(home)
     else:
         _require_toolkit(session, cuda)
