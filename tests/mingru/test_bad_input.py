@@ -109,8 +109,8 @@ def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
         given = [torch.randn(2, 20, 4), torch.randn(2, 4), planes, carries, h0, lengths, reset]
         check_survives(ops.scan_backward, [*given, 1, 0, 0.5, False], unread=[4])
     x, weight, bias = torch.randn(2, 20, 3), torch.randn(8, 3), torch.randn(8)
-    check_survives(ops.layer, [x, weight, bias, h0, lengths, reset, 1, 0, 0.5, False, True])
-    _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, reset, 1, 0, 0.5, False, True)
+    check_survives(ops.layer, [x, weight, bias, h0, lengths, reset, 1, 0, 0.5, False, True, True])
+    _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, reset, 1, 0, 0.5, False, True, True)
     given = [torch.randn(2, 20, 4), torch.randn(2, 4), x, weight, bias, planes, carries, lengths, reset]
-    check_survives(ops.layer_backward, [*given, 1, 0, 0.5, False, True, True, True], unread=[4])
+    check_survives(ops.layer_backward, [*given, 1, 0, 0.5, False, True, True, True, True], unread=[4])
     check_survives(ops.step, [torch.randn(2, 8), h0, 1, 0, 0.5])

@@ -50,7 +50,9 @@ def test_opcheck(gates: int, layout: str, masks: bool) -> None:
     check_op(ops.scan_backward, [grad_out, grad_last, planes, carries.detach(), None, lengths, reset, gates, 0, 0.5, False])
     x, weight = torch.randn(2, 20, 3, requires_grad=True), torch.randn(4 * (gates + 1), 3, requires_grad=True)
     bias = torch.randn(4 * (gates + 1), requires_grad=True) if masks else None
-    check_op(ops.layer, [x, weight, bias, h0, lengths, reset, gates, 0, 0.5, False, True])
+    for batch_first in (True, False):
+        sequences = x if batch_first else x.detach().transpose(0, 1).requires_grad_()
+        check_op(ops.layer, [sequences, weight, bias, h0, lengths, reset, gates, 0, 0.5, False, batch_first, True])
     check_op(ops.step, [torch.randn(2, 4 * (gates + 1)), h0.detach() if masks else None, gates, 0, 0.5])
 
 

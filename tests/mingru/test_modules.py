@@ -297,7 +297,7 @@ def test_dropout_is_scaled_and_for_training_only() -> None:
     assert 0.22 < dropped.float().mean() < 0.28
     torch.testing.assert_close(trained[~dropped], (evaluated / 0.75)[~dropped])
     assert torch.equal(rnn(x)[0], rnn(x)[0])
-    assert isinstance(rnn.layers[1].dropout, nn.Identity)  # not after the last layer
+    assert rnn.layers[1].dropout is None  # not after the last layer
 
 
 def test_residual_aligns_the_first_layer_and_wherever_sizes_differ() -> None:

@@ -129,29 +129,33 @@ def test_outputs_lie_in_memory_as_the_planes_do(backend: Backend) -> None:
     assert grad.transpose(0, 1).is_contiguous()
 
 
-@pytest.mark.parametrize(("gates", "with_bias", "reverse"), [(1, True, False), (2, False, True)])
+@pytest.mark.parametrize(("gates", "with_bias", "reverse", "batch_first"), [(1, True, False, True), (2, False, True, False)])
 @pytest.mark.parametrize(
     "sizes", [pytest.param((5, 4), id="small", marks=pytest.mark.sanitized), pytest.param((600, 300), id="large")]
 )
 def test_a_layer_in_one_op_is_its_product_and_its_scan(
-    host_backends: Backend, sizes: tuple[int, int], gates: int, with_bias: bool, reverse: bool
+    host_backends: Backend, sizes: tuple[int, int], gates: int, with_bias: bool, reverse: bool, batch_first: bool
 ) -> None:
     width, channels = sizes
     planes = (gates + 1) * channels
     weight, bias = torch.randn(planes, width) / width**0.5, torch.randn(planes) if with_bias else None
     options = (torch.tensor([7, 4, 0]), torch.rand(3, 7) < 0.2, reverse, "tanh")
 
+    def turn(t: Tensor) -> Tensor:
+        return t if batch_first else t.transpose(0, 1)
+
     def apart(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
         return functional.scan([torch.nn.functional.linear(x, weight, bias)], gates, h0, *options)
 
     def fused(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        return functional.layer_unchecked(x, weight, bias, gates, h0, *options)
+        out, h_last = functional.layer_unchecked(turn(x), weight, bias, gates, h0, *options, batch_first)
+        return turn(out), h_last
 
     check_layer(fused, apart, weight, bias, torch.randn(3, channels), width)
 
 
 def test_a_layer_keeps_what_a_linear_keeps(host_backends: Backend) -> None:
     def layer(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        return functional.layer_unchecked(x, weight, bias, 1, h0, None, None, False, "g")
+        return functional.layer_unchecked(x, weight, bias, 1, h0, None, None, False, "g", True)
 
     check_what_a_layer_keeps(layer, torch.randn(8, 5), torch.randn(8), 5)

@@ -286,8 +286,8 @@ TENSORS_AND_DERIVATIVES = [
     fault(
         "outputs do not lie as the planes do",
         _TENSORS,
-        "if (!time_major_) return torch::stable::new_empty",
-        "if (true) return torch::stable::new_empty",
+        "if (!time_major_) return empty(",
+        "if (true) return empty(",
         families="mingru",
     ),
     fault(
@@ -342,9 +342,9 @@ TENSORS_AND_DERIVATIVES = [
     ),
     fault(
         "an op takes the place of a product that torch has to see",
-        _PLAIN,
-        "needs_plain_torch() or autocast_enabled(x.device)",
-        "needs_plain_torch()",
+        _MODES,
+        "watched = torch._C._is_any_autocast_enabled() or ",
+        "watched = ",
         families="qrnn",
     ),
     fault(
@@ -411,8 +411,8 @@ MINGRU = [
     fault(
         "the residual is the normalised input",
         _MODULES.format("mingru"),
-        "out = out + self.res_align(x)\n        return self.dropout(out), h_last.view(",
-        "out = out + self.res_align(y)\n        return self.dropout(out), h_last.view(",
+        "out = out + self.res_align(x)\n        if self.dropout is not None:\n            out = self.dropout(out)\n        return out, h_last.view(",
+        "out = out + self.res_align(y)\n        if self.dropout is not None:\n            out = self.dropout(out)\n        return out, h_last.view(",
     ),
     fault(
         "batch_first is False by default",
@@ -553,8 +553,8 @@ SRU = [
     fault(
         "the product adds nothing to the gradient of x",
         "packages/sru/csrc/ops.h",
-        "order.back(add_linear(order.of(grads[1]), order.of(grads[0]), *weight))",
-        "grads[1]",
+        "order.back(add_linear(order.of(grads.planes[1]), order.of(grads.planes[0]), *weight))",
+        "grads.planes[1]",
     ),
     fault(
         "rescale is True by default",

@@ -119,7 +119,7 @@ def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
         given = [torch.randn(2, 20, 4), torch.randn(2, 4), planes, carries, h0, lengths, seed]
         check_survives(ops.scan_backward, [*given, *options], unread=[4])
     x, weight, bias = torch.randn(2, 20, 3), torch.randn(12, 3), torch.randn(12)
-    check_survives(ops.layer, [x, weight, bias, h0, lengths, seed, *options, True])
-    _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, seed, *options, True)
+    check_survives(ops.layer, [x, weight, bias, h0, lengths, seed, *options, True, True])
+    _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, seed, *options, True, True)
     given = [torch.randn(2, 20, 4), torch.randn(2, 4), x, weight, bias, planes, carries, lengths, seed]
-    check_survives(ops.layer_backward, [*given, *options, True, True, True], unread=[4])
+    check_survives(ops.layer_backward, [*given, *options, True, True, True, True], unread=[4])

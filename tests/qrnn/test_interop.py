@@ -45,7 +45,9 @@ def test_opcheck(pooling: str, layout: str) -> None:
     check_op(ops.scan_backward, [*grads, planes, carries.detach(), None, lengths, seed, index, 0.3, 1.0, False])
     x, weight = torch.randn(2, 20, 3, requires_grad=True), torch.randn(4 * total, 3, requires_grad=True)
     bias = torch.randn(4 * total, requires_grad=True) if layout == "planes" else None
-    check_op(ops.layer, [x, weight, bias, h0, lengths, seed, index, 0.3, 1.0, False, True])
+    for batch_first in (True, False):
+        sequences = x if batch_first else x.detach().transpose(0, 1).requires_grad_()
+        check_op(ops.layer, [sequences, weight, bias, h0, lengths, seed, index, 0.3, 1.0, False, batch_first, True])
 
 
 @pytest.mark.slow

@@ -153,13 +153,19 @@ def test_a_layer_in_one_op_is_its_product_and_its_scan(host_backends: Backend, s
         return functional.pool(gates, h0, "fo", lengths, True, True, 0.3, "salesforce", False)
 
     def fused(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        return functional.layer_unchecked(x, weight, bias, h0, "fo", lengths, True, 0.3, "salesforce", False)
+        return functional.layer_unchecked(x, weight, bias, h0, "fo", lengths, True, 0.3, "salesforce", False, True)
 
-    check_layer(fused, apart, weight, bias, torch.randn(3, channels), width)
+    def fused_by_time(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
+        given = (x.transpose(0, 1), weight, bias, h0, "fo", lengths, True, 0.3, "salesforce", False)
+        out, h_last = functional.layer_unchecked(*given, batch_first=False)
+        return out.transpose(0, 1), h_last
+
+    for layer in (fused, fused_by_time):
+        check_layer(layer, apart, weight, bias, torch.randn(3, channels), width)
 
 
 def test_a_layer_keeps_what_a_linear_keeps(host_backends: Backend) -> None:
     def layer(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        return functional.layer_unchecked(x, weight, bias, h0, "fo", None, False, 0.0, "salesforce", False)
+        return functional.layer_unchecked(x, weight, bias, h0, "fo", None, False, 0.0, "salesforce", False, True)
 
     check_what_a_layer_keeps(layer, torch.randn(12, 5), torch.randn(12), 5)

@@ -119,11 +119,14 @@ UB, HB = torch.randn(2, 5, 12), torch.randn(2, 5, 4)
         ),
         ("skip: expected", lambda op: op([UB, P4], None, None, None, None, None, 0, -1, 1, False, False)),
         ("peephole: expected", lambda op: op([UB, P4], None, None, None, None, None, 0, 0, 5, False, False)),
-        ("inputs: expected 3 tensors, got 2", lambda op: op([UB, P4], None, None, None, None, None, 0, 1, 1, False, False)),
-        ("parameters: expected 2 dimensions", lambda op: op([UB, UB], None, None, None, None, None, 0, 0, 1, False, False)),
-        ("parameters: not a contiguous", lambda op: op([UB, P2], None, None, None, None, None, 0, 0, 1, False, False)),
         (
-            "parameters: not a contiguous",
+            "sequences: expected 2 tensors, got 1",
+            lambda op: op([UB, P4], None, None, None, None, None, 0, 1, 1, False, False),
+        ),
+        ("parameters: expected 2 contiguous", lambda op: op([UB, UB], None, None, None, None, None, 0, 0, 1, False, False)),
+        ("weight_c: expected if", lambda op: op([UB, P2], None, None, None, None, None, 0, 0, 1, False, False)),
+        (
+            "bias: not a contiguous",
             lambda op: op([UB.double(), P4], None, None, None, None, None, 0, 0, 1, False, False),
         ),
         ("planes: expected shape", lambda op: op([HB, P4], None, None, None, None, None, 0, 0, 1, False, False)),
@@ -153,9 +156,9 @@ def test_the_bare_ops_survive_any_arguments(peephole: int, skip: int, host_backe
     check_survives(ops.scan_backward, [*grads, inputs, carries, c0, *extras, *options], unread=[4])
     if skip == 1:
         weight = torch.randn(4, 12)
-        check_survives(ops.layer, [inputs[1], weight, parameters, c0, *extras, 1, peephole, True, True])
-        check_survives(ops.infer, [inputs[1], weight, parameters, c0, *extras, 1, peephole, True])
+        x, bias, weight_c = inputs[1], parameters[:2].flatten(), parameters[2:].flatten()
+        check_survives(ops.layer, [x, weight, bias, weight_c, c0, *extras, 1, True, True, True])
         check_survives(ops.product, [torch.randn(5, 4), weight])
-        _, _, carries, u = ops.layer(inputs[1], weight, parameters, c0, *extras, 1, peephole, True, True)
-        given = [*grads, inputs[1], weight, parameters, u, carries, *extras]
-        check_survives(ops.layer_backward, [*given, 1, peephole, True, True, True, True])
+        _, _, carries, u = ops.layer(x, weight, bias, weight_c, c0, *extras, 1, True, True, True)
+        given = [*grads, x, weight, bias, weight_c, u, carries, *extras]
+        check_survives(ops.layer_backward, [*given, 1, True, True, True, True, True, True])

@@ -114,10 +114,13 @@ def test_opcheck(peephole: str, skip: str, layout: str) -> None:
     check_op(ops.scan_backward, [*grads, inputs, carries.detach(), None, lengths, pad, mask, scale, *kind])
     if skip == "input" and peephole != "plane":
         weight = torch.randn(4, 12, requires_grad=True)
-        x, parameters = inputs[1].requires_grad_(), inputs[2].requires_grad_()
-        check_op(ops.layer, [x, weight, parameters, c0, lengths, pad, mask, scale, 1, kind[2], True, True])
-        given = [None if t is None else t.detach() for t in (x, weight, parameters, c0)]
-        check_op(ops.infer, [*given, lengths, pad, mask, scale, 1, kind[2], True])
+        bias = inputs[2][:2].flatten().requires_grad_()
+        weight_c = inputs[2][2:].flatten().requires_grad_() if peephole == "parameter" else None
+        for batch_first, save in ((True, True), (False, True), (True, False)):
+            x = inputs[1] if batch_first else inputs[1].transpose(0, 1)
+            given = [x, weight, bias, weight_c, c0]
+            given = [t if t is None else t.detach().requires_grad_(save) for t in given]
+            check_op(ops.layer, [*given, lengths, pad, mask, scale, 1, True, batch_first, save])
 
 
 @pytest.mark.parametrize("size", [4, 300])

@@ -38,7 +38,7 @@ class Case(scans.ScanCase):
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        return ("b_f", "v_f", "b_r", "v_r") if self.peephole == "parameter" else ("b_f", "b_r")
+        return ("b_f", "b_r", "v_f", "v_r") if self.peephole == "parameter" else ("b_f", "b_r")
 
     def prepare(self, planes: list[Tensor]) -> list[Tensor]:
         # only gates are saturated: large c and v would make the recurrence chaotic, and no two roundings agree
@@ -161,12 +161,17 @@ def test_every_kernel_finds_lengths_out_of_range(backend: Backend) -> None:
 def test_a_layer_in_one_op_is_its_product_and_its_recurrence(host_backends: Backend, width: int) -> None:
     weight, bias, lengths = torch.randn(width, 3 * width) / width**0.5, torch.randn(2 * width), torch.tensor([7, 4, 0])
     weight_c = torch.randn(2 * width)
-    others = {"lengths": lengths, "activation": "tanh", "bidirectional": True, "batch_first": True}
+    others = {"lengths": lengths, "activation": "tanh", "bidirectional": True}
 
     def apart(x: Tensor, weight: Tensor, bias: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor]:
-        return functional.recurrence(x @ weight, bias, weight_c, x, c0, **others)
+        return functional.recurrence(x @ weight, bias, weight_c, x, c0, **others, batch_first=True)
 
     def fused(x: Tensor, weight: Tensor, bias: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor]:
-        return functional.layer(x, weight, bias, weight_c, c0, **others)
+        return functional.layer(x, weight, bias, weight_c, c0, **others, batch_first=True)
 
-    check_layer(fused, apart, weight, bias, torch.randn(3, width), width)
+    def fused_by_time(x: Tensor, weight: Tensor, bias: Tensor | None, c0: Tensor | None) -> tuple[Tensor, Tensor]:
+        out, c = functional.layer(x.transpose(0, 1), weight, bias, weight_c, c0, **others)
+        return out.transpose(0, 1), c
+
+    for layer in (fused, fused_by_time):
+        check_layer(layer, apart, weight, bias, torch.randn(3, width), width)

@@ -56,8 +56,8 @@ struct Inputs {
     check_contiguous(t, g(), dtype, shape, name);
   }
 
-  Tensor empty(std::vector<int64_t> shape) const { return torch::stable::new_empty(g(), shape); }
-  Tensor empty_acc(std::vector<int64_t> shape) const { return torch::stable::new_empty(g(), shape, acc()); }
+  Tensor empty(std::vector<int64_t> shape) const { return rnnkit::empty(g(), shape); }
+  Tensor empty_acc(std::vector<int64_t> shape) const { return rnnkit::empty(g(), shape, acc()); }
 
   // Of a tensor [D, B, T, width], or of none if `wanted` is false
   std::vector<int64_t> over_time(int64_t width, bool wanted) const {
@@ -136,7 +136,7 @@ std::vector<Tensor> recurrence_backward(Tensor grad_out, std::optional<Tensor> g
   Tensor grad_product = normalize ? in.empty(in.over_time(2 * units, true)) : grad_gates;
   Tensor h_before = in.empty(in.over_time(units, true)), grad_h0 = in.empty_acc({directions, batch, units});
   Tensor sums = in.empty_acc({directions * batch, 2, in.affine() ? 2 * units : 0});
-  torch::stable::zero_(sums);
+  if (in.affine()) torch::stable::zero_(sums);
   dispatch_floating(in.g().scalar_type(), [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
@@ -157,13 +157,12 @@ std::vector<Tensor> recurrence_backward(Tensor grad_out, std::optional<Tensor> g
   });
   const int64_t all[] = {0};
   const auto rows = [&](const Tensor& t, int64_t width) {
-    return torch::stable::view(t, {directions * batch * steps, width});
+    return view_strided(t, {directions * batch * steps, width}, {width, 1});
   };
   std::vector<Tensor> grads;
   grads.push_back(bidirectional ? torch::stable::sum(grad_gates, all)
-                                : torch::stable::view(grad_gates, {batch, steps, 2 * units}));
-  grads.push_back(
-      torch::stable::matmul(torch::stable::transpose(rows(grad_product, 2 * units), 0, 1), rows(h_before, units)));
+                                : view_strided(grad_gates, {batch, steps, 2 * units}, {steps * 2 * units, 2 * units, 1}));
+  grads.push_back(torch::stable::matmul(transposed(rows(grad_product, 2 * units), 0, 1), rows(h_before, units)));
   if (in.affine()) {
     const Tensor both = torch::stable::sum(sums, all);
     for (int64_t i : {0, 1}) grads.push_back(torch::stable::clone(torch::stable::select(both, 0, i)));

@@ -12,11 +12,12 @@ RNNKIT_LIBRARY(m) {
       "-> Tensor[]");
   m.def(
       "layer(Tensor x, Tensor weight, Tensor? bias, Tensor? h0, Tensor? lengths, Tensor? reset, int gates, int activation, "
-      "float initial, bool reverse, bool save) -> (Tensor out, Tensor h_last, Tensor carries, Tensor planes)");
+      "float initial, bool reverse, bool batch_first, bool save) "
+      "-> (Tensor out, Tensor h_last, Tensor carries, Tensor planes)");
   m.def(
       "layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor? x, Tensor? weight, Tensor? bias, Tensor planes, "
       "Tensor carries, Tensor? lengths, Tensor? reset, int gates, int activation, float initial, bool reverse, "
-      "bool needs_x, bool needs_weight, bool needs_bias) "
+      "bool batch_first, bool needs_x, bool needs_weight, bool needs_bias) "
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_h0)");
   m.def("step(Tensor planes, Tensor? h, int gates, int activation, float initial) -> (Tensor out, Tensor h_next)");
 }

@@ -37,8 +37,8 @@ std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t 
     STD_TORCH_CHECK(h->dim() == 2 && h->size(0) == batch && h->size(1) == channels && h->is_contiguous() &&
                         h->scalar_type() == acc_dtype && h->device() == planes.device(),
                     "h: not a contiguous tensor of the expected shape, dtype and device");
-  Tensor out = torch::stable::new_empty(planes, {batch, channels});
-  Tensor h_next = torch::stable::new_empty(planes, {batch, channels}, acc_dtype);
+  Tensor out = empty(planes, {batch, channels});
+  Tensor h_next = empty(planes, {batch, channels}, acc_dtype);
   dispatch(planes.scalar_type(), [&](auto tag, auto kind) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
@@ -75,8 +75,8 @@ template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, std::optional<Tensor> bias,
                                                  std::optional<Tensor> h0, std::optional<Tensor> lengths,
                                                  std::optional<Tensor> reset, int64_t gates, int64_t activation,
-                                                 double initial, bool reverse, bool save) {
-  return layer_op(x, weight, bias, save, [&](const Tensor& planes) {
+                                                 double initial, bool reverse, bool batch_first, bool save) {
+  return layer_op(by_batch(x, batch_first), weight, bias, batch_first, save, [&](const Tensor& planes) {
     return scan<Engine>({planes}, h0, lengths, reset, gates, activation, initial, reverse, save);
   });
 }
@@ -87,10 +87,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::
                                                           std::optional<Tensor> /*bias*/, Tensor planes, Tensor carries,
                                                           std::optional<Tensor> lengths, std::optional<Tensor> reset,
                                                           int64_t gates, int64_t activation, double initial, bool reverse,
-                                                          bool needs_x, bool needs_weight, bool needs_bias) {
-  const auto grads = scan_backward<Engine>(grad_out, grad_h_last, {planes}, carries, std::nullopt, lengths, reset, gates,
-                                           activation, initial, reverse);
-  return layer_backward_op(grads[0], grads[1], x, weight, {needs_x, needs_weight, needs_bias});
+                                                          bool batch_first, bool needs_x, bool needs_weight,
+                                                          bool needs_bias) {
+  const auto grads = scan_backward<Engine>(by_batch(grad_out, batch_first), grad_h_last, {planes}, carries, std::nullopt,
+                                           lengths, reset, gates, activation, initial, reverse);
+  if (x) x = by_batch(*x, batch_first);
+  return layer_backward_op(grads[0], grads[1], x, weight, batch_first, {needs_x, needs_weight, needs_bias});
 }
 
 }  // namespace rnnkit

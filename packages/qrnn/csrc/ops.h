@@ -50,8 +50,8 @@ template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, std::optional<Tensor> bias,
                                                  std::optional<Tensor> h0, std::optional<Tensor> lengths,
                                                  std::optional<Tensor> seed, int64_t pooling, double zoneout, double scale,
-                                                 bool reverse, bool save) {
-  return layer_op(x, weight, bias, save, [&](const Tensor& planes) {
+                                                 bool reverse, bool batch_first, bool save) {
+  return layer_op(by_batch(x, batch_first), weight, bias, batch_first, save, [&](const Tensor& planes) {
     return scan<Engine>({planes}, h0, lengths, seed, pooling, zoneout, scale, reverse, save);
   });
 }
@@ -62,10 +62,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::
                                                           std::optional<Tensor> /*bias*/, Tensor planes, Tensor carries,
                                                           std::optional<Tensor> lengths, std::optional<Tensor> seed,
                                                           int64_t pooling, double zoneout, double scale, bool reverse,
-                                                          bool needs_x, bool needs_weight, bool needs_bias) {
-  const auto grads = scan_backward<Engine>(grad_out, grad_h_last, {planes}, carries, std::nullopt, lengths, seed, pooling,
-                                           zoneout, scale, reverse);
-  return layer_backward_op(grads[0], grads[1], x, weight, {needs_x, needs_weight, needs_bias});
+                                                          bool batch_first, bool needs_x, bool needs_weight,
+                                                          bool needs_bias) {
+  const auto grads = scan_backward<Engine>(by_batch(grad_out, batch_first), grad_h_last, {planes}, carries, std::nullopt,
+                                           lengths, seed, pooling, zoneout, scale, reverse);
+  if (x) x = by_batch(*x, batch_first);
+  return layer_backward_op(grads[0], grads[1], x, weight, batch_first, {needs_x, needs_weight, needs_bias});
 }
 
 }  // namespace rnnkit

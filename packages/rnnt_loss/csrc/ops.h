@@ -20,10 +20,6 @@ using Ints = std::vector<int64_t>;
 
 constexpr int64_t kAnySymbols = int64_t(1) << 40;  // a band does not tell how many there are
 
-inline Tensor empty(const Tensor& like, const Ints& shape, ScalarType dtype) {
-  return torch::stable::new_empty(like, shape, dtype);
-}
-
 inline ScalarType acc_type(const Tensor& t) { return accumulate_type(t.scalar_type()); }
 
 // Calls f(TypeTag<scalar_t>{}) for the type of scores and occupancies.
@@ -88,10 +84,10 @@ std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints labe
   const auto wanted = [&](const Tensor& t) {
     Ints shape{batch, t.size(-2), t.size(-1)};
     if (t.dim() == 4) shape.insert(shape.begin() + 1, t.size(1));
-    return torch::stable::new_empty(t, occupancies ? shape : Ints{0});
+    return empty(t, occupancies ? shape : Ints{0});
   };
   Tensor label_occupancy = wanted(label), blank_occupancy = wanted(blank);
-  Tensor score = torch::stable::new_empty(blank, {batch});
+  Tensor score = empty(blank, {batch});
   const auto run = [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     Lattice<scalar_t> p;
@@ -281,8 +277,6 @@ void fill_simple(Simple<scalar_t>& p, const Tensor& lm, const Tensor& am, const 
   p.am = am.const_data_ptr<scalar_t>();
 }
 
-inline Tensor transposed(const Tensor& t) { return torch::stable::transpose(t, 1, 2); }
-
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> simple_scores(Tensor lm, Tensor am, Tensor symbols,
                                                                                  MaybeTensor boundary, int64_t blank) {
@@ -308,7 +302,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> simple_scores
     p.label = label.mutable_data_ptr<acc>();
     p.blank_scores = blank_scores.mutable_data_ptr<acc>();
     Engine::simple_exponentials(p, am);
-    const Tensor product = torch::stable::matmul(exp_am, transposed(exp_lm));
+    const Tensor product = torch::stable::matmul(exp_am, transposed(exp_lm, 1, 2));
     p.product = static_cast<acc*>(product.data_ptr());
     Engine::simple_scores(p, am);
   });
@@ -349,7 +343,7 @@ std::vector<Tensor> simple_scores_backward(Tensor grad_label, Tensor grad_blank,
     p.grad_blank = nodes<const acc>(grad_blank);
     p.product = weights.mutable_data_ptr<acc>();
     Engine::simple_weights(p, am);
-    const Tensor lm_acc = torch::stable::matmul(transposed(weights), exp_am);
+    const Tensor lm_acc = torch::stable::matmul(transposed(weights, 1, 2), exp_am);
     const Tensor am_acc = torch::stable::matmul(weights, exp_lm);
     const bool in_place = am.scalar_type() == dtype;
     grads = {in_place ? lm_acc : torch::stable::empty_like(lm), in_place ? am_acc : torch::stable::empty_like(am)};
@@ -371,7 +365,7 @@ Tensor join(Tensor enc, Tensor dec, MaybeTensor boundary, MaybeTensor begin, int
   const int64_t batch = enc.size(0), frames = enc.size(1), width = enc.size(2), symbols = dec.size(1) - 1;
   check_contiguous(dec, enc, enc.scalar_type(), {batch, symbols + 1, width}, "dec");
   STD_TORCH_CHECK(count >= 0 && first >= 0 && first <= batch * frames - count, "first and count: out of range");
-  Tensor hidden = torch::stable::new_empty(enc, {count, rows, width});
+  Tensor hidden = empty(enc, {count, rows, width});
   dispatch_floating(enc.scalar_type(), [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     Join<scalar_t> p;

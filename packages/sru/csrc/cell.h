@@ -26,11 +26,14 @@ struct Cell<M, Kind<peephole, skip>> {
       : pointers(options.of(T())), activation(options.activation), channels(options.channels) {}
 
   RNNKIT_INLINE Own own(const Coordinates& at) const {
-    const auto row = [&](int i) { return M::load(pointers.parameters + i * channels + at.d, at.lanes); };
+    const auto load = [&](const T* row) { return M::load(row + at.d, at.lanes); };
     Own own;
-    own.b_f = row(0);
-    own.b_r = row(K::kStateSums);
-    if constexpr (peephole == Peephole::parameter) own.v_f = row(1), own.v_r = row(3);
+    own.b_f = load(pointers.bias);
+    own.b_r = load(pointers.bias + channels);
+    if constexpr (peephole == Peephole::parameter) {
+      own.v_f = load(pointers.weight_c);
+      own.v_r = load(pointers.weight_c + channels);
+    }
     own.mask = pointers.mask == nullptr ? M::set(1) : M::load(pointers.mask + at.b * channels + at.d, at.lanes);
     if constexpr (skip == Skip::input) own.scale = M::set(pointers.scale == nullptr ? T(1) : *pointers.scale);
     return own;

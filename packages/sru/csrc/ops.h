@@ -1,36 +1,56 @@
-// The ops, backend aside: Engine runs scan problems on its device. Inputs: [U, (x), (v_f, v_r), parameters].
+// The ops, backend aside: Engine runs scan problems on its device. Inputs: [U, (x), (v_f, v_r), parameters],
+// the parameters b_f, b_r [2, D], or with v_f, v_r [4, D].
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/layer.h>
 #include <rnnkit/scan_tensors.h>
 
+#include <utility>
+
 #include "options.h"
 
 namespace rnnkit {
 
-// The tensors of one call, and what they say of its kind.
+// [2 * D] each, of the dtype of states
+struct Parameters {
+  Tensor bias;
+  std::optional<Tensor> weight_c;
+};
+
+inline Parameters split(const Tensor& parameters) {
+  STD_TORCH_CHECK(parameters.dim() == 2 && parameters.is_contiguous(), "parameters: expected 2 contiguous dimensions");
+  const int64_t rows = parameters.size(0), size = 2 * parameters.size(1);
+  STD_TORCH_CHECK(rows == 2 || rows == 4, "parameters: expected 2 or 4 rows");
+  Parameters apart{view_strided(parameters, {size}, {1}), std::nullopt};
+  if (rows == 4) apart.weight_c = view_strided(parameters, {size}, {1}, size);
+  return apart;
+}
+
+// The tensors of one call, and what they say of its kind. Sequences: U, (x), (v_f, v_r).
 class SruProblem {
  public:
   const Peephole peephole;
   const Skip skip;
   const ScanTensors t;
 
-  SruProblem(const std::vector<Tensor>& inputs, const std::optional<Tensor>& lengths, const std::optional<Tensor>& pad,
-             const std::optional<Tensor>& mask, const std::optional<Tensor>& scale, int64_t activation, int64_t skip_index,
-             int64_t peephole_index, bool bidirectional)
+  SruProblem(const std::vector<Tensor>& sequences, const Parameters& parameters, const std::optional<Tensor>& lengths,
+             const std::optional<Tensor>& pad, const std::optional<Tensor>& mask, const std::optional<Tensor>& scale,
+             int64_t activation, int64_t skip_index, int64_t peephole_index, bool bidirectional)
       : peephole(checked<Peephole>(peephole_index, "peephole")),
         skip(checked<Skip>(skip_index, "skip")),
-        t(sequences(inputs), channels_of(inputs), places(), lengths),
+        t(checked(sequences), parameters.bias.numel() / 2, places(), lengths),
         bidirectional_(bidirectional),
         activation_(checked<Activation>(activation, "activation")),
-        parameters_(inputs.back()),
+        parameters_(parameters),
         pad_(pad),
         mask_(mask),
         scale_(scale) {
     const ScalarType acc_dtype = accumulate_type(t.dtype);
-    STD_TORCH_CHECK(!bidirectional || t.channels % 2 == 0, "parameters: expected an even number of channels");
-    t.check(parameters_, acc_dtype, {peephole == Peephole::parameter ? 4 : 2, t.channels}, "parameters");
+    STD_TORCH_CHECK(!bidirectional || t.channels % 2 == 0, "bias: expected an even number of channels");
+    t.check(parameters.bias, acc_dtype, {2 * t.channels}, "bias");
+    STD_TORCH_CHECK(parameters.weight_c.has_value() == (peephole == Peephole::parameter), "weight_c: expected if v is one");
+    if (parameters.weight_c) t.check(*parameters.weight_c, acc_dtype, {2 * t.channels}, "weight_c");
     if (pad) t.check(*pad, ScalarType::Bool, {t.batch, t.steps}, "pad");
     if (mask) t.check(*mask, acc_dtype, {t.batch, t.channels}, "mask");
     if (scale) t.check(*scale, acc_dtype, {1}, "scale");
@@ -55,16 +75,11 @@ class SruProblem {
     return static_cast<Choice>(index);
   }
 
-  std::vector<Tensor> sequences(const std::vector<Tensor>& inputs) const {
+  const std::vector<Tensor>& checked(const std::vector<Tensor>& sequences) const {
     const size_t count = 1 + (skip == Skip::input) + (peephole == Peephole::plane ? 2 : 0);
-    STD_TORCH_CHECK(inputs.size() == count + 1, "inputs: expected ", count + 1, " tensors, got ", inputs.size());
-    for (size_t i = 0; i < count; ++i) STD_TORCH_CHECK(inputs[i].dim() == 3, "inputs: expected 3 dimensions");
-    return {inputs.begin(), inputs.end() - 1};
-  }
-
-  static int64_t channels_of(const std::vector<Tensor>& inputs) {
-    STD_TORCH_CHECK(!inputs.empty() && inputs.back().dim() == 2, "parameters: expected 2 dimensions");
-    return inputs.back().size(1);
+    STD_TORCH_CHECK(sequences.size() == count, "sequences: expected ", count, " tensors, got ", sequences.size());
+    for (const Tensor& t : sequences) STD_TORCH_CHECK(t.dim() == 3, "sequences: expected 3 dimensions");
+    return sequences;
   }
 
   std::vector<PlaceOfPlane> places() const {  // in the order of Kind
@@ -79,23 +94,48 @@ class SruProblem {
 
   template <class acc>
   Pointers<acc> pointers() const {
-    return {parameters_.const_data_ptr<acc>(), mask_ ? mask_->const_data_ptr<acc>() : nullptr,
-            scale_ ? scale_->const_data_ptr<acc>() : nullptr};
+    const auto pointer = [](const std::optional<Tensor>& t) { return t ? t->const_data_ptr<acc>() : nullptr; };
+    return {parameters_.bias.const_data_ptr<acc>(), pointer(parameters_.weight_c), pointer(mask_), pointer(scale_)};
   }
 
   const bool bidirectional_;
   const Activation activation_;
-  const Tensor parameters_;
+  const Parameters parameters_;
   const std::optional<Tensor> pad_, mask_, scale_;
 };
+
+template <class Engine>
+std::tuple<Tensor, Tensor, Tensor> forward(const SruProblem& problem, const std::optional<Tensor>& c0, bool save) {
+  return scan_forward_op<Engine>(problem.t, c0, save, dispatch_to(problem.peephole, problem.skip),
+                                 [&](auto& p) { problem.fill(p); });
+}
+
+// Gradients of the planes and of c0, and as sums those of the parameters, [2 or 4, D].
+template <class Engine>
+ScanGradients backward(const SruProblem& problem, const Tensor& grad_out, const std::optional<Tensor>& grad_c_last,
+                       const Tensor& carries) {
+  ScanGradients grads =
+      scan_backward_op<Engine>(problem.t, grad_out, grad_c_last, carries, dispatch_to(problem.peephole, problem.skip),
+                               [&](auto& p) { problem.fill(p); });
+  const int64_t over_sequences[] = {1};
+  grads.sums = torch::stable::sum(grads.sums, over_sequences);
+  return grads;
+}
+
+inline std::pair<std::vector<Tensor>, Parameters> apart(std::vector<Tensor> inputs) {
+  STD_TORCH_CHECK(!inputs.empty(), "inputs: expected tensors");
+  const Parameters parameters = split(inputs.back());
+  inputs.pop_back();
+  return {inputs, parameters};
+}
 
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> inputs, std::optional<Tensor> c0, std::optional<Tensor> lengths,
                                         std::optional<Tensor> pad, std::optional<Tensor> mask, std::optional<Tensor> scale,
                                         int64_t activation, int64_t skip, int64_t peephole, bool bidirectional, bool save) {
-  const SruProblem problem(inputs, lengths, pad, mask, scale, activation, skip, peephole, bidirectional);
-  return scan_forward_op<Engine>(problem.t, c0, save, dispatch_to(problem.peephole, problem.skip),
-                                 [&](auto& p) { problem.fill(p); });
+  const auto [sequences, parameters] = apart(inputs);
+  return forward<Engine>({sequences, parameters, lengths, pad, mask, scale, activation, skip, peephole, bidirectional}, c0,
+                         save);
 }
 
 // c0 only serves the derivative of this op: carries start with it.
@@ -104,63 +144,65 @@ std::vector<Tensor> scan_backward(Tensor grad_out, std::optional<Tensor> grad_c_
                                   Tensor carries, std::optional<Tensor> /*c0*/, std::optional<Tensor> lengths,
                                   std::optional<Tensor> pad, std::optional<Tensor> mask, std::optional<Tensor> scale,
                                   int64_t activation, int64_t skip, int64_t peephole, bool bidirectional) {
-  const SruProblem problem(inputs, lengths, pad, mask, scale, activation, skip, peephole, bidirectional);
+  const auto [sequences, parameters] = apart(inputs);
   ScanGradients grads =
-      scan_backward_op<Engine>(problem.t, grad_out, grad_c_last, carries, dispatch_to(problem.peephole, problem.skip),
-                               [&](auto& p) { problem.fill(p); });
-  const int64_t over_sequences[] = {1};
-  grads.planes.push_back(torch::stable::sum(grads.sums, over_sequences));
+      backward<Engine>({sequences, parameters, lengths, pad, mask, scale, activation, skip, peephole, bidirectional},
+                       grad_out, grad_c_last, carries);
+  grads.planes.push_back(grads.sums);
   return std::move(grads).in_one_list();
 }
 
 // x weight, for x [N, K] and weight [K, M]
 inline Tensor product(Tensor x, Tensor weight) {
   STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2, "x and weight: expected shapes (N, K) and (K, M)");
-  return linear(x, torch::stable::transpose(weight, 0, 1));
+  return linear(x, transposed(weight, 0, 1));
+}
+
+inline SruProblem layer_problem(const Tensor& u, const Tensor& x, const Tensor& bias, const std::optional<Tensor>& weight_c,
+                                const std::optional<Tensor>& lengths, const std::optional<Tensor>& pad,
+                                const std::optional<Tensor>& mask, const std::optional<Tensor>& scale, int64_t activation,
+                                bool bidirectional) {
+  const Peephole peephole = weight_c ? Peephole::parameter : Peephole::none;
+  return {{u, x},     {bias, weight_c},     lengths,           pad,          mask, scale,
+          activation, int64_t(Skip::input), int64_t(peephole), bidirectional};
 }
 
 // The layer whose highway is its input: U = x weight, and `scan` of it. U is returned where backward needs it.
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, Tensor parameters, std::optional<Tensor> c0,
-                                                 std::optional<Tensor> lengths, std::optional<Tensor> pad,
-                                                 std::optional<Tensor> mask, std::optional<Tensor> scale, int64_t activation,
-                                                 int64_t peephole, bool bidirectional, bool save) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, Tensor bias, std::optional<Tensor> weight_c,
+                                                 std::optional<Tensor> c0, std::optional<Tensor> lengths,
+                                                 std::optional<Tensor> pad, std::optional<Tensor> mask,
+                                                 std::optional<Tensor> scale, int64_t activation, bool bidirectional,
+                                                 bool batch_first, bool save) {
   STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions");
-  return layer_op(x, torch::stable::transpose(weight, 0, 1), std::nullopt, save, [&](const Tensor& u) {
-    return scan<Engine>({u, x, parameters}, c0, lengths, pad, mask, scale, activation, int64_t(Skip::input), peephole,
-                        bidirectional, save);
+  x = by_batch(x, batch_first);
+  return layer_op(x, transposed(weight, 0, 1), std::nullopt, batch_first, save, [&](const Tensor& u) {
+    return forward<Engine>(layer_problem(u, x, bias, weight_c, lengths, pad, mask, scale, activation, bidirectional), c0,
+                           save);
   });
 }
 
 // x's two gradients, of the highway and of the product, are added in the product.
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_c_last, Tensor x,
-                                                          std::optional<Tensor> weight, Tensor parameters, Tensor u,
-                                                          Tensor carries, std::optional<Tensor> lengths,
-                                                          std::optional<Tensor> pad, std::optional<Tensor> mask,
-                                                          std::optional<Tensor> scale, int64_t activation, int64_t peephole,
-                                                          bool bidirectional, bool needs_x, bool needs_weight,
-                                                          bool needs_parameters) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
+    Tensor grad_out, std::optional<Tensor> grad_c_last, Tensor x, std::optional<Tensor> weight, Tensor bias,
+    std::optional<Tensor> weight_c, Tensor u, Tensor carries, std::optional<Tensor> lengths, std::optional<Tensor> pad,
+    std::optional<Tensor> mask, std::optional<Tensor> scale, int64_t activation, bool bidirectional, bool batch_first,
+    bool needs_x, bool needs_weight, bool needs_bias, bool needs_weight_c) {
   STD_TORCH_CHECK(!needs_x || weight, "weight: expected for the gradient of x");
-  const auto grads = scan_backward<Engine>(grad_out, grad_c_last, {u, x, parameters}, carries, std::nullopt, lengths, pad,
-                                           mask, scale, activation, int64_t(Skip::input), peephole, bidirectional);
+  x = by_batch(x, batch_first);
+  const ScanGradients grads =
+      backward<Engine>(layer_problem(u, x, bias, weight_c, lengths, pad, mask, scale, activation, bidirectional),
+                       by_batch(grad_out, batch_first), grad_c_last, carries);
   const MemoryOrder order(x);
-  const auto none = [&] { return torch::stable::new_empty(x, {0}); };
+  const auto none = [&] { return empty(x, {0}); };
+  const auto grad_x = [&] { return order.back(add_linear(order.of(grads.planes[1]), order.of(grads.planes[0]), *weight)); };
   const auto grad_weight = [&] {
-    return torch::stable::matmul(torch::stable::transpose(order.rows(x), 0, 1), order.rows(grads[0]));
+    return torch::stable::matmul(transposed(order.rows(x), 0, 1), order.rows(grads.planes[0]));
   };
-  return {needs_x ? order.back(add_linear(order.of(grads[1]), order.of(grads[0]), *weight)) : none(),
-          needs_weight ? grad_weight() : none(), needs_parameters ? grads[2] : none(), grads[3]};
-}
-
-// `layer` where no backward follows.
-template <class Engine>
-std::tuple<Tensor, Tensor> infer(Tensor x, Tensor weight, Tensor parameters, std::optional<Tensor> c0,
-                                 std::optional<Tensor> lengths, std::optional<Tensor> pad, std::optional<Tensor> mask,
-                                 std::optional<Tensor> scale, int64_t activation, int64_t peephole, bool bidirectional) {
-  auto [out, c_last, carries, u] =
-      layer<Engine>(x, weight, parameters, c0, lengths, pad, mask, scale, activation, peephole, bidirectional, false);
-  return {out, c_last};
+  const Parameters of = split(grads.sums);
+  return {needs_x ? by_batch(grad_x(), batch_first) : none(), needs_weight ? grad_weight() : none(),
+          needs_bias ? of.bias : none(), needs_weight_c && of.weight_c ? *of.weight_c : none(), grads.h0};
 }
 
 }  // namespace rnnkit

@@ -16,7 +16,7 @@ enum class Skip { none, input, column };
 
 template <class acc>
 struct Pointers {
-  const acc *parameters, *mask, *scale;
+  const acc *bias, *weight_c, *mask, *scale;
 };
 
 // Of float32 and float64 problems, one of the two is null.
@@ -39,7 +39,7 @@ struct Kind : KindDefaults {
   static constexpr int kInterleaved = skip == Skip::column ? 4 : 3;
   static constexpr int kOutputPlanes = 1 + (skip != Skip::none) + (peephole == Peephole::plane);
   static constexpr int kPlanes = kFirstInterleaved + 2 + kOutputPlanes;
-  // parameters: b_f, [v_f,] b_r, [v_r]
+  // b_f, b_r, and v_f, v_r, where they are parameters
   static constexpr int kStateSums = peephole == Peephole::parameter ? 2 : 1, kOutputSums = kStateSums;
   using Options = SruOptions;
 };

@@ -11,16 +11,15 @@ RNNKIT_LIBRARY(m) {
       "Tensor? pad, Tensor? mask, Tensor? scale, int activation, int skip, int peephole, bool bidirectional) "
       "-> Tensor[]");
   m.def(
-      "layer(Tensor x, Tensor weight, Tensor parameters, Tensor? c0, Tensor? lengths, Tensor? pad, Tensor? mask, "
-      "Tensor? scale, int activation, int peephole, bool bidirectional, bool save) "
+      "layer(Tensor x, Tensor weight, Tensor bias, Tensor? weight_c, Tensor? c0, Tensor? lengths, Tensor? pad, Tensor? "
+      "mask, "
+      "Tensor? scale, int activation, bool bidirectional, bool batch_first, bool save) "
       "-> (Tensor out, Tensor c_last, Tensor carries, Tensor u)");
   m.def(
-      "layer_backward(Tensor grad_out, Tensor? grad_c_last, Tensor x, Tensor? weight, Tensor parameters, Tensor u, "
-      "Tensor carries, Tensor? lengths, Tensor? pad, Tensor? mask, Tensor? scale, int activation, int peephole, "
-      "bool bidirectional, bool needs_x, bool needs_weight, bool needs_parameters) "
-      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_parameters, Tensor grad_c0)");
-  m.def(
-      "infer(Tensor x, Tensor weight, Tensor parameters, Tensor? c0, Tensor? lengths, Tensor? pad, Tensor? mask, "
-      "Tensor? scale, int activation, int peephole, bool bidirectional) -> (Tensor out, Tensor c_last)");
+      "layer_backward(Tensor grad_out, Tensor? grad_c_last, Tensor x, Tensor? weight, Tensor bias, Tensor? weight_c, Tensor "
+      "u, "
+      "Tensor carries, Tensor? lengths, Tensor? pad, Tensor? mask, Tensor? scale, int activation, bool bidirectional, "
+      "bool batch_first, bool needs_x, bool needs_weight, bool needs_bias, bool needs_weight_c) "
+      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_weight_c, Tensor grad_c0)");
   m.def("product(Tensor x, Tensor weight) -> Tensor");
 }

@@ -48,6 +48,14 @@ def needs_plain_torch() -> bool:
     return forward_ad._current_level >= 0 or bool(torch._C._are_functorch_transforms_active())
 
 
+def is_eager() -> bool:
+    """Whether an op does just what its call says: no graph is made of it, no derivative transformed, no dtype changed."""
+    if torch.compiler.is_compiling():
+        return False
+    watched = torch._C._is_any_autocast_enabled() or torch._C._is_tracing() or forward_ad._current_level >= 0
+    return not watched and not torch._C._are_functorch_transforms_active()
+
+
 def is_free_to_read(x: Tensor) -> bool:
     """Whether looking at x's values is free, and possible: no graph is being made, and it is a plain tensor on the CPU."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_plain_torch():

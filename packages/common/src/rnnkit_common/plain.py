@@ -6,6 +6,7 @@ shard submodules, and whoever does so expects them to be called.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,10 +16,28 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from ._modes import autocast_enabled, needs_plain_torch
+from ._modes import is_eager
 
 # Hooks that compute a weight before the module is called, and nothing else.
 _PARAMETRISATIONS = (BasePruningMethod, SpectralNorm, WeightNorm)
+
+
+def child(module: nn.Module, name: str) -> nn.Module:
+    """The submodule of this name. nn.Module's own way goes through an AttributeError, and takes as long as a small kernel."""
+    return module._modules[name]  # type: ignore[return-value]
+
+
+def children(module: nn.Module, name: str) -> Iterable[nn.Module]:
+    """The modules in the nn.ModuleList of this name; see `child`."""
+    return child(module, name)._modules.values()  # type: ignore[return-value]
+
+
+def tensor_of(module: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of this name, parametrised or not; see `child`."""
+    known: Any = module._parameters.get(name)
+    if known is None:
+        known = module._buffers.get(name)
+    return getattr(module, name) if known is None else known
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -34,16 +53,10 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 def linear_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """The weight and bias that a plain nn.Linear multiplies with, parametrised or not; None for a module that has to be called."""
-    if (
-        type(module) is nn.Linear
-        and not torch.compiler.is_compiling()
-        and not _hooked(module)
-        and not module._forward_pre_hooks
-    ):
-        parameters: dict[str, Any] = module._parameters  # the shortest way to nearly every layer's
-        weight, bias = parameters.get("weight"), parameters.get("bias", module)
-        if type(weight) is nn.Parameter and (bias is None or type(bias) is nn.Parameter) and weight.layout is torch.strided:
-            return weight, bias
+    if not torch.compiler.is_compiling():
+        parameters = _parameters_as_they_are(module)
+        if parameters is not None:
+            return parameters
     if not isinstance(module, nn.Linear) or not is_plain(module, nn.Linear):
         return None
     for hook in module._forward_pre_hooks.values():
@@ -55,12 +68,28 @@ def linear_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     return weight_now, bias_now
 
 
-def fusible(linear: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None] | None:
-    """The weight and bias of a product of x that an op may make along with what follows; None where torch has to see the product:
-    where it makes a graph, transforms derivatives, or changes dtypes."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_plain_torch() or autocast_enabled(x.device):
+def fusible(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """The weight and bias of a product that an op may make along with what follows; None where torch has to see the product."""
+    if not is_eager():
         return None
-    return linear_parameters(linear)
+    parameters = _parameters_as_they_are(linear)
+    return linear_parameters(linear) if parameters is None else parameters
+
+
+def fits(x: Tensor, weight: Tensor) -> bool:
+    """Whether x may be multiplied with the weight as they are; if not, `check_input` says why."""
+    return x.dtype is weight.dtype and x.device == weight.device
+
+
+def _parameters_as_they_are(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """`linear_parameters`, in the shortest way: of nearly every nn.Linear; None for those that need a closer look."""
+    if type(module) is not nn.Linear or module._forward_pre_hooks or _hooked(module):
+        return None
+    parameters: dict[str, Any] = module._parameters
+    weight: Any = parameters.get("weight")
+    bias: Any = parameters.get("bias", module)
+    known = type(weight) is nn.Parameter and (bias is None or type(bias) is nn.Parameter)
+    return (weight, bias) if known and weight.layout is torch.strided else None
 
 
 def _hooked(module: nn.Module) -> bool:

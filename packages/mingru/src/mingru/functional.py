@@ -227,17 +227,19 @@ def layer_unchecked(
     reset: Tensor | None,
     reverse: bool,
     activation: str,
+    batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`scan` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K)."""
+    """`scan` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K)."""
     start = 0.5 if activation == "g" else 0.0
     if h0 is not None:
-        h0 = check_state(h0, x, [x.shape[0], weight.shape[0] // (gates + 1)]).contiguous()
+        h0 = check_state(h0, x, [x.shape[0 if batch_first else 1], weight.shape[0] // (gates + 1)]).contiguous()
     if reset is not None:
-        reset = _check_reset(reset, x)
+        reset = _check_reset(reset, x if batch_first else x.transpose(0, 1))
     wants = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     save = torch.is_grad_enabled() and (wants or (h0 is not None and h0.requires_grad))
     kind = _activation_index(activation)
-    out, h_last, _, _ = _ops.CALLS.layer(x, weight, bias, h0, lengths, reset, gates, kind, start, reverse, save)
+    options = (gates, kind, start, reverse, batch_first, save)
+    out, h_last, _, _ = _ops.CALLS.layer(x, weight, bias, h0, lengths, reset, *options)
     return out, h_last
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from . import functional as mF
 from ._checks import check_input, check_lengths, check_state, check_tensor
 from ._ops import ACTIVATIONS
-from ._plain import fusible
+from ._plain import child, children, fits, fusible
 from ._tensors import pack_like
 from .convert import convert_state_dict
 
@@ -173,7 +173,7 @@ class MinGRU(_ByEitherName):
         padded: List[Tensor] = []
         for state in last:
             padded.append(self._padded(state))
-        return out, torch.cat(padded)
+        return out, torch.cat(padded)  # also of one: a view could not be detached in place
 
     def _check_batch(self, x: Tensor) -> int:
         """B, once x is known to be a batch of sequences."""
@@ -200,9 +200,14 @@ class MinGRU(_ByEitherName):
             padding = (padding if self.batch_first else padding.transpose(0, 1)).unsqueeze(2)
             x = x.masked_fill(padding, 0.0)  # NaN there must not reach the weights' gradients
         last: List[Tensor] = []
-        for i, layer in enumerate(self.layers):
-            x, h_last = layer(x, states[i], lengths, reset)
-            last.append(h_last)
+        if torch.jit.is_scripting():
+            for i, layer in enumerate(self.layers):
+                x, h_last = layer(x, states[i], lengths, reset)
+                last.append(h_last)
+        else:
+            for layer, state in zip(children(self, "layers"), states):
+                x, h_last = layer(x, state, lengths, reset)
+                last.append(h_last)
         if padding is not None:
             if self.residual:
                 x = x.masked_fill(padding, 0.0)
@@ -289,19 +294,22 @@ class _Layer(nn.Module):
         self.hidden_size, self.gates, self.activation = hidden_size, gates, activation
         self.residual, self.bidirectional, self.time_first = residual, bidirectional, time_first
         planes = (gates + 1) * hidden_size
-        self.norm = nn.LayerNorm(input_size, **factory) if norm else nn.Identity()
+        # none where absent, rather than nn.Identity, whose call takes as long as a small kernel
+        self.norm = nn.LayerNorm(input_size, **factory) if norm else None
         self.gate_hidden = nn.Linear(input_size, planes, bias=bias, **factory)
         self.gate_hidden_reverse = nn.Linear(input_size, planes, bias=bias, **factory) if bidirectional else nn.Identity()
         output_size = hidden_size * (2 if bidirectional else 1)
         self.res_align = nn.Linear(input_size, output_size, bias=align_bias, **factory) if align else nn.Identity()
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout > 0 else None
 
     def forward(
         self, x: Tensor, h: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor]:
-        if not torch.jit.is_scripting():
-            check_input(x, self.gate_hidden)
-        y = self.norm(x)
+        y = x
+        if self.norm is not None:
+            if not torch.jit.is_scripting():
+                check_input(x, self.gate_hidden)
+            y = self.norm(x)
         out, h_last = self.scan(y, h, 0, lengths, reset)
         if self.bidirectional:
             backward, h_first = self.scan(y, h, 1, lengths, reset)
@@ -309,7 +317,9 @@ class _Layer(nn.Module):
             h_last = torch.stack([h_last, h_first])
         if self.residual:
             out = out + self.res_align(x)
-        return self.dropout(out), h_last.view(2 if self.bidirectional else 1, h_last.shape[-2], 1, h_last.shape[-1])
+        if self.dropout is not None:
+            out = self.dropout(out)
+        return out, h_last.view(2 if self.bidirectional else 1, -1, 1, self.hidden_size)
 
     @torch.jit.export
     def step(self, x: Tensor, h: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
@@ -320,10 +330,13 @@ class _Layer(nn.Module):
             if h.shape[1] > self.hidden_size:
                 h = h[:, : self.hidden_size]
             h = h.contiguous()
-        out, h_next = mF.step_unchecked(self.gate_hidden(self.norm(x)), self.gates, h, self.activation)
+        y = x if self.norm is None else self.norm(x)
+        out, h_next = mF.step_unchecked(self.gate_hidden(y), self.gates, h, self.activation)
         if self.residual:
             out = out + self.res_align(x)
-        return self.dropout(out), h_next
+        if self.dropout is not None:
+            out = self.dropout(out)
+        return out, h_next
 
     def scan(
         self, y: Tensor, h: Optional[Tensor], direction: int, lengths: Optional[Tensor], reset: Optional[Tensor]
@@ -333,14 +346,14 @@ class _Layer(nn.Module):
         if h is not None:
             h0 = h[direction, :, 0, : self.hidden_size]
         if not torch.jit.is_scripting():
-            parameters = fusible(self.gate_hidden_reverse if direction == 1 else self.gate_hidden, y)
-            if parameters is not None:
+            linear = child(self, "gate_hidden_reverse" if direction == 1 else "gate_hidden")
+            parameters = fusible(linear)
+            if parameters is not None and fits(y, parameters[0]):
                 weight, bias = parameters
-                x = y.transpose(0, 1) if self.time_first else y
-                out, h_last = mF.layer_unchecked(
-                    x, weight, bias, self.gates, h0, lengths, reset, direction == 1, self.activation
-                )
-                return (out.transpose(0, 1) if self.time_first else out).contiguous(), h_last
+                options = (direction == 1, self.activation, not self.time_first)
+                out, h_last = mF.layer_unchecked(y, weight, bias, self.gates, h0, lengths, reset, *options)
+                return out.contiguous(), h_last
+            check_input(y, linear)
         planes = self.gate_hidden_reverse(y) if direction == 1 else self.gate_hidden(y)
         if self.time_first:
             planes = planes.transpose(0, 1)

@@ -124,15 +124,18 @@ def layer_unchecked(
     zoneout: float,
     zoneout_mode: str,
     training: bool,
+    batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`pool` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K)."""
+    """`pool` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K)."""
     kind, count = pooling_index(pooling)
     scale, seed = _zoneout(x, zoneout, zoneout_mode, training)
     if hidden is not None:
-        hidden = check_state(hidden, x, [x.shape[0], weight.shape[0] // count], "hidden").contiguous()
+        shape = [x.shape[0 if batch_first else 1], weight.shape[0] // count]
+        hidden = check_state(hidden, x, shape, "hidden").contiguous()
     wants = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     save = torch.is_grad_enabled() and (wants or (hidden is not None and hidden.requires_grad))
-    out, last, _, _ = _ops.CALLS.layer(x, weight, bias, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
+    options = (kind, zoneout, scale, reverse, batch_first, save)
+    out, last, _, _ = _ops.CALLS.layer(x, weight, bias, hidden, lengths, seed, *options)
     return out, last
 
 

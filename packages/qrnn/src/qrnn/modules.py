@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as qF
 from ._checks import check_input, check_lengths, check_state, check_tensor
-from ._plain import fusible, linear_parameters
+from ._plain import child, children, fits, fusible, linear_parameters
 from ._tensors import pack_like
 
 
@@ -136,38 +136,31 @@ class QRNNLayer(nn.Module):
             h (T, B, H), or (B, T, H); and c after each sequence's last step, (1, B, H), in float32 also for 16-bit types.
         """
         out, last = self._run(X, hidden, lengths)
-        return out, torch.stack([last])
+        return out, torch.stack([last])  # a view could not be detached in place
 
     def _run(self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """`forward` with c (B, H)."""
         _check_sequence(X, self.input_size, self.batch_first)
-        if not torch.jit.is_scripting():
-            check_input(X, self.linear, "X")
-        batch_dim = 0 if self.batch_first else 1
         if hidden is not None:
-            hidden = check_state(hidden, X, [1, X.shape[batch_dim], self.hidden_size], "hidden").squeeze(0)
+            hidden = check_state(hidden, X, [1, X.shape[0 if self.batch_first else 1], self.hidden_size], "hidden").squeeze(
+                0
+            )
         if lengths is not None:
+            batch_dim = 0 if self.batch_first else 1
             lengths = check_lengths(lengths, X, X.shape[batch_dim], X.shape[1 - batch_dim])
             padding = torch.arange(X.shape[1 - batch_dim], device=X.device) >= lengths.unsqueeze(1)
             padding = padding if self.batch_first else padding.transpose(0, 1)
             X = X.masked_fill(padding.unsqueeze(2), 0.0)  # NaN there must not reach the weights' gradients
         if not torch.jit.is_scripting():
-            parameters = fusible(self.linear, X) if self.window == 1 else None
-            if parameters is not None:
+            linear = child(self, "linear")
+            parameters = fusible(linear) if self.window == 1 else None
+            if parameters is not None and fits(X, parameters[0]):
                 weight, bias = parameters
-                out, last = qF.layer_unchecked(
-                    X if self.batch_first else X.transpose(0, 1),
-                    weight,
-                    bias,
-                    hidden,
-                    self.pooling,
-                    lengths,
-                    self.backward,
-                    self.zoneout,
-                    self.zoneout_mode,
-                    self.training,
-                )
-                return (out if self.batch_first else out.transpose(0, 1)).contiguous(), last
+                zoneout = (self.zoneout, self.zoneout_mode, self.training)
+                options = (self.pooling, lengths, self.backward, *zoneout, self.batch_first)
+                out, last = qF.layer_unchecked(X, weight, bias, hidden, *options)
+                return out.contiguous(), last
+            check_input(X, linear, "X")
         if self.window == 1:
             # in the order that X has in memory, so that nothing is copied
             turn = X.stride(0) < X.stride(1)
@@ -375,16 +368,24 @@ class QRNN(nn.Module):
                     Y = X
                 else:
                     X, Y = self._drop(X), self._drop(Y)
-        else:
+        elif torch.jit.is_scripting():
             for i, layer in enumerate(self.layers):
-                start = states[i]
-                if start is not None:
-                    start = start[:, : layer.hidden_size]
-                X, c = layer(X, start, lengths)
-                last.append(nn.functional.pad(c, [0, self.hidden_size - c.shape[2]]))
-                if i + 1 < self.num_layers:
-                    X = self._drop(X)
+                start = self._narrowed(states[i], layer.hidden_size)  # type: ignore[arg-type]
+                X, c = layer(self._drop(X) if i > 0 else X, start, lengths)
+                last.append(self._padded(c))
+        else:
+            for i, layer in enumerate(children(self, "layers")):
+                start = self._narrowed(states[i], layer.hidden_size)  # type: ignore[arg-type]
+                X, c = layer(self._drop(X) if i > 0 else X, start, lengths)
+                last.append(self._padded(c))
         return X, last[0] if len(last) == 1 else torch.cat(last)
+
+    def _narrowed(self, state: Optional[Tensor], width: int) -> Optional[Tensor]:
+        return state if state is None or width == self.hidden_size else state[:, :width]
+
+    def _padded(self, c: Tensor) -> Tensor:
+        missing = self.hidden_size - c.shape[2]
+        return nn.functional.pad(c, [0, missing]) if missing > 0 else c
 
     def _drop(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(x, self.dropout, self.training) if self.dropout > 0.0 else x

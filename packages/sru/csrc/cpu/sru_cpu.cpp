@@ -13,6 +13,5 @@ RNNKIT_LIBRARY_IMPL(CPU, m) {
   m.impl("scan", TORCH_BOX(&rnnkit::scan<rnnkit::CpuEngine>));
   m.impl("layer", TORCH_BOX(&rnnkit::layer<rnnkit::CpuEngine>));
   m.impl("layer_backward", TORCH_BOX(&rnnkit::layer_backward<rnnkit::CpuEngine>));
-  m.impl("infer", TORCH_BOX(&rnnkit::infer<rnnkit::CpuEngine>));
   m.impl("scan_backward", TORCH_BOX(&rnnkit::scan_backward<rnnkit::CpuEngine>));
 }

@@ -1,4 +1,4 @@
-"""The ops `scan`, `layer`, `infer`, `product`, and the backward ones, of `torch.ops.rnnkit_sru`, as torch sees them.
+"""The ops `scan`, `layer`, `product`, and the backward ones, of `torch.ops.rnnkit_sru`, as torch sees them.
 
 Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments:
 
@@ -13,10 +13,10 @@ Importing this module loads the compiled library and teaches torch shapes and de
     bidirectional  the second half of the channels goes from the last step to the first
     save           keeps what backward needs: `carries`, c before every 16th step, (B, ceil(T / 16) * D)
 
-States, parameters, mask and scale are float32, or float64 where the sequences are. `layer(x, weight, parameters, ...)` is
-`scan` with the skip "input" and U = x weight; its backward lets the matrix product add to the gradient of x that the scan
-wrote. `infer` is `layer` without derivatives, which would cost a single step as much as the
-kernel. `product(x, weight)`, of (N, K) and (K, M), is a matmul that is faster on some CPUs.
+States, parameters, mask and scale are float32, or float64 where the sequences are. `layer(x, weight, bias, weight_c, ...)` is
+`scan` with the skip "input" and U = x weight, of x (B, T, D), or (T, B, D) unless `batch_first`; its backward lets the matrix
+product add to the gradient of x that the scan wrote. `product(x, weight)`, of (N, K) and (K, M), is a matmul that is faster on
+some CPUs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: lo
 from . import reference
 from ._derivatives import register_layer, register_scan, with_backward
 from ._names import refuse_namesake
-from ._tensors import empty_rows, state_dtype
 
 NAMESPACE = "rnnkit_sru"
 EXTRAS = 4  # lengths, pad, mask, scale
@@ -66,11 +65,6 @@ def register(namespace: str) -> SimpleNamespace:
     def _(x, weight):  # type: ignore[no-untyped-def]
         return x.new_empty(x.shape[0], weight.shape[1])
 
-    @torch.library.register_fake(f"{namespace}::infer")
-    def _(x, weight, parameters, *rest):  # type: ignore[no-untyped-def]
-        width = parameters.shape[1]
-        return empty_rows(x, width), x.new_empty(x.shape[0], width, dtype=state_dtype(x))
-
     def setup_product(ctx: Any, arguments: tuple[Tensor, ...], _: Tensor) -> None:
         ctx.save_for_backward(*arguments)
 
@@ -80,16 +74,22 @@ def register(namespace: str) -> SimpleNamespace:
         return grad_x, x.t() @ grad if ctx.needs_input_grad[1] else None
 
     def scan_backward(
-        grad_out: Tensor, grad_c_last: Tensor | None, x: Tensor, parameters: Tensor, u: Tensor, *rest: Any
-    ) -> list[Tensor]:
-        *kept, activation, peephole, bidirectional = rest
+        grad_out: Tensor, grad_c_last: Tensor | None, x: Tensor, bias: Tensor, weight_c: Tensor | None, *rest: Any
+    ) -> tuple[Tensor | None, ...]:
+        u, *kept, activation, bidirectional = rest
+        peephole = reference.PEEPHOLES.index("none" if weight_c is None else "parameter")
+        parameters = (bias if weight_c is None else torch.cat([bias, weight_c])).view(-1, x.shape[2])
         options = (activation, INPUT, peephole, bidirectional)
-        return getattr(torch.ops, namespace).scan_backward(grad_out, grad_c_last, [u, x, parameters], *kept, *options)
+        backward = getattr(torch.ops, namespace).scan_backward
+        of_u, of_x, of_parameters, of_c0 = backward(grad_out, grad_c_last, [u, x, parameters], *kept, *options)
+        of_weight_c = None if weight_c is None else of_parameters[2:].flatten()
+        return of_u, of_x, of_parameters[:2].flatten(), of_weight_c, of_c0
 
     def width(weight: Tensor, *_: Any) -> int:
         return weight.shape[1] // 3
 
-    layer = register_layer(namespace, channels=width, planes_dim=1, extras=EXTRAS, scan_backward=scan_backward)
+    kind = {"planes_dim": 1, "parameters": 2, "extras": EXTRAS}
+    layer = register_layer(namespace, channels=width, scan_backward=scan_backward, **kind)
     product = with_backward(f"{namespace}::product", setup_product, product_backward)
     return SimpleNamespace(scan=scan, layer=layer, product=product)
 

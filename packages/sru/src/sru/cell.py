@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from . import functional as sF
 from ._checks import check_input, check_lengths, check_tensor
-from ._modes import autocast_enabled
+from ._modes import autocast_enabled, is_eager
+from ._plain import fits, tensor_of
 from ._tensors import dropout_mask
 from .convert import CellProduct, convert_state_dict
 
@@ -201,8 +202,10 @@ class SRUCell(nn.Module):
             dim = 1 if self.batch_first else 0
             h, c = self._run(input.unsqueeze(dim), c0, None, None)
             return h.squeeze(dim), c
-        check_sequence(input, self.input_size, self.batch_first)
-        return self._run(clear_padding(input, mask_pad, lengths, self.batch_first), c0, mask_pad, lengths)
+        if mask_pad is not None or lengths is not None:
+            check_sequence(input, self.input_size, self.batch_first)
+            input = clear_padding(input, mask_pad, lengths, self.batch_first)
+        return self._run(input, c0, mask_pad, lengths)
 
     def _run(
         self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None
@@ -210,7 +213,8 @@ class SRUCell(nn.Module):
         """`forward` of a batch of sequences, without NaN in the padding."""
         check_sequence(input, self.input_size, self.batch_first)
         if not torch.jit.is_scripting():
-            check_input(input, self, "input")
+            if self.custom_m is not None or not fits(input, tensor_of(self, "weight")):
+                check_input(input, self, "input")
         if self.custom_m is None:  # alone in its condition, so that TorchScript never looks for the weight of others
             if self._is_one_product(input):
                 h, c = self._layer(input, c0, mask_pad, lengths)
@@ -271,20 +275,27 @@ class SRUCell(nn.Module):
     def _layer(
         self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        return sF.layer(
-            input,
-            self.weight,
-            self.bias,
-            None if self.v1 else self.weight_c,
-            c0,
-            mask_pad,
-            lengths,
-            self._mask(input, self.dropout, self.output_size),
-            self.scale_x if self.rescale else None,
-            self.activation,
-            self.bidirectional,
-            self.batch_first,
-        )
+        mask = self._mask(input, self.dropout, self.output_size)
+        weight: Tensor = input
+        bias: Tensor = input
+        scale: Tensor | None = None
+        weight_c: Tensor | None = None
+        if torch.jit.is_scripting():
+            weight, bias = self.weight, self.bias
+            if self.rescale:
+                scale = self.scale_x
+            if not self.v1:
+                weight_c = self.weight_c
+        else:
+            weight, bias = tensor_of(self, "weight"), tensor_of(self, "bias")
+            scale = tensor_of(self, "scale_x") if self.rescale else None
+            weight_c = None if self.v1 else tensor_of(self, "weight_c")
+        options = (self.activation, self.bidirectional, self.batch_first)
+        if not torch.jit.is_scripting():
+            plain = c0 is None and mask_pad is None and lengths is None and mask is None and scale is None
+            if plain and is_eager() and bias.dtype is weight.dtype and (weight_c is None or weight_c.dtype is weight.dtype):
+                return sF.layer_unchecked(input, weight, bias, weight_c, *options)
+        return sF.layer(input, weight, bias, weight_c, c0, mask_pad, lengths, mask, scale, *options)
 
     def recur(
         self,

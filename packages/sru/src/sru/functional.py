@@ -139,31 +139,52 @@ def layer(
         raise TypeError(f"weight: expected {x.dtype}, got {weight.dtype}")
     if weight_c is not None and weight_c.dim() != 1:
         raise ValueError(f"weight_c: expected shape ({2 * channels},), got {list(weight_c.shape)}")
+    _check_parameters(bias, weight_c, x)
     rows = x if batch_first else x.transpose(0, 1)
-    parameters = _parameters(bias, weight_c, rows)
-    peephole = 0 if weight_c is None else 1
     c0, lengths, pad, mask, scale = _check_others(rows, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
     kind = _activation_index(activation, bidirectional, channels)
     if not torch.jit.is_scripting():
         if needs_plain_torch():
-            inputs = [rows @ weight, rows, parameters]
+            inputs = [rows @ weight, rows, _parameters(bias, weight_c, x)]
+            peephole = 0 if weight_c is None else 1
             h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, 1, peephole, bidirectional)
             return h if batch_first else h.transpose(0, 1), c
-    save = wants_gradients([rows, weight, parameters], c0)
+    bias = bias.to(state_dtype(x)).contiguous()
+    weight_c = None if weight_c is None else weight_c.to(state_dtype(x)).contiguous()
+    save = wants_gradients([x, weight, bias, bias if weight_c is None else weight_c], c0)
     if not torch.jit.is_scripting():
         with without_autocast(x.device):  # which would change the dtype of U alone
-            h, c, _, _ = _ops.CALLS.layer(
-                rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, save
-            )
-    elif save:
-        h, c, _, _ = torch.ops.rnnkit_sru.layer(
-            rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional, True
-        )
+            options = (kind, bidirectional, batch_first, save)
+            h, c, _, _ = torch.ops.rnnkit_sru.layer(x, weight, bias, weight_c, c0, lengths, pad, mask, scale, *options)
     else:
-        h, c = torch.ops.rnnkit_sru.infer(
-            rows, weight, parameters, c0, lengths, pad, mask, scale, kind, peephole, bidirectional
+        h, c, _, _ = torch.ops.rnnkit_sru.layer(
+            x, weight, bias, weight_c, c0, lengths, pad, mask, scale, kind, bidirectional, batch_first, save
         )
-    return h if batch_first else h.transpose(0, 1), c
+    return h, c
+
+
+@torch.jit.unused
+def layer_unchecked(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    weight_c: Optional[Tensor],
+    activation: str,
+    bidirectional: bool,
+    batch_first: bool,
+) -> Tuple[Tensor, Tensor]:
+    """`layer` where `is_eager()`, of tensors that are known to fit and all of x's dtype, from the state 0 and without padding."""
+    wanted = state_dtype(x)
+    bias = bias.to(wanted).contiguous()
+    weight_c = None if weight_c is None else weight_c.to(wanted).contiguous()
+    kind = _activation_index(activation, bidirectional, 2)
+    wants = (
+        x.requires_grad or weight.requires_grad or bias.requires_grad or (weight_c is not None and weight_c.requires_grad)
+    )
+    save = wants and torch.is_grad_enabled()
+    others = (None, None, None, None, None, kind, bidirectional, batch_first, save)
+    h, c, _, _ = _ops.CALLS.layer(x, weight, bias, weight_c, *others)
+    return h, c
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -215,21 +236,24 @@ def _check_like(name: str, t: Tensor, U: Tensor, width: int) -> Tensor:
 
 
 def _parameters(bias: Tensor, weight_c: Optional[Tensor], like: Tensor) -> Tensor:
-    """b_f, b_r (2, D), or b_f, v_f, b_r, v_r (4, D), in the dtype of states."""
+    """b_f, b_r (2, D), or b_f, b_r, v_f, v_r (4, D), in the dtype of states."""
+    _check_parameters(bias, weight_c, like)
+    rows = bias if weight_c is None else torch.cat([bias, weight_c])
+    return rows.to(state_dtype(like)).contiguous().view(-1, bias.shape[0] // 2)
+
+
+def _check_parameters(bias: Tensor, weight_c: Optional[Tensor], like: Tensor) -> None:
     check_tensor("bias", bias)
     check_floating("bias", bias)
     if bias.dim() != 1 or bias.shape[0] % 2 != 0:
         raise ValueError(f"bias: expected shape (2 * D,), got {list(bias.shape)}")
     if bias.device != like.device:
         raise ValueError(f"bias: expected device {like.device}, got {bias.device}")
-    rows = bias.reshape(2, -1)
     if weight_c is not None:
         if weight_c.shape != bias.shape or weight_c.device != bias.device:
             raise ValueError(
                 f"weight_c: expected the shape and device of bias, {list(bias.shape)}, got {list(weight_c.shape)}"
             )
-        rows = torch.stack([rows, weight_c.reshape(2, -1)], 1).flatten(0, 1)
-    return rows.to(state_dtype(like)).contiguous()
 
 
 def _check_others(

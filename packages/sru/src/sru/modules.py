@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from ._checks import check_input
+from ._plain import children
 from ._tensors import pack_like
 from .attention import SRUppAttention, SRUppProjectedLinear
 from .cell import SRUCell, check_sequence, clear_padding
@@ -183,12 +184,15 @@ class SRU(nn.Module):
                 check_input(input, self.input_to_hidden, "input")
             x = self.input_to_hidden(clear_padding(input, mask_pad, lengths, self.batch_first))
         last: List[Tensor] = []
-        for i, rnn in enumerate(self.rnn_lst):
-            if lengths is None:  # which modules in the place of cells may not know
-                x, c = rnn(x, states[i], mask_pad)
-            else:
+        if torch.jit.is_scripting():
+            for i, rnn in enumerate(self.rnn_lst):
                 x, c = rnn(x, states[i], mask_pad, lengths)
-            last.append(c)
+                last.append(c)
+        else:
+            for rnn, state in zip(children(self, "rnn_lst"), states):
+                # modules in the place of cells may not know of lengths
+                x, c = rnn(x, state, mask_pad) if lengths is None else rnn(x, state, mask_pad, lengths)
+                last.append(c)
         return x, join_states(last, self.num_directions if self.nn_rnn_compatible_return else 1)
 
     def step(self, input: Tensor, c: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:

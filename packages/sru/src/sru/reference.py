@@ -32,7 +32,7 @@ def scan(
     Args:
         inputs: U (B, T, k * D), with the k values of a channel side by side: candidate, forget gate, reset gate and, for the
             skip "column", x'; then x (B, T, D), for the skip "input"; then v_f and v_r (B, T, D), for the peephole "plane"; and
-            the parameters: rows b_f, b_r (2, D), or b_f, v_f, b_r, v_r (4, D) for the peephole "parameter".
+            the parameters: rows b_f, b_r (2, D), or b_f, b_r, v_f, v_r (4, D) for the peephole "parameter".
         c0: (B, D).
         lengths: (B,); steps from there on are padding, whose outputs are 0.
         pad: (B, T) bool; such steps leave c as it is, and their outputs are 0.
@@ -54,7 +54,7 @@ def scan(
     parameters = parameters.to(c0.dtype)
     zero = c0.new_zeros(())
     if peephole == "parameter":
-        (b_f, v_f, b_r, v_r), v = parameters, None
+        (b_f, b_r, v_f, v_r), v = parameters, None
     else:
         (b_f, b_r), v_f, v_r = parameters, zero, zero
         v = sequences[-2:] if peephole == "plane" else None

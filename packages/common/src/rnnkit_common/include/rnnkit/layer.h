@@ -8,21 +8,26 @@
 
 namespace rnnkit {
 
+// Sequences as a caller has them, [B, T, .] or, unless `batch_first`, [T, B, .], as [B, T, .]; and the other way round.
+inline Tensor by_batch(const Tensor& sequences, bool batch_first) {
+  STD_TORCH_CHECK(sequences.dim() == 3, "sequences: expected 3 dimensions");
+  return batch_first ? sequences : transposed(sequences, 0, 1);
+}
+
 // Sequences [B, T, .] in the order that x has in memory, [B, T, .] or [T, B, .], so that a product copies nothing; and back.
 class MemoryOrder {
  public:
-  explicit MemoryOrder(const Tensor& x) : time_major_(checked(x).stride(0) < x.stride(1)) {}
+  explicit MemoryOrder(const Tensor& x) : time_major_(x.stride(0) < x.stride(1)) {}
 
-  Tensor of(const Tensor& sequences) const { return time_major_ ? torch::stable::transpose(sequences, 0, 1) : sequences; }
-  Tensor rows(const Tensor& sequences) const { return torch::stable::flatten(of(sequences), 0, 1); }
+  Tensor of(const Tensor& sequences) const { return time_major_ ? transposed(sequences, 0, 1) : sequences; }
+  Tensor rows(const Tensor& sequences) const {  // [B * T, .]
+    const Tensor ordered = of(sequences);
+    if (!ordered.is_contiguous()) return torch::stable::flatten(ordered, 0, 1);
+    return view_strided(ordered, {ordered.size(0) * ordered.size(1), ordered.size(2)}, {ordered.size(2), 1});
+  }
   Tensor back(const Tensor& ordered) const { return of(ordered); }
 
  private:
-  static const Tensor& checked(const Tensor& x) {
-    STD_TORCH_CHECK(x.dim() == 3, "x: expected 3 dimensions");
-    return x;
-  }
-
   const bool time_major_;
 };
 
@@ -31,34 +36,37 @@ struct Needs {
   bool x, weight, bias;
 };
 
-// scan(planes) -> (out, h_last, carries), for weight [M, K]. The planes are returned where backward needs them.
+// scan(planes) -> (out, h_last, carries), for weight [M, K] and x [B, T, K]. The planes are returned where backward needs
+// them.
 template <class Scan>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_op(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
-                                                    bool save, Scan scan) {
-  STD_TORCH_CHECK(x.dim() == 3 && weight.dim() == 2, "x and weight: expected 3 and 2 dimensions");
+                                                    bool batch_first, bool save, Scan scan) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions");
   if (bias)
     STD_TORCH_CHECK(has_shape(*bias, {weight.size(0)}) && bias->scalar_type() == x.scalar_type() && same_device(*bias, x),
                     "bias: not a tensor of the expected shape, dtype and device");
   const MemoryOrder order(x);
   const Tensor planes = order.back(linear(order.of(x), weight, bias));
   auto [out, h_last, carries] = scan(planes);
-  return {out, h_last, carries, save ? planes : torch::stable::new_empty(planes, {0})};
+  return {by_batch(out, batch_first), h_last, carries, save ? planes : empty(planes, {0})};
 }
 
-// Gradients of x, weight, bias and h0, from those of the planes and of h0: x's needs the weight, the weight's x.
+// Gradients of x, weight, bias and h0, from those of the planes and of h0: x's needs the weight, the weight's x, as [B, T,
+// K].
 inline std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward_op(const Tensor& grad_planes, const Tensor& grad_h0,
                                                                     const std::optional<Tensor>& x,
-                                                                    const std::optional<Tensor>& weight, Needs needs) {
-  using torch::stable::transpose;
+                                                                    const std::optional<Tensor>& weight, bool batch_first,
+                                                                    Needs needs) {
   STD_TORCH_CHECK((!needs.x || weight) && (!needs.weight || x), "x and weight: expected what the gradients need");
   STD_TORCH_CHECK(!x || (x->dim() == 3 && x->size(0) == grad_planes.size(0) && x->size(1) == grad_planes.size(1)),
                   "x: expected shape (B, T, K)");
   const MemoryOrder order(grad_planes);
   const Tensor rows = order.rows(grad_planes);
-  const auto none = [&] { return torch::stable::new_empty(grad_planes, {0}); };
+  const auto none = [&] { return empty(grad_planes, {0}); };
+  const auto grad_x = [&] { return order.back(linear(order.of(grad_planes), transposed(*weight, 0, 1))); };
   const int64_t over_rows[] = {0};
-  return {needs.x ? order.back(linear(order.of(grad_planes), transpose(*weight, 0, 1))) : none(),
-          needs.weight ? torch::stable::matmul(transpose(rows, 0, 1), order.rows(*x)) : none(),
+  return {needs.x ? by_batch(grad_x(), batch_first) : none(),
+          needs.weight ? torch::stable::matmul(transposed(rows, 0, 1), order.rows(*x)) : none(),
           needs.bias ? torch::stable::sum(rows, over_rows) : none(), grad_h0};
 }
 

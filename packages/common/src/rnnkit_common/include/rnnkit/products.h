@@ -63,7 +63,7 @@ inline Tensor add_linear(Tensor sum, Tensor x, Tensor weight) {
                               {from(x), from(sum), from(weight), from(std::optional<Tensor>()), from(std::string("add"))});
     if (made) return *made;
   }
-  return torch::stable::subtract(sum, torch::stable::matmul(x, torch::stable::transpose(weight, 0, 1)), -1);
+  return torch::stable::subtract(sum, torch::stable::matmul(x, transposed(weight, 0, 1)), -1);
 }
 
 }  // namespace rnnkit

@@ -73,6 +73,16 @@ constexpr int channel_stride(int plane) {
   return interleaved ? Kind::kInterleaved : 1;
 }
 
+// Where the j-th sum lies, those of the state first: sums of state and output take turns, so that the two of a parameter
+// that both gates have are neighbours.
+template <class Kind>
+constexpr int sum_row(int j) {
+  static_assert(Kind::kOutputSums == 0 || Kind::kOutputSums == Kind::kStateSums,
+                "as many sums of the output as of the state");
+  if (Kind::kOutputSums == 0) return j;
+  return j < Kind::kStateSums ? 2 * j : 2 * (j - Kind::kStateSums) + 1;
+}
+
 struct NoOwn {};
 
 template <class scalar_t, class Kind>
@@ -115,7 +125,7 @@ struct ScanBackward : ScanProblem<scalar_t, Kind> {
   const acc* grad_h_last;  // null: 0
   Rows<scalar_t> grad_in[Kind::kPlanes];
   acc* grad_h0;
-  acc* sums;  // [kStateSums + kOutputSums, B, D]
+  acc* sums;  // [kStateSums + kOutputSums, B, D], in the order of sum_row
 };
 
 }  // namespace rnnkit

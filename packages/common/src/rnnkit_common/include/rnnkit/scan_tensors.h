@@ -65,13 +65,12 @@ class ScanTensors {
   }
 
   Tensor empty_rows(int64_t width) const {  // uninitialised [B, T, width]
-    if (!time_major_) return torch::stable::new_empty(tensors_[0], {batch, steps, width});
-    return new_empty_strided(tensors_[0], {batch, steps, width},
-                             {width, batch * width, 1});  // no view, which users may change
+    if (!time_major_) return empty(tensors_[0], {batch, steps, width});
+    return empty_strided(tensors_[0], {batch, steps, width}, {width, batch * width, 1}, dtype);
   }
 
   Tensor empty_state() const {  // uninitialised [B, D]
-    return torch::stable::new_empty(tensors_[0], {batch, channels}, accumulate_type(dtype));
+    return empty(tensors_[0], {batch, channels}, accumulate_type(dtype));
   }
 
   std::vector<Tensor> empty_gradients() const {  // of the tensors that hold the planes, uninitialised
@@ -143,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor> scan_forward_op(const ScanTensors& t, const s
                                                    Dispatch dispatch, Fill fill) {
   if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
   Tensor out = t.empty_rows(t.channels), h_last = t.empty_state();
-  Tensor carries = torch::stable::new_empty(h_last, {t.batch, save ? t.carries_size() : 0});
+  Tensor carries = empty(h_last, {t.batch, save ? t.carries_size() : 0});
   dispatch(t.dtype, [&](auto tag, auto kind) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
@@ -183,7 +182,7 @@ ScanGradients scan_backward_op(const ScanTensors& t, const Tensor& grad_out, con
     ScanBackward<scalar_t, decltype(kind)> p;
     fill(p);
     constexpr int sums = kind.kStateSums + kind.kOutputSums;
-    if (sums > 0) grads.sums = torch::stable::new_empty(grads.h0, {sums, t.batch, t.channels});
+    if (sums > 0) grads.sums = empty(grads.h0, {sums, t.batch, t.channels});
     p.carries = carries.template const_data_ptr<acc>();
     p.grad_out = ScanTensors::strided<const scalar_t>(grad_rows);
     p.grad_h_last = grad_h_last ? grad_h_last->template const_data_ptr<acc>() : nullptr;

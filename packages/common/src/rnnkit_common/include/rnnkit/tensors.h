@@ -6,7 +6,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <array>
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -24,18 +24,49 @@ inline bool has_shape(const Tensor& t, const std::vector<int64_t>& shape) {
   return fits;
 }
 
-// Uninitialised memory like that of t, of any strides.
-inline Tensor new_empty_strided(const Tensor& t, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 7> stack{from(t),
-                                    from(sizes),
-                                    from(strides),
-                                    from(std::optional<ScalarType>()),
-                                    from(std::optional<torch::headeronly::Layout>()),
-                                    from(std::optional<torch::stable::Device>()),
-                                    from(std::optional<bool>())};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
+  return strides;
+}
+
+// Uninitialised memory on the device of `like`. torch's C interface makes it, because a call of the dispatcher takes as long
+// as a small kernel; and views likewise.
+inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                            ScalarType dtype) {
+  const auto number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  int32_t device_type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), number, device_type,
+                                                  like.get_device(), &made));
+  return Tensor(made);
+}
+
+inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  return empty_strided(like, sizes, contiguous_strides(sizes), dtype);
+}
+
+inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes) { return empty(like, sizes, like.scalar_type()); }
+
+// The same memory, from its `first` element on.
+inline Tensor view_strided(const Tensor& t, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                           int64_t first = 0) {
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(t.get(), int64_t(sizes.size()), sizes.data(), strides.data(), first, &made));
+  return Tensor(made);
+}
+
+// With two dimensions of a tensor of two or three exchanged.
+inline Tensor transposed(const Tensor& t, int64_t first, int64_t second) {
+  std::vector<int64_t> sizes, strides;
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    const int64_t from = i == first ? second : i == second ? first : i;
+    sizes.push_back(t.size(from));
+    strides.push_back(t.stride(from));
+  }
+  return view_strided(t, sizes, strides);
 }
 
 // A contiguous tensor of a fixed shape, on the device of `like`.

@@ -309,7 +309,7 @@ class Backward {
     for (int64_t task = 0; kSums > 0 && task < tiling.tasks; ++task) {
       const Tile tile = tiling.group(task).tile(p, 0);
       for (int j = 0; j < kSums; ++j) {
-        acc* const to = p.sums + (j * p.batch + tile.b) * p.channels + tile.d;
+        acc* const to = p.sums + (sum_row<Kind>(j) * p.batch + tile.b) * p.channels + tile.d;
         for (int c = 0; c < tile.width; ++c) {
           to[c] = 0;
           for (int64_t chunk = 0; chunk < tiling.chunks; ++chunk) to[c] += sums[sums_offset(task, chunk, j) + c];

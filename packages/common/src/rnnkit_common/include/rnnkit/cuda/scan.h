@@ -400,7 +400,7 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
   if (at.index == 0 && at.active) p.grad_h0[at.b * p.channels + at.d] = state;
   for (int j = 0; j < state_sums + output_sums; ++j) {
     const acc total = exchange.sum(j < state_sums ? sums_of_state[j] : sums_of_output[j - state_sums]);
-    if (at.index == 0 && at.active) p.sums[(j * p.batch + at.b) * p.channels + at.d] = total;
+    if (at.index == 0 && at.active) p.sums[(sum_row<Kind>(j) * p.batch + at.b) * p.channels + at.d] = total;
   }
   RNNKIT_UNROLL
   for (int j = 0; j < planes; ++j) zero_padding(p.grad_in[j], p, at, length, channel_stride<Kind>(j));
