@@ -37,7 +37,7 @@ def fault(name: str, file: str, *edits: str, families: str = "") -> Fault:
 _CPU_SCAN, _CUDA_SCAN = f"{CPU}/scan.h", f"{CUDA}/scan.h"
 _TENSORS = f"{COMMON}/include/rnnkit/scan_tensors.h"
 _CHECKS, _MODES, _LAYOUTS, _DISTRIBUTED = (f"{COMMON}/{name}.py" for name in ("checks", "modes", "tensors", "distributed"))
-_LAYER, _DERIVATIVES, _PLAIN = f"{COMMON}/include/rnnkit/layer.h", f"{COMMON}/derivatives.py", f"{COMMON}/plain.py"
+_LAYER, _DERIVATIVES = f"{COMMON}/include/rnnkit/layer.h", f"{COMMON}/derivatives.py"
 
 SCAN_ON_THE_CPU = [
     fault(

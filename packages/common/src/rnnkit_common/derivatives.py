@@ -16,19 +16,23 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._modes import without_autocast
+from ._modes import is_eager, without_autocast
 from ._tensors import STEPS_PER_CARRY, empty_rows, state_dtype
 
 _LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
 
 
-def differentiable(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
+def differentiable(
+    name: str, apply: Callable[..., Any], apply_eagerly: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """Gives an op its derivatives, and returns the shortest way to call it.
 
     Args:
         name: of the op, with its namespace; it has kernels below autograd.
         apply: takes the op's arguments, records for backward, and returns what the op returns.
+        apply_eagerly: does so where `is_eager()`. Default: `apply`.
     """
+    straight = apply if apply_eagerly is None else apply_eagerly
     namespace, short = name.split("::")
     op = getattr(getattr(torch.ops, namespace), short).default
 
@@ -45,11 +49,19 @@ def differentiable(name: str, apply: Callable[..., Any]) -> Callable[..., Any]:
     _LIBRARIES.append(library)
 
     def call(*arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return op(*arguments)  # which the graph has to show
-        return kernel(*arguments)
+        if not is_eager():
+            return op(*arguments)  # which a graph, or a mode, has to see
+        if torch.is_grad_enabled() and _any_requires_grad(arguments):
+            return straight(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*arguments)
 
     return call
+
+
+def _straight(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply` without the words that torch.func wants to have in it, where `is_eager()`."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 def with_backward(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,7 +84,7 @@ def with_backward(name: str, setup: Callable[..., None], backward: Callable[...,
             return outputs
 
     Op.backward = staticmethod(backward)  # type: ignore[method-assign]
-    return differentiable(name, Op.apply)
+    return differentiable(name, Op.apply, _straight(Op))
 
 
 def one_by_one(name: str) -> None:
@@ -265,9 +277,10 @@ def register_derivatives(
     def apply(x: list[Tensor], h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         return Forward.apply(rest, h0, *x)  # type: ignore[no-untyped-call]
 
+    straight = _straight(Forward)
     one_by_one(f"{name}_backward")
     backward = differentiable(f"{name}_backward", apply_backward)
-    return differentiable(name, apply)
+    return differentiable(name, apply, lambda x, h0, *rest: straight(rest, h0, *x))
 
 
 def register_layer(
@@ -430,12 +443,11 @@ def register_layer(
         return Layer.apply(tuple(others), x, weight, h0, *given)  # type: ignore[no-untyped-call]
 
     differentiable(f"{namespace}::layer", apply)
-    apply_eagerly = super(torch.autograd.Function, Layer).apply  # without the words that torch.func wants to have in it
+    straight = _straight(Layer)
 
     def call(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         if rest[-1]:
-            given = (x, weight, rest[parameters], *rest[:parameters])
-            return apply_eagerly(rest[parameters + 1 :], *given)  # type: ignore[no-untyped-call]
+            return straight(rest[parameters + 1 :], x, weight, rest[parameters], *rest[:parameters])
         with torch._C._AutoDispatchBelowAutograd():
             return op(x, weight, *rest)
 

@@ -117,6 +117,17 @@ def recurrence(
     return out, h_last
 
 
+@torch.jit.unused
+def recurrence_unchecked(
+    g: Tensor, weight: Tensor, mask: Optional[Tensor], nonlinearity: str, bidirectional: bool
+) -> Tuple[Tensor, Tensor]:
+    """`recurrence` where `is_eager()`, of tensors that are known to fit, from the state 0, without padding or normalisation."""
+    save = torch.is_grad_enabled() and (g.requires_grad or weight.requires_grad)
+    options = (activation_index(nonlinearity), bidirectional, False, 1e-5, save)
+    out, h_last, _, _, _ = _ops.CALLS.recurrence([g, weight], None, None, mask, *options)
+    return out, h_last
+
+
 def activation_index(nonlinearity: str) -> int:
     """The index of a nonlinearity in `reference.ACTIVATIONS`; raises ValueError if it is none of those."""
     if nonlinearity == "relu":

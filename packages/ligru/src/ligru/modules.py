@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as lF
 from ._checks import check_input, check_lengths, check_state, check_tensor
-from ._plain import is_plain, linear_parameters
+from ._modes import is_eager
+from ._plain import child, children, is_plain, linear_parameters
 from ._tensors import dropout_mask, pack_like, state_dtype
 
 
@@ -95,7 +96,7 @@ class _Layer(nn.Module):
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x: expected shape (B, T, {self.input_size}), got {list(x.shape)}")
         if not torch.jit.is_scripting():
-            check_input(x, self.w)
+            check_input(x, child(self, "w"))
         valid: Optional[Tensor] = None
         if lengths is not None:
             lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
@@ -125,13 +126,15 @@ class _Layer(nn.Module):
         if torch.jit.is_scripting():
             u = self.u.weight
         else:
-            parameters = linear_parameters(self.u)
+            parameters = linear_parameters(child(self, "u"))
             known = layer_norm is None or (
                 is_plain(layer_norm, nn.LayerNorm) and (layer_norm.weight is None) == (layer_norm.bias is None)
             )
             if parameters is None or parameters[1] is not None or not known:
                 return self._recurrence_of_calls(g, hx, mask, lengths)
             u = parameters[0]
+            if hx is None and lengths is None and layer_norm is None and is_eager() and u.dtype is g.dtype:
+                return lF.recurrence_unchecked(g, u, mask, self.nonlinearity, self.bidirectional)
         if layer_norm is not None:
             weight, bias, eps = layer_norm.weight, layer_norm.bias, layer_norm.eps
         return lF.recurrence(
@@ -164,10 +167,14 @@ class _Layer(nn.Module):
             weight: Tensor = self.w.weight
         else:
             known = is_plain(norm, nn.BatchNorm1d)
-            parameters = linear_parameters(self.w) if known else None
+            parameters = linear_parameters(child(self, "w")) if known else None
             plain = parameters is not None and parameters[1] is None and norm.running_mean is not None
             if parameters is not None:
                 weight = parameters[0]
+                if plain and norm.training and valid is None and x.numel() > 0:
+                    # in two dimensions from the product on: one view for autograd instead of two
+                    rows = norm(nn.functional.linear(x.flatten(0, 1), weight))
+                    return rows.view(x.shape[0], x.shape[1], 2 * self.hidden_size)
         if plain and not norm.training:
             scale = torch.rsqrt(norm.running_var + norm.eps)
             if norm.weight is not None:
@@ -388,18 +395,23 @@ class _Stack(nn.Module):
         if hx is not None:
             hx = check_state(hx, x, [self.num_layers * self.num_directions, x.shape[0], self.hidden_size], "hx")
         last: List[Tensor] = []
-        for i, layer in enumerate(self.rnn):
-            if i > 0 and self.dropout_between > 0.0:
-                x = nn.functional.dropout(x, self.dropout_between, self.training)
-            start: Optional[Tensor] = None
-            if hx is not None:
-                start = hx[i * self.num_directions : (i + 1) * self.num_directions]
-            made = layer(x, start, lengths, True)
-            if torch.jit.is_scripting():
+        if torch.jit.is_scripting():
+            for i, layer in enumerate(self.rnn):
+                made = layer(self._dropped(x) if i > 0 else x, self._start(hx, i), lengths, True)
                 assert torch.jit.isinstance(made, Tuple[Tensor, Tensor])
-            x, h = made
-            last.append(h)
-        return x, torch.cat(last)
+                x, h = made
+                last.append(h)
+        else:
+            for i, layer in enumerate(children(self, "rnn")):
+                x, h = layer(self._dropped(x) if i > 0 else x, self._start(hx, i), lengths, True)
+                last.append(h)
+        return x, last[0] if len(last) == 1 else torch.cat(last)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, self.dropout_between, self.training) if self.dropout_between > 0.0 else x
+
+    def _start(self, hx: Optional[Tensor], layer: int) -> Optional[Tensor]:
+        return None if hx is None else hx[layer * self.num_directions : (layer + 1) * self.num_directions]
 
     def flatten_parameters(self) -> None:
         """Nothing: for code that calls it, as nn.LSTM needs it. Parameters are used as they lie."""

@@ -84,6 +84,9 @@ def check_symbols(
     """The symbols as int64 on the device of `like`, within 0..classes - 1 where they are not padding and may be read."""
     checked = check_integers(name, symbols, [batch, count], like)
     if may_read(symbols) and (boundary is None or may_read(boundary)) and symbols.numel() > 0:
+        low, high = torch.aminmax(checked)
+        if int(low) >= 0 and int(high) < classes:
+            return checked
         wrong = (checked < 0) | (checked >= classes)
         if boundary is not None:
             s = torch.arange(count, device=checked.device)
