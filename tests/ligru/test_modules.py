@@ -311,3 +311,22 @@ def test_pytorch_kaldi_models_that_are_something_else() -> None:
         from_pytorch_kaldi(state, dropout=[0.1])
     with pytest.raises(ValueError, match=r"state_dict: expected keys wh\.0\.weight"):
         from_pytorch_kaldi({})
+
+
+def test_steps_are_the_whole(net: nn.Module) -> None:
+    x = torch.randn(4, 9, 6)
+    if net.bidirectional:
+        with pytest.raises(ValueError, match="step: a bidirectional model needs the whole sequence"):
+            net.step(x[:, 0])
+        return
+    expected = net(x)
+    state, streamed = None, []
+    for t in range(9):
+        out, state = net.step(x[:, t], state)
+        streamed.append(out)
+    torch.testing.assert_close((torch.stack(streamed, 1), state), expected)
+
+
+def test_a_step_has_no_time() -> None:
+    with pytest.raises(ValueError, match=r"x: expected shape \(B, 6\), got \[6\]"):
+        LiGRU(5, (4, 9, 6)).step(torch.randn(6))

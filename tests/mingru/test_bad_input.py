@@ -114,3 +114,4 @@ def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
     given = [torch.randn(2, 20, 4), torch.randn(2, 4), x, weight, bias, planes, carries, lengths, reset]
     check_survives(ops.layer_backward, [*given, 1, 0, 0.5, False, True, True, True, True], unread=[4])
     check_survives(ops.step, [torch.randn(2, 8), h0, 1, 0, 0.5])
+    check_survives(ops.stack_step, [torch.randn(2, 3), [weight], [bias], h0[None, :, None], 1, 0, 0.5])

@@ -54,6 +54,10 @@ def test_opcheck(gates: int, layout: str, masks: bool) -> None:
         sequences = x if batch_first else x.detach().transpose(0, 1).requires_grad_()
         check_op(ops.layer, [sequences, weight, bias, h0, lengths, reset, gates, 0, 0.5, False, batch_first, True])
     check_op(ops.step, [torch.randn(2, 4 * (gates + 1)), h0.detach() if masks else None, gates, 0, 0.5])
+    weights, biases = [weight.detach()], [] if bias is None else [bias.detach()]
+    check_op(
+        ops.stack_step, [torch.randn(2, 3), weights, biases, h0.detach()[None, :, None] if masks else None, gates, 0, 0.5]
+    )
 
 
 def test_an_op_called_by_itself_refuses_forward_mode() -> None:

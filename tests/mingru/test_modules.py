@@ -175,6 +175,37 @@ def test_steps_can_be_trained_through() -> None:
     torch.testing.assert_close(torch.autograd.grad(torch.stack(streamed, 1).square().sum(), parameters), expected)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MinGRU(3, 4, num_layers=3),
+        lambda: MinGRU(3, 4, bias=False, activation="tanh"),
+        lambda: MinLSTM(3, 4, num_layers=2, dropout=0.5).eval(),
+        lambda: MinGRU(3, (4, 5)),
+        lambda: MinGRU(3, 4, num_layers=2, residual=True, norm=True),
+    ],
+)
+def test_steps_without_gradients_are_the_whole(make, few_backends: Backend) -> None:
+    """Most of them in one op for all layers; the state is a piece of a larger tensor."""
+    torch.manual_seed(0)
+    rnn, x = make().to(few_backends.device), torch.randn(2, 6, 3, device=few_backends.device)
+    state = torch.randn(rnn.num_layers + 1, 2, 1, rnn.state_size, device=few_backends.device)[1:]
+    with torch.no_grad():
+        expected, streamed = rnn(x, state), []
+        for t in range(6):
+            y, state = rnn.step(x[:, t], state)
+            streamed.append(y)
+        torch.testing.assert_close((torch.stack(streamed, 1), state), expected)
+
+
+def test_a_step_calls_a_projection_that_is_more_than_one() -> None:
+    rnn, x = MinGRU(3, 4, num_layers=2), torch.randn(2, 3)
+    with torch.no_grad():
+        plain, _ = rnn.step(x)
+        rnn.layers[1].gate_hidden.register_forward_hook(lambda module, inputs, out: out * 2)
+        assert not torch.equal(rnn.step(x)[0], plain)
+
+
 def test_a_stream_may_begin_without_a_state() -> None:
     rnn, x = MinGRU(3, 4, num_layers=2), torch.randn(2, 6, 3)
     with torch.no_grad():

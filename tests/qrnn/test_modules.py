@@ -359,3 +359,26 @@ def test_packed_sequence_of_one_step_each() -> None:
     rnn = QRNN(4, 6)
     out, _ = rnn(pack_sequence([torch.randn(1, 4), torch.randn(1, 4)]))
     assert out.data.shape == (2, 6)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"window": 2, "save_prev_x": True}], ids=str)
+def test_steps_are_the_whole(options: dict) -> None:
+    torch.manual_seed(0)
+    rnn, x = QRNN(3, 4, num_layers=2, **options), torch.randn(6, 2, 3)
+    whole, last = rnn(x.transpose(0, 1) if "batch_first" in options else x)
+    rnn.reset()
+    state, streamed = None, []
+    for row in x:
+        out, state = rnn.step(row, state)
+        streamed.append(out)
+    torch.testing.assert_close((torch.stack(streamed, 1 if "batch_first" in options else 0), state), (whole, last))
+
+
+def test_a_step_needs_what_went_before_alone() -> None:
+    row = torch.randn(2, 3)
+    with pytest.raises(ValueError, match="step: a bidirectional model needs the whole sequence"):
+        QRNN(3, 4, bidirectional=True).step(row)
+    with pytest.raises(ValueError, match="step: expected save_prev_x with a window > 1"):
+        QRNN(3, 4, window=2).step(row)
+    with pytest.raises(ValueError, match=r"X: expected shape \(B, 3\), got \[2, 1, 3\]"):
+        QRNN(3, 4).step(row[:, None])

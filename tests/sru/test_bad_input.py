@@ -159,6 +159,7 @@ def test_the_bare_ops_survive_any_arguments(peephole: int, skip: int, host_backe
         x, bias, weight_c = inputs[1], parameters[:2].flatten(), parameters[2:].flatten()
         check_survives(ops.layer, [x, weight, bias, weight_c, c0, *extras, 1, True, True, True])
         check_survives(ops.product, [torch.randn(5, 4), weight])
+        check_survives(ops.stack_step, [x[:, 0], [weight], [bias], [weight_c], [torch.rand(1)], c0[None], True, 1])
         _, _, carries, u = ops.layer(x, weight, bias, weight_c, c0, *extras, 1, True, True, True)
         given = [*grads, x, weight, bias, weight_c, u, carries, *extras]
         check_survives(ops.layer_backward, [*given, 1, True, True, True, True, True, True])

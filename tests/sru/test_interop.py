@@ -121,6 +121,9 @@ def test_opcheck(peephole: str, skip: str, layout: str) -> None:
             given = [x, weight, bias, weight_c, c0]
             given = [t if t is None else t.detach().requires_grad_(save) for t in given]
             check_op(ops.layer, [*given, lengths, pad, mask, scale, 1, True, batch_first, save])
+        weights_c = [] if weight_c is None else [weight_c.detach()]
+        rows = (torch.randn(2, 4), [weight.detach()], [bias.detach()], weights_c)
+        check_op(ops.stack_step, [*rows, [scale], None if c0 is None else c0.detach()[None], True, 1])
 
 
 @pytest.mark.parametrize("size", [4, 300])

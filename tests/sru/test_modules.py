@@ -113,6 +113,32 @@ def test_pieces_and_steps_are_the_whole(config: dict) -> None:
     torch.testing.assert_close((torch.stack(rows), state), (h, c))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"v1": True}, {"rescale": True, "use_tanh": True}, {"has_skip_term": False}], ids=str
+)
+@pytest.mark.parametrize("width", [4, 3])
+def test_steps_without_gradients_are_the_whole(options: dict, width: int, few_backends: Backend) -> None:
+    """In one op for all layers; the state is a piece of a larger tensor."""
+    torch.manual_seed(0)
+    rnn, x = SRU(width, 4, 3, **options).to(few_backends.device), torch.randn(6, 2, width, device=few_backends.device)
+    state = torch.randn(4, 2, 4, device=few_backends.device)[1:]
+    with torch.no_grad():
+        assert rnn._step_in_one_op(x[0], state) is not None
+        expected, streamed = rnn(x, state), []
+        for row in x:
+            h, state = rnn.step(row, state)
+            streamed.append(h)
+        torch.testing.assert_close((torch.stack(streamed), state), expected)
+
+
+def test_a_step_calls_a_cell_that_is_more_than_one() -> None:
+    rnn, x = SRU(4, 4), torch.randn(2, 4)
+    with torch.no_grad():
+        plain, _ = rnn.step(x)
+        rnn.rnn_lst[1].register_forward_hook(lambda module, inputs, out: (out[0] * 2, out[1]))
+        torch.testing.assert_close(rnn.step(x)[0], plain * 2)
+
+
 def test_states_as_those_of_nn_lstm() -> None:
     torch.manual_seed(0)
     for bidirectional in (False, True):

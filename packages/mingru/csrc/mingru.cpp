@@ -20,4 +20,7 @@ RNNKIT_LIBRARY(m) {
       "bool batch_first, bool needs_x, bool needs_weight, bool needs_bias) "
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_h0)");
   m.def("step(Tensor planes, Tensor? h, int gates, int activation, float initial) -> (Tensor out, Tensor h_next)");
+  m.def(
+      "stack_step(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? h, int gates, int activation, float initial) "
+      "-> (Tensor out, Tensor h_next)");
 }

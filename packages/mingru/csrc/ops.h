@@ -25,20 +25,24 @@ std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optiona
   return scan_forward_op<Engine>(t, h0, save, dispatch, [&](auto& p) { fill(p, t, reset, initial, reverse); });
 }
 
-// One step of a stream, for inference: planes [B, P * D], h [B, D].
+// The states [B, D] of the i-th of a stack of layers [L, B, 1, D].
+inline Tensor states_of(const Tensor& stack, int64_t i) {
+  const int64_t batch = stack.size(1), channels = stack.size(3);
+  return view_strided(stack, {batch, channels}, {channels, 1}, i * batch * channels);
+}
+
+// One step from planes [B, P * D] and h to h_next [B, D], contiguous; returns out [B, D].
 template <class Engine>
-std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t gates, int64_t activation, double initial) {
+Tensor run_step(const Tensor& planes, const std::optional<Tensor>& h, Tensor h_next, int64_t gates, int64_t activation,
+                double initial) {
   const auto dispatch = dispatch_to(gates, activation);
   STD_TORCH_CHECK(planes.dim() == 2 && planes.size(1) % (gates + 1) == 0 && (planes.stride(1) == 1 || planes.numel() == 0),
                   "planes: expected shape (B, ", gates + 1, " * D) with unit stride along its last dimension");
   const int64_t batch = planes.size(0), channels = planes.size(1) / (gates + 1);
   const ScalarType acc_dtype = accumulate_type(planes.scalar_type());
-  if (h)
-    STD_TORCH_CHECK(h->dim() == 2 && h->size(0) == batch && h->size(1) == channels && h->is_contiguous() &&
-                        h->scalar_type() == acc_dtype && h->device() == planes.device(),
-                    "h: not a contiguous tensor of the expected shape, dtype and device");
+  check_contiguous(h_next, planes, acc_dtype, {batch, channels}, "h_next");
+  if (h) check_contiguous(*h, planes, acc_dtype, {batch, channels}, "h");
   Tensor out = empty(planes, {batch, channels});
-  Tensor h_next = empty(planes, {batch, channels}, acc_dtype);
   dispatch(planes.scalar_type(), [&](auto tag, auto kind) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
@@ -54,7 +58,38 @@ std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t 
     p.h_last = h_next.template mutable_data_ptr<acc>();
     Engine::run(p, planes.device());
   });
+  return out;
+}
+
+// One step of a stream, for inference: planes [B, P * D], h [B, D].
+template <class Engine>
+std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, int64_t gates, int64_t activation, double initial) {
+  check_gates(gates);
+  STD_TORCH_CHECK(planes.dim() == 2, "planes: expected shape (B, P * D)");
+  Tensor h_next = empty(planes, {planes.size(0), planes.size(1) / (gates + 1)}, accumulate_type(planes.scalar_type()));
+  Tensor out = run_step<Engine>(planes, h, h_next, gates, activation, initial);
   return {out, h_next};
+}
+
+// One step of a stream through a stack of layers of one width, for inference: x [B, K], h [L, B, 1, D]; a bias each, or
+// none.
+template <class Engine>
+std::tuple<Tensor, Tensor> stack_step(Tensor x, std::vector<Tensor> weights, std::vector<Tensor> biases,
+                                      std::optional<Tensor> h, int64_t gates, int64_t activation, double initial) {
+  check_gates(gates);
+  const int64_t layers = weights.size();
+  STD_TORCH_CHECK(layers > 0 && (biases.empty() || biases.size() == weights.size()), "weights: expected one for each layer");
+  STD_TORCH_CHECK(x.dim() == 2 && weights[0].dim() == 2, "x and weights: expected 2 dimensions");
+  const std::vector<int64_t> shape{layers, x.size(0), 1, weights[0].size(0) / (gates + 1)};
+  Tensor h_next = empty(x, shape, accumulate_type(x.scalar_type()));
+  if (h) check_contiguous(*h, x, accumulate_type(x.scalar_type()), shape, "h");
+  for (int64_t i = 0; i < layers; ++i) {
+    std::optional<Tensor> bias, state;
+    if (!biases.empty()) bias = biases[i];
+    if (h) state = states_of(*h, i);
+    x = run_step<Engine>(linear(x, weights[i], bias), state, states_of(h_next, i), gates, activation, initial);
+  }
+  return {x, h_next};
 }
 
 // h0 only serves the derivative of this op: carries start with it.

@@ -105,9 +105,10 @@ class SruProblem {
 };
 
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor> forward(const SruProblem& problem, const std::optional<Tensor>& c0, bool save) {
-  return scan_forward_op<Engine>(problem.t, c0, save, dispatch_to(problem.peephole, problem.skip),
-                                 [&](auto& p) { problem.fill(p); });
+std::tuple<Tensor, Tensor, Tensor> forward(const SruProblem& problem, const std::optional<Tensor>& c0, bool save,
+                                           const std::optional<Tensor>& into = std::nullopt) {
+  return scan_forward_op<Engine>(
+      problem.t, c0, save, dispatch_to(problem.peephole, problem.skip), [&](auto& p) { problem.fill(p); }, into);
 }
 
 // Gradients of the planes and of c0, and as sums those of the parameters, [2 or 4, D].
@@ -203,6 +204,47 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
   const Parameters of = split(grads.sums);
   return {needs_x ? by_batch(grad_x(), batch_first) : none(), needs_weight ? grad_weight() : none(),
           needs_bias ? of.bias : none(), needs_weight_c && of.weight_c ? *of.weight_c : none(), grads.h0};
+}
+
+// One step of a stream through a stack of layers of one width, for inference: x [B, K], c [L, B, D]. Per layer: weight
+// [K, 3 * D], with the skip "input" if the layer has one, or [K, 4 * D], bias [2 * D], and weight_c and scale [1], or none
+// of them.
+template <class Engine>
+std::tuple<Tensor, Tensor> stack_step(Tensor x, std::vector<Tensor> weights, std::vector<Tensor> biases,
+                                      std::vector<Tensor> weights_c, std::vector<Tensor> scales, std::optional<Tensor> c,
+                                      bool has_skip, int64_t activation) {
+  const size_t layers = weights.size();
+  const auto one_each = [&](const std::vector<Tensor>& given) { return given.empty() || given.size() == layers; };
+  STD_TORCH_CHECK(layers > 0 && biases.size() == layers && one_each(weights_c) && one_each(scales),
+                  "weights: expected one for each layer, and as many of the others");
+  STD_TORCH_CHECK(x.dim() == 2, "x: expected shape (B, K)");
+  const int64_t batch = x.size(0), channels = biases[0].numel() / 2;
+  const ScalarType acc_dtype = accumulate_type(x.scalar_type());
+  if (c) check_contiguous(*c, x, acc_dtype, {int64_t(layers), batch, channels}, "c");
+  Tensor c_next = empty(x, {int64_t(layers), batch, channels}, acc_dtype);
+  const auto as_sequences = [&](const Tensor& rows) {  // [B, 1, .]
+    return view_strided(rows, {rows.size(0), 1, rows.size(1)}, {rows.stride(0), rows.stride(0), rows.stride(1)});
+  };
+  const auto states_of = [&](const Tensor& stack, size_t i) {
+    return view_strided(stack, {batch, channels}, {channels, 1}, int64_t(i) * batch * channels);
+  };
+  for (size_t i = 0; i < layers; ++i) {
+    const bool has_column = weights[i].dim() == 2 && weights[i].size(1) == 4 * channels;
+    const Skip skip = !has_skip ? Skip::none : has_column ? Skip::column : Skip::input;
+    std::vector<Tensor> sequences{as_sequences(product(x, weights[i]))};
+    if (skip == Skip::input) sequences.push_back(as_sequences(x));
+    Parameters parameters{biases[i], std::nullopt};
+    std::optional<Tensor> scale, state;
+    if (!weights_c.empty()) parameters.weight_c = weights_c[i];
+    if (!scales.empty()) scale = scales[i];
+    if (c) state = states_of(*c, i);
+    const Peephole peephole = weights_c.empty() ? Peephole::none : Peephole::parameter;
+    const SruProblem problem(sequences, parameters, std::nullopt, std::nullopt, std::nullopt, scale, activation,
+                             int64_t(skip), int64_t(peephole), false);
+    const Tensor out = std::get<0>(forward<Engine>(problem, state, false, states_of(c_next, i)));
+    x = view_strided(out, {batch, channels}, {channels, 1});
+  }
+  return {x, c_next};
 }
 
 }  // namespace rnnkit

@@ -21,5 +21,9 @@ RNNKIT_LIBRARY(m) {
       "Tensor carries, Tensor? lengths, Tensor? pad, Tensor? mask, Tensor? scale, int activation, bool bidirectional, "
       "bool batch_first, bool needs_x, bool needs_weight, bool needs_bias, bool needs_weight_c) "
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_weight_c, Tensor grad_c0)");
+  m.def(
+      "stack_step(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] weights_c, Tensor[] scales, Tensor? c, bool "
+      "has_skip, "
+      "int activation) -> (Tensor out, Tensor c_next)");
   m.def("product(Tensor x, Tensor weight) -> Tensor");
 }

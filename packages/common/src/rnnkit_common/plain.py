@@ -46,7 +46,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         return False
     if torch.compiler.is_compiling():  # where a call costs nothing, but what it does has to be known
         return True
-    if _hooked(module):
+    if is_hooked(module):
         return False
     return all(isinstance(hook, _PARAMETRISATIONS) for hook in module._forward_pre_hooks.values())
 
@@ -54,7 +54,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 def linear_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """The weight and bias that a plain nn.Linear multiplies with, parametrised or not; None for a module that has to be called."""
     if not torch.compiler.is_compiling():
-        parameters = _parameters_as_they_are(module)
+        parameters = parameters_as_they_are(module)
         if parameters is not None:
             return parameters
     if not isinstance(module, nn.Linear) or not is_plain(module, nn.Linear):
@@ -72,7 +72,7 @@ def fusible(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """The weight and bias of a product that an op may make along with what follows; None where torch has to see the product."""
     if not is_eager():
         return None
-    parameters = _parameters_as_they_are(linear)
+    parameters = parameters_as_they_are(linear)
     return linear_parameters(linear) if parameters is None else parameters
 
 
@@ -81,9 +81,9 @@ def fits(x: Tensor, weight: Tensor) -> bool:
     return x.dtype is weight.dtype and x.device == weight.device
 
 
-def _parameters_as_they_are(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+def parameters_as_they_are(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """`linear_parameters`, in the shortest way: of nearly every nn.Linear; None for those that need a closer look."""
-    if type(module) is not nn.Linear or module._forward_pre_hooks or _hooked(module):
+    if type(module) is not nn.Linear or module._forward_pre_hooks or is_hooked(module):
         return None
     parameters: dict[str, Any] = module._parameters
     weight: Any = parameters.get("weight")
@@ -92,6 +92,7 @@ def _parameters_as_they_are(module: nn.Module) -> tuple[Tensor, Tensor | None] |
     return (weight, bias) if known and weight.layout is torch.strided else None
 
 
-def _hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a call of the module does more than its forward, not counting what is done before it."""
     hooks = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks
     return bool(hooks) or "forward" in module.__dict__ or nn_module._has_any_global_hook()

@@ -391,6 +391,9 @@ class _Stack(nn.Module):
         if not torch.jit.is_scripting():
             if isinstance(x, PackedSequence):
                 return self._forward_packed(x, hx, lengths)
+        return self._run(x, hx, lengths)
+
+    def _run(self, x: Tensor, hx: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         check_tensor("x", x)
         if hx is not None:
             hx = check_state(hx, x, [self.num_layers * self.num_directions, x.shape[0], self.hidden_size], "hx")
@@ -412,6 +415,30 @@ class _Stack(nn.Module):
 
     def _start(self, hx: Optional[Tensor], layer: int) -> Optional[Tensor]:
         return None if hx is None else hx[layer * self.num_directions : (layer + 1) * self.num_directions]
+
+    @torch.jit.export
+    def step(self, x: Tensor, hx: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """One step of a stream: in evaluation the same numbers as `forward`, a step at a time. (In training, batch normalisation
+        goes by the values of this step alone.)
+
+        Args:
+            x: (B, F), or any (B, ...) with as many values.
+            hx: what the last step returned, or None at the beginning.
+
+        Returns:
+            h of the last layer (B, hidden_size), and the next hx (num_layers, B, hidden_size).
+
+        Raises:
+            ValueError: if bidirectional, or if a shape or device does not fit.
+            TypeError: if a dtype does not.
+        """
+        if self.bidirectional:
+            raise ValueError("step: a bidirectional model needs the whole sequence; call it instead")
+        check_tensor("x", x)
+        if x.dim() < 2:
+            raise ValueError(f"x: expected shape (B, {self.fea_dim}), got {list(x.shape)}")
+        out, h = self._run(x.unsqueeze(1), hx, None)
+        return out.squeeze(1), h
 
     def flatten_parameters(self) -> None:
         """Nothing: for code that calls it, as nn.LSTM needs it. Parameters are used as they lie."""

@@ -1,4 +1,4 @@
-"""The ops `scan`, `layer`, `step`, and the backward ones, of `torch.ops.rnnkit_mingru`, as torch sees them.
+"""The ops `scan`, `layer`, `step`, `stack_step`, and the backward ones, of `torch.ops.rnnkit_mingru`, as torch sees them.
 
 Importing this module loads the compiled library and teaches torch what C++ cannot say through the stable ABI: shapes for
 tracing (`register_fake`) and derivatives (`_derivatives.py`). Arguments:
@@ -13,7 +13,8 @@ tracing (`register_fake`) and derivatives (`_derivatives.py`). Arguments:
     save        keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16) * D)
 
 States (h0, h_last, carries) are float32, or float64 where the planes are. `step` is `scan` over one step, planes (B, P * D),
-without derivatives: it serves streaming, where the calls around a kernel cost more than the kernel. `layer` is `scan` of the
+without derivatives: it serves streaming, where the calls around a kernel cost more than the kernel. `stack_step` is one step of
+all layers, with their products, for x (B, K) and h (L, B, 1, D). `layer` is `scan` of the
 packed planes x weight^T + bias, for x (B, T, K): both in one op, because the calls of small layers cost more than their kernels.
 """
 
@@ -65,6 +66,11 @@ def register(namespace: str) -> SimpleNamespace:
     def _(planes, h, gates, activation, initial):  # type: ignore[no-untyped-def]
         out = planes.new_empty(planes.shape[0], planes.shape[1] // (gates + 1))
         return out, torch.empty_like(out, dtype=state_dtype(planes))
+
+    @torch.library.register_fake(f"{namespace}::stack_step")
+    def _(x, weights, biases, h, gates, activation, initial):  # type: ignore[no-untyped-def]
+        width = weights[0].shape[0] // (gates + 1)
+        return x.new_empty(x.shape[0], width), x.new_empty(len(weights), x.shape[0], 1, width, dtype=state_dtype(x))
 
     return SimpleNamespace(scan=scan, layer=layer)
 

@@ -299,6 +299,16 @@ def step_unchecked(
     return torch.ops.rnnkit_mingru.step(planes, h, gates, _activation_index(activation), start)
 
 
+@torch.jit.unused
+def stack_step_unchecked(
+    x: Tensor, weights: List[Tensor], biases: List[Tensor], gates: int, h: Optional[Tensor], activation: str
+) -> Tuple[Tensor, Tensor]:
+    """A step of layers of one width, in one op, without gradients; x (B, K), h (L, B, 1, D)."""
+    h = None if h is None else h.contiguous()
+    start = 0.5 if activation == "g" else 0.0
+    return torch.ops.rnnkit_mingru.stack_step(x, weights, biases, h, gates, _activation_index(activation), start)
+
+
 def _check_planes(planes: List[Tensor], gates: int) -> None:
     x = planes[0]
     check_tensor("pre-activations", x)

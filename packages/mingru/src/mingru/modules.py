@@ -11,8 +11,9 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as mF
 from ._checks import check_input, check_lengths, check_state, check_tensor
+from ._modes import is_eager
 from ._ops import ACTIVATIONS
-from ._plain import child, children, fits, fusible
+from ._plain import child, children, fits, fusible, is_plain, parameters_as_they_are
 from ._tensors import pack_like
 from .convert import convert_state_dict
 
@@ -227,12 +228,37 @@ class MinGRU(_ByEitherName):
         states: List[Tensor] = []
         if h is not None:
             h = check_state(h, x, [self.num_layers, x.shape[0], 1, self.state_size])
+        if not torch.jit.is_scripting():
+            made = self._step_in_one_op(x, h)
+            if made is not None:
+                return made
+        if h is not None:
             states = list(h.squeeze(2).unbind(0))
         last: List[Tensor] = []
         for i, layer in enumerate(self.layers):
             x, h_next = layer.step(x, states[i] if h is not None else None)  # type: ignore[operator]
             last.append(self._padded(h_next).unsqueeze(1))
         return x, torch.stack(last)
+
+    @torch.jit.unused
+    def _step_in_one_op(self, x: Tensor, h: Optional[Tensor]) -> Optional[Tuple[Tensor, Tensor]]:
+        """`step`, where all layers are of one width and nothing but a product and a scan, and no gradient is wanted."""
+        if not is_eager():
+            return None
+        weights: List[Tensor] = []
+        biases: List[Tensor] = []
+        for layer in children(self, "layers"):
+            parameters = parameters_as_they_are(child(layer, "gate_hidden"))
+            if parameters is None or not (type(layer) is _Layer and layer.is_bare() and fits(x, parameters[0])):
+                return None
+            weights.append(parameters[0])
+            if parameters[1] is not None:
+                biases.append(parameters[1])
+        given = [x, *weights, *biases] if h is None else [x, h, *weights, *biases]
+        narrow = weights[0].shape[0] != (self.gates + 1) * self.state_size or len({len(w) for w in weights}) > 1
+        if narrow or (torch.is_grad_enabled() and any(t.requires_grad for t in given)):
+            return None
+        return mF.stack_step_unchecked(x, weights, biases, self.gates, h, self.activation)
 
     def flatten_parameters(self) -> None:
         """Nothing: for code that calls it, as nn.LSTM needs it. Parameters are used as they lie."""
@@ -337,6 +363,12 @@ class _Layer(nn.Module):
         if self.dropout is not None:
             out = self.dropout(out)
         return out, h_next
+
+    def is_bare(self) -> bool:
+        """Whether a layer that goes one way is nothing but a projection and a scan, at the moment."""
+        dropout = self.dropout
+        drops = dropout is not None and not (is_plain(dropout, nn.Dropout) and not dropout.training)
+        return self.norm is None and not self.residual and not drops
 
     def scan(
         self, y: Tensor, h: Optional[Tensor], direction: int, lengths: Optional[Tensor], reset: Optional[Tensor]

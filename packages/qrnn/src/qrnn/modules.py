@@ -346,6 +346,33 @@ class QRNN(nn.Module):
             return out.squeeze(dim), last.squeeze(1).clone()  # a state is no view
         return self._run(X, hidden, lengths)
 
+    @torch.jit.export
+    def step(self, X: Tensor, hidden: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+        """One step of a stream: the same numbers as `forward`, a step at a time.
+
+        Args:
+            X: (B, input_size).
+            hidden: what the last step returned, or None at the beginning.
+
+        Returns:
+            output (B, H), and the next hidden (num_layers, B, H).
+
+        Raises:
+            ValueError: if bidirectional, if a layer with a window > 1 has no `save_prev_x`, or if a shape does not fit.
+            TypeError: if a dtype does not.
+        """
+        if self.bidirectional:
+            raise ValueError("step: a bidirectional model needs the whole sequence; call it instead")
+        check_tensor("X", X)
+        if X.dim() != 2 or X.shape[1] != self.input_size:
+            raise ValueError(f"X: expected shape (B, {self.input_size}), got {list(X.shape)}")
+        for layer in self.layers:
+            if layer.window > 1 and not layer.save_prev_x:  # type: ignore[operator]
+                raise ValueError("step: expected save_prev_x with a window > 1, as steps need the inputs before them")
+        dim = 1 if self.batch_first else 0
+        out, last = self._run(X.unsqueeze(dim), hidden, None)
+        return out.squeeze(dim), last
+
     def _run(self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         _check_sequence(X, self.input_size, self.batch_first)
         count = self.num_layers * self.directions

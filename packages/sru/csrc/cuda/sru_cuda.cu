@@ -14,5 +14,6 @@ RNNKIT_LIBRARY_IMPL(RNNKIT_CUDA_KEY, m) {
   m.impl("scan", TORCH_BOX(&rnnkit::scan<rnnkit::cuda::Engine>));
   m.impl("layer", TORCH_BOX(&rnnkit::layer<rnnkit::cuda::Engine>));
   m.impl("layer_backward", TORCH_BOX(&rnnkit::layer_backward<rnnkit::cuda::Engine>));
+  m.impl("stack_step", TORCH_BOX(&rnnkit::stack_step<rnnkit::cuda::Engine>));
   m.impl("scan_backward", TORCH_BOX(&rnnkit::scan_backward<rnnkit::cuda::Engine>));
 }

@@ -1,4 +1,4 @@
-"""The ops `scan`, `layer`, `product`, and the backward ones, of `torch.ops.rnnkit_sru`, as torch sees them.
+"""The ops `scan`, `layer`, `stack_step`, `product`, and the backward ones, of `torch.ops.rnnkit_sru`, as torch sees them.
 
 Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments:
 
@@ -16,7 +16,7 @@ Importing this module loads the compiled library and teaches torch shapes and de
 States, parameters, mask and scale are float32, or float64 where the sequences are. `layer(x, weight, bias, weight_c, ...)` is
 `scan` with the skip "input" and U = x weight, of x (B, T, D), or (T, B, D) unless `batch_first`; its backward lets the matrix
 product add to the gradient of x that the scan wrote. `product(x, weight)`, of (N, K) and (K, M), is a matmul that is faster on
-some CPUs.
+some CPUs. `stack_step` is one step of all layers of a stream, x (B, K), c (L, B, D), without derivatives.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: lo
 from . import reference
 from ._derivatives import register_layer, register_scan, with_backward
 from ._names import refuse_namesake
+from ._tensors import state_dtype
 
 NAMESPACE = "rnnkit_sru"
 EXTRAS = 4  # lengths, pad, mask, scale
@@ -64,6 +65,11 @@ def register(namespace: str) -> SimpleNamespace:
     @torch.library.register_fake(f"{namespace}::product")
     def _(x, weight):  # type: ignore[no-untyped-def]
         return x.new_empty(x.shape[0], weight.shape[1])
+
+    @torch.library.register_fake(f"{namespace}::stack_step")
+    def _(x, weights, biases, *rest):  # type: ignore[no-untyped-def]
+        batch, width = x.shape[0], biases[0].shape[0] // 2
+        return x.new_empty(batch, width), x.new_empty(len(weights), batch, width, dtype=state_dtype(x))
 
     def setup_product(ctx: Any, arguments: tuple[Tensor, ...], _: Tensor) -> None:
         ctx.save_for_backward(*arguments)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from ._checks import check_input
-from ._plain import children
-from ._tensors import pack_like
+from ._modes import is_eager
+from ._plain import children, fits, tensor_of
+from ._tensors import pack_like, state_dtype
 from .attention import SRUppAttention, SRUppProjectedLinear
 from .cell import SRUCell, check_sequence, clear_padding
 from .convert import complete_old_model
@@ -212,9 +213,41 @@ class SRU(nn.Module):
             raise ValueError("step: expected a model that goes forward only, this one is bidirectional")
         if input.dim() != 2:
             raise ValueError(f"input: expected shape (B, {self.input_size}), got {list(input.shape)}")
+        if not torch.jit.is_scripting():
+            made = self._step_in_one_op(input, c)
+            if made is not None:
+                return made
         dim = 1 if self.batch_first else 0
         h, c = self.forward(input.unsqueeze(dim), c)
         return h.squeeze(dim), c
+
+    @torch.jit.unused
+    def _step_in_one_op(self, input: Tensor, c: Optional[Tensor]) -> Optional[Tuple[Tensor, Tensor]]:
+        """`step`, where all cells are nothing but products and recurrences, and no gradient is wanted."""
+        if not is_eager() or self.input_to_hidden is not None:
+            return None
+        weights: List[Tensor] = []
+        biases: List[Tensor] = []
+        weights_c: List[Tensor] = []
+        scales: List[Tensor] = []
+        for cell in children(self, "rnn_lst"):
+            if not (type(cell) is SRUCell and cell.is_bare()):
+                return None
+            weights.append(tensor_of(cell, "weight"))
+            biases.append(tensor_of(cell, "bias"))
+            weights_c += [] if cell.v1 else [tensor_of(cell, "weight_c")]
+            scales += [tensor_of(cell, "scale_x")] if cell.rescale else []
+        given = [input, *weights, *biases, *weights_c, *scales, *([] if c is None else [c])]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+            return None
+        if not all(fits(t, input) for t in given) or state_dtype(input) is not input.dtype:
+            return None  # `forward` says what does not fit, or makes it so
+        shape = [self.num_layers, input.shape[0], self.output_size]
+        if input.shape[1] != self.input_size or (c is not None and list(c.shape) != shape):
+            return None
+        c = None if c is None else c.contiguous()
+        kind = (cell.has_skip_term, cell.activation_type)
+        return torch.ops.rnnkit_sru.stack_step(input, weights, biases, weights_c, scales, c, *kind)
 
     def make_backward_compatible(self) -> None:
         """Completes a model that was pickled whole by an earlier version of the package."""

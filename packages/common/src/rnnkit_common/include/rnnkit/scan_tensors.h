@@ -136,12 +136,14 @@ class ScanTensors {
 };
 
 // The two ops that a family makes of these: dispatch(dtype, f) calls f(TypeTag<scalar_t>, Kind); fill(p) fills the
-// problem; Engine::run(problem, device) is the backend's.
+// problem; Engine::run(problem, device) is the backend's. The last state is written to `into`, if given.
 template <class Engine, class Dispatch, class Fill>
 std::tuple<Tensor, Tensor, Tensor> scan_forward_op(const ScanTensors& t, const std::optional<Tensor>& h0, bool save,
-                                                   Dispatch dispatch, Fill fill) {
+                                                   Dispatch dispatch, Fill fill,
+                                                   const std::optional<Tensor>& into = std::nullopt) {
   if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
-  Tensor out = t.empty_rows(t.channels), h_last = t.empty_state();
+  if (into) t.check(*into, accumulate_type(t.dtype), {t.batch, t.channels}, "h_last");
+  Tensor out = t.empty_rows(t.channels), h_last = into ? *into : t.empty_state();
   Tensor carries = empty(h_last, {t.batch, save ? t.carries_size() : 0});
   dispatch(t.dtype, [&](auto tag, auto kind) {
     using scalar_t = typename decltype(tag)::type;
