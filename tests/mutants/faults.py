@@ -327,6 +327,26 @@ TENSORS_AND_DERIVATIVES = [
         families="mingru sru",
     ),
     fault(
+        "a layer takes sequences by time for sequences by batch",
+        _LAYER,
+        "return batch_first ? sequences : transposed(sequences, 0, 1);",
+        "return sequences;",
+        families="mingru",
+    ),
+    fault(
+        "the sums of two parameters change places",
+        f"{COMMON}/include/rnnkit/scan.h",
+        "return j < Kind::kStateSums ? 2 * j : 2 * (j - Kind::kStateSums) + 1;",
+        "return j;",
+        families="sru",
+    ),
+    fault(
+        "a step of a stack begins every layer with the state of the first",
+        "packages/mingru/csrc/ops.h",
+        "return view_strided(stack, {batch, channels}, {channels, 1}, i * batch * channels);",
+        "return view_strided(stack, {batch, channels}, {channels, 1}, 0);",
+    ),
+    fault(
         "a layer's weight is given the gradient of its bias only if it has one",
         _LAYER,
         "needs.weight ? torch::stable::matmul",

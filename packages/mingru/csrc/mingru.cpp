@@ -1,6 +1,7 @@
 // Op schemas. Shapes and meanings: src/mingru/_ops.py.
 // SPDX-License-Identifier: Apache-2.0
 #include <rnnkit/library.h>
+#include <rnnkit/scan_tensors.h>
 
 RNNKIT_LIBRARY(m) {
   m.def(
@@ -23,4 +24,7 @@ RNNKIT_LIBRARY(m) {
   m.def(
       "stack_step(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? h, int gates, int activation, float initial) "
       "-> (Tensor out, Tensor h_next)");
+  m.def("steps_per_carry() -> int");
 }
+
+RNNKIT_LIBRARY_IMPL(CompositeExplicitAutograd, m) { m.impl("steps_per_carry", TORCH_BOX(&rnnkit::steps_per_carry)); }

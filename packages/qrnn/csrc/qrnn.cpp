@@ -1,6 +1,7 @@
 // Op schemas. Shapes and meanings: src/qrnn/_ops.py.
 // SPDX-License-Identifier: Apache-2.0
 #include <rnnkit/library.h>
+#include <rnnkit/scan_tensors.h>
 
 RNNKIT_LIBRARY(m) {
   m.def(
@@ -19,4 +20,7 @@ RNNKIT_LIBRARY(m) {
       "Tensor carries, Tensor? lengths, Tensor? seed, int pooling, float zoneout, float scale, bool reverse, "
       "bool batch_first, bool needs_x, bool needs_weight, bool needs_bias) "
       "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_h0)");
+  m.def("steps_per_carry() -> int");
 }
+
+RNNKIT_LIBRARY_IMPL(CompositeExplicitAutograd, m) { m.impl("steps_per_carry", TORCH_BOX(&rnnkit::steps_per_carry)); }

@@ -1,6 +1,7 @@
 // Op schemas. Shapes and meanings: src/sru/_ops.py.
 // SPDX-License-Identifier: Apache-2.0
 #include <rnnkit/library.h>
+#include <rnnkit/scan_tensors.h>
 
 RNNKIT_LIBRARY(m) {
   m.def(
@@ -26,4 +27,7 @@ RNNKIT_LIBRARY(m) {
       "has_skip, "
       "int activation) -> (Tensor out, Tensor c_next)");
   m.def("product(Tensor x, Tensor weight) -> Tensor");
+  m.def("steps_per_carry() -> int");
 }
+
+RNNKIT_LIBRARY_IMPL(CompositeExplicitAutograd, m) { m.impl("steps_per_carry", TORCH_BOX(&rnnkit::steps_per_carry)); }

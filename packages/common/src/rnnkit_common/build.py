@@ -119,7 +119,7 @@ def find_cuda() -> Path | None:
 
 
 def emulate(csrc: Path, family: str, build_directory: Path) -> Path:
-    """Compiles csrc/cuda/*.cu as ordinary C++ (rnnkit/cuda/emulation.h) and returns the library.
+    """Compiles csrc/cuda/*.cu as ordinary C++ (rnnkit/cuda/emulation) and returns the library.
 
     Loaded with `torch.ops.load_library`, it defines the family's ops for CPU tensors under the namespace
     `rnnkit_<family>_emulated`.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ._modes import is_eager, without_autocast
-from ._tensors import STEPS_PER_CARRY, empty_rows, state_dtype
+from ._tensors import empty_rows, state_dtype
 
 _LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
 
@@ -163,13 +163,15 @@ def register_scan(
         The shortest way to call `scan`.
     """
 
+    steps_per_carry = getattr(torch.ops, namespace).steps_per_carry()
+
     @torch.library.register_fake(f"{namespace}::scan")
     def _(x, h0, *rest):  # type: ignore[no-untyped-def]
         *options, save = rest[extras:]
         width = channels(x, *options)
         batch, steps = x[0].shape[:2]
         h_last = x[0].new_empty(batch, width, dtype=state_dtype(x[0]))
-        return empty_rows(x[0], width), h_last, _empty_carries(h_last, steps if save else 0)
+        return empty_rows(x[0], width), h_last, _empty_carries(h_last, steps if save else 0, steps_per_carry)
 
     @torch.library.register_fake(f"{namespace}::scan_backward")
     def _(grad_out, grad_h_last, x, carries, h0, *rest):  # type: ignore[no-untyped-def]
@@ -182,9 +184,9 @@ def register_scan(
     )
 
 
-def _empty_carries(h_last: Tensor, steps: int) -> Tensor:
+def _empty_carries(h_last: Tensor, steps: int, steps_per_carry: int) -> Tensor:
     batch, width = h_last.shape
-    return h_last.new_empty(batch, (steps + STEPS_PER_CARRY - 1) // STEPS_PER_CARRY * width)
+    return h_last.new_empty(batch, (steps + steps_per_carry - 1) // steps_per_carry * width)
 
 
 def register_derivatives(
@@ -319,6 +321,7 @@ def register_layer(
     """
     ops = getattr(torch.ops, namespace)
     op, op_backward = ops.layer.default, ops.layer_backward.default
+    steps_per_carry = ops.steps_per_carry()
     scan_takes_inputs = scan_backward is not None
 
     def of_planes_alone(grad_out: Tensor, grad_h_last: Tensor | None, x: Any, bias: None, *rest: Any) -> Any:
@@ -333,7 +336,7 @@ def register_layer(
         *options, batch_first, save = rest[parameters + 1 + extras :]
         width, rows = channels(weight, *options), x if batch_first else x.transpose(0, 1)
         h_last = x.new_empty(rows.shape[0], width, dtype=state_dtype(x))
-        carries = _empty_carries(h_last, rows.shape[1] if save else 0)
+        carries = _empty_carries(h_last, rows.shape[1] if save else 0, steps_per_carry)
         planes = empty_rows(rows, weight.shape[planes_dim]) if save else x.new_empty(0)
         out = empty_rows(rows, width)
         return out if batch_first else out.transpose(0, 1), h_last, carries, planes

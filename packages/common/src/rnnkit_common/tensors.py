@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-STEPS_PER_CARRY = 16
-
 
 def state_dtype(x: Tensor) -> torch.dtype:
     """The dtype of states for inputs like x: float32, or float64 where x is."""

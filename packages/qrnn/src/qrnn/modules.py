@@ -3,7 +3,6 @@
 No `from __future__ import annotations`: TorchScript needs the type of an attribute as a type.
 """
 
-import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -14,6 +13,7 @@ from . import functional as qF
 from ._checks import check_input, check_lengths, check_state, check_tensor
 from ._plain import child, children, fits, fusible, linear_parameters
 from ._tensors import pack_like
+from .convert import join_language_model, unwrap_weight_drop
 
 
 class ForgetMult(nn.Module):
@@ -223,7 +223,7 @@ class QRNNLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
         if type(self.linear) is nn.Linear:
-            _unwrap_weight_drop(state_dict, prefix + "linear.")
+            unwrap_weight_drop(state_dict, prefix + "linear.")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -428,10 +428,7 @@ class QRNN(nn.Module):
         return pack_like(X, out, sizes, self.batch_first), last
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
-        # AWD-LSTM's language models keep a list of QRNNs of one layer each
-        for key in [key for key in state_dict if key.startswith(prefix + "rnns.")]:
-            name = re.sub(r"^rnns\.(\d+)\.(layers\.0\.)?", r"layers.\1.", key[len(prefix) :])
-            state_dict[prefix + name] = state_dict.pop(key)
+        join_language_model(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -479,13 +476,3 @@ def _check_chain(
         width = layer.hidden_size
     if hidden_size is not None and hidden_size != width:
         raise ValueError(f"hidden_size: expected {width}, that of the last layer, got {hidden_size}")
-
-
-def _unwrap_weight_drop(state_dict: Dict[str, Any], prefix: str) -> None:
-    """Renames, in place, the weights of a Linear inside the WeightDrop of AWD-LSTM (salesforce's or fastai's)."""
-    for raw in ("module.weight_raw", "weight_raw"):
-        if prefix + raw in state_dict:
-            state_dict.pop(prefix + "module.weight", None)  # fastai: what dropout last left of weight_raw
-            state_dict[prefix + "weight"] = state_dict.pop(prefix + raw)
-    if prefix + "module.bias" in state_dict:
-        state_dict[prefix + "bias"] = state_dict.pop(prefix + "module.bias")

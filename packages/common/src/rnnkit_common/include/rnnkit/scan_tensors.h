@@ -19,6 +19,9 @@
 
 namespace rnnkit {
 
+// An op, so that Python need not know the number a second time.
+inline int64_t steps_per_carry() { return kCarry; }
+
 struct PlaceOfPlane {
   size_t tensor;
   int64_t offset;  // of its first channel, in elements

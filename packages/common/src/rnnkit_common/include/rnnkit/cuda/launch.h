@@ -1,12 +1,17 @@
-// How kernels are launched, and the intrinsics that have no meaning on the host, each with a host version beside it in
-// emulation.h. A kernel takes one params struct, is launched through `launch`, and has its shared memory from
-// `shared_memory`; then it runs emulated too.
+// How kernels are launched, and the intrinsics that have no meaning on the host, each with its host version beside it. A
+// kernel takes one params struct, is launched through `launch`, and has its shared memory from `shared_memory`; then it
+// runs emulated too.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #ifdef RNNKIT_EMULATE_CUDA
+#include <rnnkit/cuda/emulation/builtins.h>
 #define RNNKIT_UNROLL
-#include <rnnkit/cuda/emulation.h>
+
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <vector>
 #else
 #define RNNKIT_UNROLL _Pragma("unroll")
 
@@ -21,6 +26,7 @@
 
 // libtorch_cuda defines it; the library must load where there is none.
 #pragma weak aoti_torch_get_current_cuda_stream
+#endif
 
 namespace rnnkit {
 
@@ -38,6 +44,33 @@ struct DeviceProperties {
   size_t shared_bytes;  // that a block can have
 };
 
+// device_properties; active_clusters: how many clusters of a shape the device runs at the same time, 0 if it cannot run any;
+// launch, on the device and its current stream, without waiting.
+#ifdef RNNKIT_EMULATE_CUDA
+template <class Device>
+DeviceProperties device_properties(Device) {
+  return {emulation::configuration().multiprocessors, true, 90, 227 * 1024};
+}
+
+template <class Device, class Parameters>
+int active_clusters(void (*)(Parameters), const Launch& shape, Device) {
+  return emulation::configuration().multiprocessors / int(shape.cluster);
+}
+
+template <class Device, class Parameters>
+void launch(void (*kernel)(Parameters), const Launch& shape, Device, const Parameters& parameters) {
+  const unsigned count = shape.grid.x * shape.grid.y * shape.grid.z;
+  const unsigned together = shape.cooperative ? count : shape.cluster;
+  std::vector<unsigned> order(count / together);
+  std::iota(order.begin(), order.end(), 0u);
+  std::mt19937_64 random(emulation::configuration().seed);
+  if (emulation::configuration().order == emulation::Order::reversed) std::reverse(order.begin(), order.end());
+  if (emulation::configuration().order == emulation::Order::shuffled) std::shuffle(order.begin(), order.end(), random);
+  emulation::Cluster cluster(shape.grid, shape.block, int(together), shape.shared_bytes);
+  auto body = [&] { kernel(parameters); };
+  for (unsigned i : order) cluster.run(i * together, body, random);
+}
+#else
 // torch_c10_cuda_check and its macros are symbols of libtorch_cuda, which CPU-only torch lacks.
 inline void check_cuda(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA error: ", cudaGetErrorString(error));
@@ -76,7 +109,6 @@ inline cudaLaunchConfig_t launch_config(const Launch& shape, cudaLaunchAttribute
   return config;
 }
 
-// How many clusters of a shape the device runs at the same time; 0 if it cannot run any.
 template <class Parameters>
 int active_clusters(void (*kernel)(Parameters), const Launch& shape, torch::stable::Device device) {
   const torch::stable::accelerator::DeviceGuard guard(device.index());
@@ -90,7 +122,6 @@ int active_clusters(void (*kernel)(Parameters), const Launch& shape, torch::stab
   return 0;
 }
 
-// Launches on the device and its current stream, without waiting.
 template <class Parameters>
 void launch(void (*kernel)(Parameters), const Launch& shape, torch::stable::Device device, const Parameters& parameters) {
   STD_TORCH_CHECK(&aoti_torch_get_current_cuda_stream != nullptr, "this PyTorch is built without CUDA");
@@ -105,13 +136,35 @@ void launch(void (*kernel)(Parameters), const Launch& shape, torch::stable::Devi
   allow_shape(kernel, shape);
   check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments));
 }
+#endif
 
+#ifdef RNNKIT_EMULATE_CUDA
+template <class T>
+T* shared_memory() {
+  return reinterpret_cast<T*>(emulation::Cluster::current()->shared(emulation::self().block));
+}
+#else
 template <class T>
 __device__ __forceinline__ T* shared_memory() {
   extern __shared__ __align__(16) unsigned char bytes[];
   return reinterpret_cast<T*>(bytes);
 }
+#endif
 
+#ifdef RNNKIT_EMULATE_CUDA
+inline int cluster_size() { return emulation::Cluster::current()->blocks; }
+inline int cluster_rank() { return emulation::self().block; }
+inline void cluster_barrier(RNNKIT_SITE) {
+  emulation::Cluster::current()->wait(emulation::State::at_cluster_barrier, 0, file, line);
+}
+
+template <class T>
+T* cluster_shared(T* mine, int rank) {
+  auto* cluster = emulation::Cluster::current();
+  return reinterpret_cast<T*>(reinterpret_cast<char*>(mine) - cluster->shared(emulation::self().block) +
+                              cluster->shared(rank));
+}
+#else
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 __device__ __forceinline__ int cluster_size() { return int(cooperative_groups::this_cluster().num_blocks()); }
 __device__ __forceinline__ int cluster_rank() { return int(cooperative_groups::this_cluster().block_rank()); }
@@ -129,9 +182,26 @@ __device__ __forceinline__ T* cluster_shared(T* mine, int) {
   return mine;
 }
 #endif
+#endif
 
 // Waits until `target` blocks, of those that a cooperative launch runs at the same time, have come here since *arrived was
 // 0. What each wrote to global memory before is then visible to all (to loads past the first cache: load_shared_global).
+#ifdef RNNKIT_EMULATE_CUDA
+inline void group_barrier(unsigned* arrived, unsigned target, RNNKIT_SITE) {
+  __syncthreads(file, line);
+  const dim3 thread = threadIdx;
+  if (thread.x == 0 && thread.y == 0 && thread.z == 0) {
+    ++*arrived;
+    while (*arrived < target) emulation::Cluster::current()->yield();
+  }
+  __syncthreads(file, line);
+}
+
+template <class T>
+T load_shared_global(const T* from) {
+  return *from;
+}
+#else
 __device__ __forceinline__ void group_barrier(unsigned* arrived, unsigned target) {
   __syncthreads();
   if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {
@@ -149,13 +219,16 @@ template <class T>
 __device__ __forceinline__ T load_shared_global(const T* from) {
   return __ldcg(from);
 }
+#endif
 
 // Ends the kernel with an error that the next synchronisation reports, as torch's own index checks do.
+#ifdef RNNKIT_EMULATE_CUDA
+[[noreturn]] inline void device_fail(const char* message) { throw std::runtime_error(message); }
+#else
 __device__ __forceinline__ void device_fail(const char* message) {
   printf("rnnkit: %s\n", message);
   __trap();
 }
+#endif
 
 }  // namespace rnnkit
-
-#endif
