@@ -383,9 +383,9 @@ TENSORS_AND_DERIVATIVES = [
     ),
     fault(
         "tracing is told of another number of carries",
-        _LAYOUTS,
-        "STEPS_PER_CARRY = 16",
-        "STEPS_PER_CARRY = 32",
+        _DERIVATIVES,
+        "return h_last.new_empty(batch, (steps + steps_per_carry - 1) // steps_per_carry * width)",
+        "return h_last.new_empty(batch, (steps + 31) // 32 * width)",
         families="mingru",
     ),
     fault(
@@ -686,7 +686,7 @@ LIGRU = [
     fault(
         "all layers begin with the first one's state",
         _MODULES.format("ligru"),
-        "hx[i * self.num_directions : (i + 1) * self.num_directions]",
+        "hx[layer * self.num_directions : (layer + 1) * self.num_directions]",
         "hx[: self.num_directions]",
     ),
     fault(
