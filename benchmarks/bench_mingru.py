@@ -79,7 +79,7 @@ def step(device: str) -> Group:
         x, h = torch.randn(1, 256, device=device), torch.randn(1, 256, device=device)
         return {
             "MinGRU.step": inference(MinGRU(256, 256).to(device).step, x, h.view(1, 1, 1, 256)),
-            "MinGRUCell.step": inference(MinGRUCell(256, 256).to(device).step, x, h.view(1, 1, 256)),
+            "MinGRUCell.step": inference(MinGRUCell(256, 256).to(device).step, x, [h.view(1, 1, 256)]),
             "nn.GRUCell": inference(nn.GRUCell(256, 256).to(device), x, h),
             "products alone": inference(suite.Products([(1, 256, 512)], {"device": device})),
         }

@@ -8,6 +8,7 @@ import torch
 from mingru import Bidirectional, MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM, functional, parallel_scan_log
 from rnnkit_common.testing import Backend
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 STACKS = [MinGRU, MinLSTM]
@@ -196,6 +197,20 @@ def test_steps_without_gradients_are_the_whole(make, few_backends: Backend) -> N
             y, state = rnn.step(x[:, t], state)
             streamed.append(y)
         torch.testing.assert_close((torch.stack(streamed, 1), state), expected)
+
+
+def test_a_step_of_layers_that_differ() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4)
+    for change in (
+        lambda layers: setattr(layers[1], "activation", "tanh"),
+        lambda layers: setattr(layers[1], "gate_hidden", nn.Linear(4, 8, bias=False)),
+        lambda layers: layers.__setitem__(0, checkpoint_wrapper(layers[0])),
+    ):
+        rnn = MinGRU(4, 4, num_layers=2)
+        change(rnn.layers)
+        with torch.no_grad():
+            torch.testing.assert_close(rnn.step(x)[0], rnn(x[:, None])[0][:, 0])
 
 
 def test_a_step_calls_a_projection_that_is_more_than_one() -> None:

@@ -50,6 +50,8 @@ class Returns(nn.Module):
         (ValueError, r"input: expected shape \(B, T, 3\), got \[5, 2, 12\]", lambda: SRU(3, 4, batch_first=True)(U)),
         (ValueError, r"input: expected shape \(T, B, 3\), got \[5, 2\]", lambda: SRU(3, 4)(X[..., 0])),
         (ValueError, r"input: expected shape \(B, 3\), got \[5, 2, 3\]", lambda: SRU(3, 4).step(X)),
+        (TypeError, "input: expected a tensor, got list", lambda: SRU(3, 4).step([[1.0, 2.0, 3.0]])),
+        (TypeError, "c0: expected a tensor, got list", lambda: SRU(3, 4).step(X[0], [torch.zeros(2, 4)] * 2)),
         (TypeError, "input: expected torch.float32, got torch.int64", lambda: SRU(3, 4)(X.long())),
         (TypeError, "input: expected torch.float32, got torch.float64", lambda: SRU(3, 4)(X.double())),
         (ValueError, "input: expected device cpu, got meta", lambda: SRU(3, 4)(X.to("meta"))),

@@ -131,6 +131,30 @@ def test_steps_without_gradients_are_the_whole(options: dict, width: int, few_ba
         torch.testing.assert_close((torch.stack(streamed), state), expected)
 
 
+@pytest.mark.parametrize("other", [{"use_tanh": True}, {"has_skip_term": False}, {"rescale": True}, {"v1": True}], ids=str)
+def test_a_step_of_cells_that_differ(other: dict) -> None:
+    torch.manual_seed(0)
+    rnn, x = SRU(4, 4), torch.randn(2, 4)
+    rnn.rnn_lst[0] = SRUCell(4, 4, **{"rescale": False, **other})
+    with torch.no_grad():
+        torch.testing.assert_close(rnn.step(x)[0], rnn(x[None])[0][0])
+
+
+def test_a_parametrisation_is_computed_once_a_call() -> None:
+    class Counted(nn.Module):
+        calls = 0
+
+        def forward(self, weight: Tensor) -> Tensor:
+            Counted.calls += 1
+            return weight * 2
+
+    for cell in (SRUCell(4, 4), SRUCell(3, 4)):
+        nn.utils.parametrize.register_parametrization(cell, "weight", Counted())
+        Counted.calls = 0
+        cell(torch.randn(5, 2, cell.input_size))
+        assert Counted.calls == 1
+
+
 def test_a_step_calls_a_cell_that_is_more_than_one() -> None:
     rnn, x = SRU(4, 4), torch.randn(2, 4)
     with torch.no_grad():

@@ -437,8 +437,8 @@ def register_layer(
             of_x = product if of_x is None else of_x + product
         of_weight = None
         if x is not None and needs[1]:
-            pair = (of_planes, x) if planes_dim == 0 else (x, of_planes)
-            of_weight = torch.einsum("btm,btk->mk", *pair)
+            of_rows, rows = of_planes.reshape(-1, of_planes.shape[2]), x.reshape(-1, x.shape[2])
+            of_weight = of_rows.t() @ rows if planes_dim == 0 else rows.t() @ of_rows
         return of_x if batch_first or of_x is None else of_x.transpose(0, 1), of_weight, *of_given, of_h0
 
     def apply(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:

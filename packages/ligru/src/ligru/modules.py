@@ -184,8 +184,8 @@ class _Layer(nn.Module):
                 shift = shift + norm.bias
             if self._has_many_steps(x):  # one product with weights that have the scale in them, instead of another pass
                 return nn.functional.linear(x, weight * scale.unsqueeze(1), shift)
-            return torch.addcmul(shift, self.w(x), scale)
-        g = self.w(x)
+            return torch.addcmul(shift, nn.functional.linear(x, weight), scale)
+        g = nn.functional.linear(x, weight) if plain else self.w(x)
         if valid is not None and (not known or norm.training or norm.running_mean is None):
             return self._batch_norm_of_valid(g, valid)
         if g.shape[0] * g.shape[1] == 0:

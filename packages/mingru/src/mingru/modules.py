@@ -248,13 +248,17 @@ class MinGRU(_ByEitherName):
         weights: List[Tensor] = []
         biases: List[Tensor] = []
         for layer in children(self, "layers"):
+            if not (type(layer) is _Layer and layer.is_bare() and layer.activation == self.activation):
+                return None
             parameters = parameters_as_they_are(child(layer, "gate_hidden"))
-            if parameters is None or not (type(layer) is _Layer and layer.is_bare() and fits(x, parameters[0])):
+            if parameters is None or not fits(x, parameters[0]):
                 return None
             weights.append(parameters[0])
             if parameters[1] is not None:
                 biases.append(parameters[1])
         given = [x, *weights, *biases] if h is None else [x, h, *weights, *biases]
+        if len(biases) not in (0, len(weights)):
+            return None
         narrow = weights[0].shape[0] != (self.gates + 1) * self.state_size or len({len(w) for w in weights}) > 1
         if narrow or (torch.is_grad_enabled() and any(t.requires_grad for t in given)):
             return None

@@ -88,8 +88,8 @@ def register(namespace: str) -> SimpleNamespace:
         options = (activation, INPUT, peephole, bidirectional)
         backward = getattr(torch.ops, namespace).scan_backward
         of_u, of_x, of_parameters, of_c0 = backward(grad_out, grad_c_last, [u, x, parameters], *kept, *options)
-        of_weight_c = None if weight_c is None else of_parameters[2:].flatten()
-        return of_u, of_x, of_parameters[:2].flatten(), of_weight_c, of_c0
+        of_weight_c = None if weight_c is None else of_parameters[2:].reshape(-1)
+        return of_u, of_x, of_parameters[:2].reshape(-1), of_weight_c, of_c0
 
     def width(weight: Tensor, *_: Any) -> int:
         return weight.shape[1] // 3

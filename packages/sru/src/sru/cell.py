@@ -213,7 +213,8 @@ class SRUCell(nn.Module):
         """`forward` of a batch of sequences, without NaN in the padding."""
         check_sequence(input, self.input_size, self.batch_first)
         if not torch.jit.is_scripting():
-            if self.custom_m is not None or not fits(input, tensor_of(self, "weight")):
+            weight = self._parameters.get("weight")  # none that a parametrisation would compute
+            if weight is None or not fits(input, weight):
                 check_input(input, self, "input")
         if self.custom_m is None:  # alone in its condition, so that TorchScript never looks for the weight of others
             if self._is_one_product(input):

@@ -187,6 +187,22 @@ def layer_unchecked(
     return h, c
 
 
+@torch.jit.unused
+def stack_step_unchecked(
+    x: Tensor,
+    weights: List[Tensor],
+    biases: List[Tensor],
+    weights_c: List[Tensor],
+    scales: List[Tensor],
+    c: Optional[Tensor],
+    has_skip_term: bool,
+    activation: str,
+) -> Tuple[Tensor, Tensor]:
+    """A step of layers of one width and kind, in one op, without gradients; x (B, K), c (L, B, D) or None, contiguous."""
+    kind = (has_skip_term, _activation_index(activation, False, 2))
+    return torch.ops.rnnkit_sru.stack_step(x, weights, biases, weights_c, scales, c, *kind)
+
+
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x @ weight for x (., ., K) and weight (K, M), by the op where that can be faster: see csrc/products.h."""
     if not torch.jit.is_scripting():

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from ._checks import check_input
+from . import functional as sF
+from ._checks import check_input, check_tensor
 from ._modes import is_eager
 from ._plain import children, fits, tensor_of
 from ._tensors import pack_like, state_dtype
@@ -211,8 +212,11 @@ class SRU(nn.Module):
         """
         if self.bidirectional:
             raise ValueError("step: expected a model that goes forward only, this one is bidirectional")
+        check_tensor("input", input)
         if input.dim() != 2:
             raise ValueError(f"input: expected shape (B, {self.input_size}), got {list(input.shape)}")
+        if c is not None:
+            check_tensor("c0", c)
         if not torch.jit.is_scripting():
             made = self._step_in_one_op(input, c)
             if made is not None:
@@ -230,15 +234,17 @@ class SRU(nn.Module):
         biases: List[Tensor] = []
         weights_c: List[Tensor] = []
         scales: List[Tensor] = []
+        kinds = set()
         for cell in children(self, "rnn_lst"):
             if not (type(cell) is SRUCell and cell.is_bare()):
                 return None
+            kinds.add((cell.has_skip_term, cell.activation, cell.v1, cell.rescale))
             weights.append(tensor_of(cell, "weight"))
             biases.append(tensor_of(cell, "bias"))
             weights_c += [] if cell.v1 else [tensor_of(cell, "weight_c")]
             scales += [tensor_of(cell, "scale_x")] if cell.rescale else []
         given = [input, *weights, *biases, *weights_c, *scales, *([] if c is None else [c])]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        if len(kinds) > 1 or (torch.is_grad_enabled() and any(t.requires_grad for t in given)):
             return None
         if not all(fits(t, input) for t in given) or state_dtype(input) is not input.dtype:
             return None  # `forward` says what does not fit, or makes it so
@@ -246,8 +252,8 @@ class SRU(nn.Module):
         if input.shape[1] != self.input_size or (c is not None and list(c.shape) != shape):
             return None
         c = None if c is None else c.contiguous()
-        kind = (cell.has_skip_term, cell.activation_type)
-        return torch.ops.rnnkit_sru.stack_step(input, weights, biases, weights_c, scales, c, *kind)
+        ((has_skip_term, activation, _, _),) = kinds
+        return sF.stack_step_unchecked(input, weights, biases, weights_c, scales, c, has_skip_term, activation)
 
     def make_backward_compatible(self) -> None:
         """Completes a model that was pickled whole by an earlier version of the package."""
