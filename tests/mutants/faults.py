@@ -37,7 +37,7 @@ def fault(name: str, file: str, *edits: str, families: str = "") -> Fault:
 _CPU_SCAN, _CUDA_SCAN = f"{CPU}/scan.h", f"{CUDA}/scan.h"
 _TENSORS = f"{COMMON}/include/rnnkit/scan_tensors.h"
 _CHECKS, _MODES, _LAYOUTS, _DISTRIBUTED = (f"{COMMON}/{name}.py" for name in ("checks", "modes", "tensors", "distributed"))
-_LAYER, _DERIVATIVES = f"{COMMON}/include/rnnkit/layer.h", f"{COMMON}/derivatives.py"
+_LAYER, _LAYERS, _DERIVATIVES = f"{COMMON}/include/rnnkit/layer.h", f"{COMMON}/layers.py", f"{COMMON}/derivatives.py"
 
 SCAN_ON_THE_CPU = [
     fault(
@@ -355,7 +355,7 @@ TENSORS_AND_DERIVATIVES = [
     ),
     fault(
         "autocast makes the products of a layer's backward",
-        _DERIVATIVES,
+        _LAYERS,
         "            with without_autocast(planes.device):  # which would take the products for its own\n",
         "            if True:\n",
         families="mingru",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._modes import is_eager, without_autocast
+from ._modes import is_eager
 from ._tensors import empty_rows, state_dtype
 
 _LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
@@ -59,7 +59,7 @@ def differentiable(
     return call
 
 
-def _straight(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def straight_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """`function.apply` without the words that torch.func wants to have in it, where `is_eager()`."""
     return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
@@ -84,7 +84,7 @@ def with_backward(name: str, setup: Callable[..., None], backward: Callable[...,
             return outputs
 
     Op.backward = staticmethod(backward)  # type: ignore[method-assign]
-    return differentiable(name, Op.apply, _straight(Op))
+    return differentiable(name, Op.apply, straight_apply(Op))
 
 
 def one_by_one(name: str) -> None:
@@ -171,7 +171,7 @@ def register_scan(
         width = channels(x, *options)
         batch, steps = x[0].shape[:2]
         h_last = x[0].new_empty(batch, width, dtype=state_dtype(x[0]))
-        return empty_rows(x[0], width), h_last, _empty_carries(h_last, steps if save else 0, steps_per_carry)
+        return empty_rows(x[0], width), h_last, empty_carries(h_last, steps if save else 0, steps_per_carry)
 
     @torch.library.register_fake(f"{namespace}::scan_backward")
     def _(grad_out, grad_h_last, x, carries, h0, *rest):  # type: ignore[no-untyped-def]
@@ -184,7 +184,8 @@ def register_scan(
     )
 
 
-def _empty_carries(h_last: Tensor, steps: int, steps_per_carry: int) -> Tensor:
+def empty_carries(h_last: Tensor, steps: int, steps_per_carry: int) -> Tensor:
+    """For tracing: what a scan keeps for backward, of so many steps, flat."""
     batch, width = h_last.shape
     return h_last.new_empty(batch, (steps + steps_per_carry - 1) // steps_per_carry * width)
 
@@ -279,179 +280,7 @@ def register_derivatives(
     def apply(x: list[Tensor], h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         return Forward.apply(rest, h0, *x)  # type: ignore[no-untyped-call]
 
-    straight = _straight(Forward)
+    straight = straight_apply(Forward)
     one_by_one(f"{name}_backward")
     backward = differentiable(f"{name}_backward", apply_backward)
     return differentiable(name, apply, lambda x, h0, *rest: straight(rest, h0, *x))
-
-
-def register_layer(
-    namespace: str,
-    *,
-    channels: Callable[..., int],
-    planes_dim: int = 0,
-    parameters: int = 1,
-    extras: int = 2,
-    scan_backward: Callable[..., Any] | None = None,
-) -> Callable[..., tuple[Tensor, ...]]:
-    """Shapes and derivatives of the ops `layer` and `layer_backward`: a matrix product makes planes, and a scan takes them.
-
-    layer(Tensor x, Tensor weight, <parameters>, Tensor? h0, <extras>, <options>, bool batch_first, bool save)
-        -> (out, h_last, carries, planes)
-    layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor? x, Tensor? weight, <parameters>, Tensor planes, Tensor carries,
-        <extras>, <options>, bool batch_first, <bools: which of the following somebody needs>)
-        -> the gradients of x, weight, parameters and, always, of h0
-
-    As nn.Linear, the graph keeps x for the gradient of the weight, and the weight for that of x. It keeps the planes as an
-    output, through which second and higher derivatives go. x and out are (B, T, .), or (T, B, .) unless `batch_first`; planes
-    are (B, T, .).
-
-    Args:
-        namespace: under which the library was compiled.
-        channels: D, from the weight and the options.
-        planes_dim: the dimension of the weight that becomes planes.
-        parameters: number of further tensors that have gradients, optional ones: the product's bias, or what `scan_backward` takes.
-        extras: number of optional tensors that have no gradient, such as lengths.
-        scan_backward: where the scan itself takes x and the parameters, which are then kept, too: (grad_out, grad_h_last, x,
-            *parameters, planes, carries, h0, *extras, *options), all (B, T, .), -> the gradients of the planes, x, parameters and
-            h0, by ops that torch can differentiate. Default: the op `scan_backward` of the planes alone; the parameter is the bias.
-
-    Returns:
-        The shortest way to call `layer` where `is_eager()`; it is differentiated if `save` is True.
-    """
-    ops = getattr(torch.ops, namespace)
-    op, op_backward = ops.layer.default, ops.layer_backward.default
-    steps_per_carry = ops.steps_per_carry()
-    scan_takes_inputs = scan_backward is not None
-
-    def of_planes_alone(grad_out: Tensor, grad_h_last: Tensor | None, x: Any, bias: None, *rest: Any) -> Any:
-        planes, *others = rest
-        of_planes, of_h0 = ops.scan_backward(grad_out, grad_h_last, [planes], *others)
-        return of_planes, None, None, of_h0
-
-    scan_apart = scan_backward or of_planes_alone
-
-    @torch.library.register_fake(f"{namespace}::layer")
-    def _(x, weight, *rest):  # type: ignore[no-untyped-def]
-        *options, batch_first, save = rest[parameters + 1 + extras :]
-        width, rows = channels(weight, *options), x if batch_first else x.transpose(0, 1)
-        h_last = x.new_empty(rows.shape[0], width, dtype=state_dtype(x))
-        carries = _empty_carries(h_last, rows.shape[1] if save else 0, steps_per_carry)
-        planes = empty_rows(rows, weight.shape[planes_dim]) if save else x.new_empty(0)
-        out = empty_rows(rows, width)
-        return out if batch_first else out.transpose(0, 1), h_last, carries, planes
-
-    @torch.library.register_fake(f"{namespace}::layer_backward")
-    def _(grad_out, grad_h_last, x, weight, *rest):  # type: ignore[no-untyped-def]
-        given, planes = rest[:parameters], rest[parameters]
-        batch_first, needs_x, needs_weight, *needs = rest[-3 - parameters :]
-        none = planes.new_empty(0)
-        sizes = [planes.shape[2], x.shape[2]] if needs_weight else [0]
-        grad_x = empty_rows(planes, weight.shape[1 - planes_dim]) if needs_x else none
-        grads = []
-        for parameter, needed in zip(given, needs, strict=True):
-            size = planes.shape[2] if not scan_takes_inputs else 0 if parameter is None else parameter.shape[0]
-            like = parameter if scan_takes_inputs and parameter is not None else planes
-            grads.append(like.new_empty(size if needed else 0))
-        return (
-            grad_x if batch_first or not needs_x else grad_x.transpose(0, 1),
-            planes.new_empty(sizes if planes_dim == 0 else sizes[::-1]),
-            *grads,
-            planes.new_empty(planes.shape[0], grad_out.shape[2], dtype=state_dtype(planes)),
-        )
-
-    class Layer(torch.autograd.Function):
-        @staticmethod
-        def forward(
-            ctx: Any, rest: tuple[Any, ...], x: Tensor, weight: Tensor, h0: Tensor | None, *given: Tensor | None
-        ) -> tuple[Tensor, ...]:
-            with torch._C._AutoDispatchBelowAutograd():
-                out, h_last, carries, planes = op(x, weight, *given, h0, *rest)
-            ctx.options = rest[extras:-1]
-            ctx.width = out.shape[2]
-            needs = ctx.needs_input_grad
-            ctx.save_for_backward(
-                x if scan_takes_inputs or needs[2] else None,
-                weight if needs[1] else None,
-                planes,
-                carries,
-                h0,
-                *(given if scan_takes_inputs else (None,) * parameters),
-                *rest[:extras],
-            )
-            ctx.mark_non_differentiable(carries)
-            ctx.set_materialize_grads(False)
-            return out, h_last, carries, planes
-
-        @staticmethod
-        def backward(
-            ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, _: None, grad_planes: Tensor | None
-        ) -> tuple[Any, ...]:
-            x, weight, planes, carries, h0, *more = ctx.saved_tensors
-            given, more = more[:parameters], more[parameters:]
-            _, needs_x, needs_weight, needs_h0, *needs = ctx.needs_input_grad
-            batch_first = ctx.options[-1]
-            if grad_h_last is not None:
-                grad_h_last = grad_h_last.contiguous()
-            if grad_out is None:
-                batch, steps = planes.shape[:2]
-                grad_out = planes.new_zeros((batch, steps, ctx.width) if batch_first else (steps, batch, ctx.width))
-            with without_autocast(planes.device):  # which would take the products for its own
-                if torch.is_grad_enabled() or grad_planes is not None:
-                    kept = (x, *given, planes, carries, h0, *more, *ctx.options)
-                    wanted = [needs_x, needs_weight, *needs]
-                    grads = _differentiable(grad_out, grad_h_last, grad_planes, weight, wanted, *kept)
-                else:
-                    grads = op_backward(
-                        *(grad_out, grad_h_last, x, weight, *given, planes, carries, *more),
-                        *(*ctx.options, needs_x, needs_weight, *needs),
-                    )
-            of_x, of_weight, *of_given, of_h0 = grads
-            return (
-                None,
-                of_x if needs_x else None,
-                of_weight if needs_weight else None,
-                of_h0 if needs_h0 else None,
-                *[grad if needed else None for grad, needed in zip(of_given, needs, strict=True)],
-            )
-
-    def _differentiable(
-        grad_out: Tensor,
-        grad_h_last: Tensor | None,
-        grad_planes: Tensor | None,
-        weight: Tensor | None,
-        needs: list[bool],
-        x: Tensor | None,
-        *kept: Any,
-    ) -> tuple[Tensor | None, ...]:
-        *rest, batch_first = kept
-        if not batch_first:
-            grad_out, x = grad_out.transpose(0, 1), None if x is None else x.transpose(0, 1)
-        of_planes, of_x, *of_given, of_h0 = scan_apart(grad_out, grad_h_last, x, *rest)
-        if grad_planes is not None:
-            of_planes = of_planes + grad_planes
-        if not scan_takes_inputs and needs[2]:
-            of_given = [of_planes.sum((0, 1))]
-        if weight is not None:
-            product = of_planes @ (weight if planes_dim == 0 else weight.t())
-            of_x = product if of_x is None else of_x + product
-        of_weight = None
-        if x is not None and needs[1]:
-            of_rows, rows = of_planes.reshape(-1, of_planes.shape[2]), x.reshape(-1, x.shape[2])
-            of_weight = of_rows.t() @ rows if planes_dim == 0 else rows.t() @ of_rows
-        return of_x if batch_first or of_x is None else of_x.transpose(0, 1), of_weight, *of_given, of_h0
-
-    def apply(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        given, (h0, *others) = rest[:parameters], rest[parameters:]
-        return Layer.apply(tuple(others), x, weight, h0, *given)  # type: ignore[no-untyped-call]
-
-    differentiable(f"{namespace}::layer", apply)
-    straight = _straight(Layer)
-
-    def call(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        if rest[-1]:
-            return straight(rest[parameters + 1 :], x, weight, rest[parameters], *rest[:parameters])
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(x, weight, *rest)
-
-    return call

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import register_layer, register_scan
+from ._derivatives import register_scan
+from ._layers import register_layer
 from ._names import refuse_namesake
 from ._tensors import channels_of, split_planes, state_dtype
 

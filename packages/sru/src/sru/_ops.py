@@ -29,7 +29,8 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import register_layer, register_scan, with_backward
+from ._derivatives import register_scan, with_backward
+from ._layers import register_layer
 from ._names import refuse_namesake
 from ._tensors import state_dtype
 
