@@ -26,7 +26,10 @@ inline bool has_shape(const Tensor& t, const std::vector<int64_t>& shape) {
 
 inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes) {
   std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
+  for (size_t i = sizes.size(); i-- > 1;) {
+    const bool too_large = __builtin_mul_overflow(strides[i], std::max<int64_t>(sizes[i], 1), &strides[i - 1]);
+    STD_TORCH_CHECK(!too_large, "a tensor would be too large");
+  }
   return strides;
 }
 
