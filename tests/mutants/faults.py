@@ -342,9 +342,10 @@ TENSORS_AND_DERIVATIVES = [
     ),
     fault(
         "a step of a stack begins every layer with the state of the first",
-        "packages/mingru/csrc/ops.h",
+        _TENSORS,
         "return view_strided(stack, {batch, channels}, {channels, 1}, i * batch * channels);",
         "return view_strided(stack, {batch, channels}, {channels, 1}, 0);",
+        families="mingru",
     ),
     fault(
         "a layer's weight is given the gradient of its bias only if it has one",

@@ -25,12 +25,6 @@ std::tuple<Tensor, Tensor, Tensor> scan(std::vector<Tensor> planes, std::optiona
   return scan_forward_op<Engine>(t, h0, save, dispatch, [&](auto& p) { fill(p, t, reset, initial, reverse); });
 }
 
-// The states [B, D] of the i-th of a stack of layers [L, B, 1, D].
-inline Tensor states_of(const Tensor& stack, int64_t i) {
-  const int64_t batch = stack.size(1), channels = stack.size(3);
-  return view_strided(stack, {batch, channels}, {channels, 1}, i * batch * channels);
-}
-
 // One step from planes [B, P * D] and h to h_next [B, D], contiguous; returns out [B, D].
 template <class Engine>
 Tensor run_step(const Tensor& planes, const std::optional<Tensor>& h, Tensor h_next, int64_t gates, int64_t activation,

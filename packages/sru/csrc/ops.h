@@ -225,9 +225,6 @@ std::tuple<Tensor, Tensor> stack_step(Tensor x, std::vector<Tensor> weights, std
   const auto as_sequences = [&](const Tensor& rows) {  // [B, 1, .]
     return view_strided(rows, {rows.size(0), 1, rows.size(1)}, {rows.stride(0), rows.stride(0), rows.stride(1)});
   };
-  const auto states_of = [&](const Tensor& stack, size_t i) {
-    return view_strided(stack, {batch, channels}, {channels, 1}, int64_t(i) * batch * channels);
-  };
   for (size_t i = 0; i < layers; ++i) {
     const bool has_column = weights[i].dim() == 2 && weights[i].size(1) == 4 * channels;
     const Skip skip = !has_skip ? Skip::none : has_column ? Skip::column : Skip::input;
@@ -237,11 +234,11 @@ std::tuple<Tensor, Tensor> stack_step(Tensor x, std::vector<Tensor> weights, std
     std::optional<Tensor> scale, state;
     if (!weights_c.empty()) parameters.weight_c = weights_c[i];
     if (!scales.empty()) scale = scales[i];
-    if (c) state = states_of(*c, i);
+    if (c) state = states_of(*c, int64_t(i));
     const Peephole peephole = weights_c.empty() ? Peephole::none : Peephole::parameter;
     const SruProblem problem(sequences, parameters, std::nullopt, std::nullopt, std::nullopt, scale, activation,
                              int64_t(skip), int64_t(peephole), false);
-    const Tensor out = std::get<0>(forward<Engine>(problem, state, false, states_of(c_next, i)));
+    const Tensor out = std::get<0>(forward<Engine>(problem, state, false, states_of(c_next, int64_t(i))));
     x = view_strided(out, {batch, channels}, {channels, 1});
   }
   return {x, c_next};

@@ -70,10 +70,7 @@ def linear_parameters(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
 
 def fusible(linear: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """The weight and bias of a product that an op may make along with what follows; None where torch has to see the product."""
-    if not is_eager():
-        return None
-    parameters = parameters_as_they_are(linear)
-    return linear_parameters(linear) if parameters is None else parameters
+    return linear_parameters(linear) if is_eager() else None
 
 
 def fits(x: Tensor, weight: Tensor) -> bool:

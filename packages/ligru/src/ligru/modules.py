@@ -171,10 +171,6 @@ class _Layer(nn.Module):
             plain = parameters is not None and parameters[1] is None and norm.running_mean is not None
             if parameters is not None:
                 weight = parameters[0]
-                if plain and norm.training and valid is None and x.numel() > 0:
-                    # in two dimensions from the product on: one view for autograd instead of two
-                    rows = norm(nn.functional.linear(x.flatten(0, 1), weight))
-                    return rows.view(x.shape[0], x.shape[1], 2 * self.hidden_size)
         if plain and not norm.training:
             scale = torch.rsqrt(norm.running_var + norm.eps)
             if norm.weight is not None:
@@ -185,12 +181,13 @@ class _Layer(nn.Module):
             if self._has_many_steps(x):  # one product with weights that have the scale in them, instead of another pass
                 return nn.functional.linear(x, weight * scale.unsqueeze(1), shift)
             return torch.addcmul(shift, nn.functional.linear(x, weight), scale)
-        g = nn.functional.linear(x, weight) if plain else self.w(x)
         if valid is not None and (not known or norm.training or norm.running_mean is None):
-            return self._batch_norm_of_valid(g, valid)
-        if g.shape[0] * g.shape[1] == 0:
-            return g
-        return norm(g.flatten(0, 1)).view(g.shape[0], g.shape[1], g.shape[2])
+            return self._batch_norm_of_valid(nn.functional.linear(x, weight) if plain else self.w(x), valid)
+        # in two dimensions from the product on: one view for autograd instead of two
+        rows = nn.functional.linear(x.flatten(0, 1), weight) if plain else self.w(x).flatten(0, 1)
+        if rows.shape[0] > 0:
+            rows = norm(rows)
+        return rows.view(x.shape[0], x.shape[1], 2 * self.hidden_size)
 
     def _has_many_steps(self, x: Tensor) -> bool:
         """Whether there are more steps to scale than columns of W."""

@@ -245,22 +245,22 @@ class MinGRU(_ByEitherName):
         """`step`, where all layers are of one width and nothing but a product and a scan, and no gradient is wanted."""
         if not is_eager():
             return None
+        width = (self.gates + 1) * self.state_size
         weights: List[Tensor] = []
         biases: List[Tensor] = []
         for layer in children(self, "layers"):
             if not (type(layer) is _Layer and layer.is_bare() and layer.activation == self.activation):
                 return None
             parameters = parameters_as_they_are(child(layer, "gate_hidden"))
-            if parameters is None or not fits(x, parameters[0]):
+            if parameters is None or len(parameters[0]) != width or not fits(x, parameters[0]):
                 return None
             weights.append(parameters[0])
             if parameters[1] is not None:
                 biases.append(parameters[1])
-        given = [x, *weights, *biases] if h is None else [x, h, *weights, *biases]
         if len(biases) not in (0, len(weights)):
             return None
-        narrow = weights[0].shape[0] != (self.gates + 1) * self.state_size or len({len(w) for w in weights}) > 1
-        if narrow or (torch.is_grad_enabled() and any(t.requires_grad for t in given)):
+        given = [x, *weights, *biases, *([] if h is None else [h])]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in given):
             return None
         return mF.stack_step_unchecked(x, weights, biases, self.gates, h, self.activation)
 

@@ -141,12 +141,10 @@ class QRNNLayer(nn.Module):
     def _run(self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """`forward` with c (B, H)."""
         _check_sequence(X, self.input_size, self.batch_first)
+        batch_dim = 0 if self.batch_first else 1
         if hidden is not None:
-            hidden = check_state(hidden, X, [1, X.shape[0 if self.batch_first else 1], self.hidden_size], "hidden").squeeze(
-                0
-            )
+            hidden = check_state(hidden, X, [1, X.shape[batch_dim], self.hidden_size], "hidden").squeeze(0)
         if lengths is not None:
-            batch_dim = 0 if self.batch_first else 1
             lengths = check_lengths(lengths, X, X.shape[batch_dim], X.shape[1 - batch_dim])
             padding = torch.arange(X.shape[1 - batch_dim], device=X.device) >= lengths.unsqueeze(1)
             padding = padding if self.batch_first else padding.transpose(0, 1)

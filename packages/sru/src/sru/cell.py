@@ -276,26 +276,37 @@ class SRUCell(nn.Module):
     def _layer(
         self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        mask = self._mask(input, self.dropout, self.output_size)
-        weight: Tensor = input
-        bias: Tensor = input
-        scale: Tensor | None = None
-        weight_c: Tensor | None = None
-        if torch.jit.is_scripting():
-            weight, bias = self.weight, self.bias
-            if self.rescale:
-                scale = self.scale_x
-            if not self.v1:
-                weight_c = self.weight_c
-        else:
-            weight, bias = tensor_of(self, "weight"), tensor_of(self, "bias")
-            scale = tensor_of(self, "scale_x") if self.rescale else None
-            weight_c = None if self.v1 else tensor_of(self, "weight_c")
-        options = (self.activation, self.bidirectional, self.batch_first)
         if not torch.jit.is_scripting():
-            plain = c0 is None and mask_pad is None and lengths is None and mask is None and scale is None
-            if plain and is_eager() and bias.dtype is weight.dtype and (weight_c is None or weight_c.dtype is weight.dtype):
-                return sF.layer_unchecked(input, weight, bias, weight_c, *options)
+            return self._layer_of_python(input, c0, mask_pad, lengths)
+        return sF.layer(
+            input,
+            self.weight,
+            self.bias,
+            None if self.v1 else self.weight_c,
+            c0,
+            mask_pad,
+            lengths,
+            self._mask(input, self.dropout, self.output_size),
+            self.scale_x if self.rescale else None,
+            self.activation,
+            self.bidirectional,
+            self.batch_first,
+        )
+
+    @torch.jit.unused
+    def _layer_of_python(
+        self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`_layer`, with the shortest way to the tensors, and to the op."""
+        weight = tensor_of(self, "weight")
+        bias = tensor_of(self, "bias")
+        weight_c = None if self.v1 else tensor_of(self, "weight_c")
+        scale = tensor_of(self, "scale_x") if self.rescale else None
+        mask = self._mask(input, self.dropout, self.output_size)
+        options = (self.activation, self.bidirectional, self.batch_first)
+        bare = c0 is None and mask_pad is None and lengths is None and mask is None and scale is None
+        if bare and is_eager() and bias.dtype is weight.dtype and (weight_c is None or weight_c.dtype is weight.dtype):
+            return sF.layer_unchecked(input, weight, bias, weight_c, *options)
         return sF.layer(input, weight, bias, weight_c, c0, mask_pad, lengths, mask, scale, *options)
 
     def recur(

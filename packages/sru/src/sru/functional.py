@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import _ops
 from ._checks import check_floating, check_lengths, check_state, check_tensor
-from ._modes import autocast_enabled, needs_plain_torch, wants_gradients, without_autocast
+from ._modes import autocast_enabled, is_eager, needs_plain_torch, wants_gradients, without_autocast
 from ._tensors import run_reference, state_dtype
 
 __all__ = ["layer", "recurrence"]
@@ -86,7 +86,8 @@ def recurrence(
     inputs = [U] + highway + per_step + [_parameters(bias, weight_c if peephole == 1 else None, U)]
     skip = 2 if k == 4 else (0 if x is None else 1)
     c0, lengths, pad, mask, scale = _check_others(U, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
-    kind = _activation_index(activation, bidirectional, channels)
+    _check_directions(bidirectional, channels)
+    kind = _activation_index(activation)
     # not of `inputs`, which torch.jit.script loses on the way
     save = wants_gradients([U, bias, bias if x is None else x, bias if weight_c is None else weight_c], c0)
     if torch.jit.is_scripting():
@@ -142,7 +143,8 @@ def layer(
     _check_parameters(bias, weight_c, x)
     rows = x if batch_first else x.transpose(0, 1)
     c0, lengths, pad, mask, scale = _check_others(rows, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
-    kind = _activation_index(activation, bidirectional, channels)
+    _check_directions(bidirectional, channels)
+    kind = _activation_index(activation)
     if not torch.jit.is_scripting():
         if needs_plain_torch():
             inputs = [rows @ weight, rows, _parameters(bias, weight_c, x)]
@@ -153,9 +155,10 @@ def layer(
     weight_c = None if weight_c is None else weight_c.to(state_dtype(x)).contiguous()
     save = wants_gradients([x, weight, bias, bias if weight_c is None else weight_c], c0)
     if not torch.jit.is_scripting():
+        call = _ops.CALLS.layer if is_eager() else torch.ops.rnnkit_sru.layer
         with without_autocast(x.device):  # which would change the dtype of U alone
             options = (kind, bidirectional, batch_first, save)
-            h, c, _, _ = torch.ops.rnnkit_sru.layer(x, weight, bias, weight_c, c0, lengths, pad, mask, scale, *options)
+            h, c, _, _ = call(x, weight, bias, weight_c, c0, lengths, pad, mask, scale, *options)
     else:
         h, c, _, _ = torch.ops.rnnkit_sru.layer(
             x, weight, bias, weight_c, c0, lengths, pad, mask, scale, kind, bidirectional, batch_first, save
@@ -177,7 +180,7 @@ def layer_unchecked(
     wanted = state_dtype(x)
     bias = bias.to(wanted).contiguous()
     weight_c = None if weight_c is None else weight_c.to(wanted).contiguous()
-    kind = _activation_index(activation, bidirectional, 2)
+    kind = _activation_index(activation)
     wants = (
         x.requires_grad or weight.requires_grad or bias.requires_grad or (weight_c is not None and weight_c.requires_grad)
     )
@@ -199,7 +202,7 @@ def stack_step_unchecked(
     activation: str,
 ) -> Tuple[Tensor, Tensor]:
     """A step of layers of one width and kind, in one op, without gradients; x (B, K), c (L, B, D) or None, contiguous."""
-    kind = (has_skip_term, _activation_index(activation, False, 2))
+    kind = (has_skip_term, _activation_index(activation))
     return torch.ops.rnnkit_sru.stack_step(x, weights, biases, weights_c, scales, c, *kind)
 
 
@@ -217,10 +220,13 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return rows.view(x.shape[0], x.shape[1], weight.shape[1])
 
 
-def _activation_index(activation: str, bidirectional: bool, channels: int) -> int:
-    """The index of an activation in `reference.ACTIVATIONS`, once both options are known to be possible."""
+def _check_directions(bidirectional: bool, channels: int) -> None:
     if bidirectional and channels % 2 != 0:
         raise ValueError(f"bidirectional: expected an even number of channels, got {channels}")
+
+
+def _activation_index(activation: str) -> int:
+    """The index of an activation in `reference.ACTIVATIONS`."""
     if activation == "identity":
         return 0
     if activation == "tanh":

@@ -217,15 +217,13 @@ class SRU(nn.Module):
             raise ValueError(f"input: expected shape (B, {self.input_size}), got {list(input.shape)}")
         if c is not None:
             check_tensor("c0", c)
-        if not torch.jit.is_scripting():
-            made = self._step_in_one_op(input, c)
-            if made is not None:
-                return made
+        made = self._step_in_one_op(input, c)
+        if made is not None:
+            return made
         dim = 1 if self.batch_first else 0
         h, c = self.forward(input.unsqueeze(dim), c)
         return h.squeeze(dim), c
 
-    @torch.jit.unused
     def _step_in_one_op(self, input: Tensor, c: Optional[Tensor]) -> Optional[Tuple[Tensor, Tensor]]:
         """`step`, where all cells are nothing but products and recurrences, and no gradient is wanted."""
         if not is_eager() or self.input_to_hidden is not None:

@@ -36,8 +36,7 @@ struct Needs {
   bool x, weight, bias;
 };
 
-// scan(planes) -> (out, h_last, carries), for weight [M, K] and x [B, T, K]. The planes are returned where backward needs
-// them.
+// scan(planes) -> (out, h_last, carries), for weight [M, K] and x [B, T, K]. Planes are returned where backward needs them.
 template <class Scan>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer_op(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                                                     bool batch_first, bool save, Scan scan) {
@@ -51,8 +50,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_op(const Tensor& x, const Tenso
   return {by_batch(out, batch_first), h_last, carries, save ? planes : empty(planes, {0})};
 }
 
-// Gradients of x, weight, bias and h0, from those of the planes and of h0: x's needs the weight, the weight's x, as [B, T,
-// K].
+// Gradients of x, weight, bias and h0, from those of the planes and of h0: x's needs the weight, and the weight's needs x,
+// which is [B, T, K].
 inline std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward_op(const Tensor& grad_planes, const Tensor& grad_h0,
                                                                     const std::optional<Tensor>& x,
                                                                     const std::optional<Tensor>& weight, bool batch_first,

@@ -22,6 +22,12 @@ namespace rnnkit {
 // An op, so that Python need not know the number a second time.
 inline int64_t steps_per_carry() { return kCarry; }
 
+// The states [B, D] of the i-th of a stack of layers, contiguous [L, B, D] or [L, B, 1, D].
+inline Tensor states_of(const Tensor& stack, int64_t i) {
+  const int64_t batch = stack.size(1), channels = stack.size(-1);
+  return view_strided(stack, {batch, channels}, {channels, 1}, i * batch * channels);
+}
+
 struct PlaceOfPlane {
   size_t tensor;
   int64_t offset;  // of its first channel, in elements
