@@ -59,6 +59,7 @@ TORCHES = {"2.11": "torch==2.11.0", "2.13": "torch==2.13.0", "newest": "torch"}
 nox.options.sessions = [
     "lint",
     "typecheck",
+    "headers",
     "wheels",
     "audit",
     "tests",
@@ -266,6 +267,13 @@ def typecheck(session: nox.Session) -> None:
     environment = Environment(session, "torch", TORCH, "pytest", *group("typecheck"))
     sources = [f"packages/{package}/src" for package in PACKAGES]
     environment.python("-m", "mypy", *sources, MYPYPATH=os.pathsep.join(sources))
+
+
+@nox.session(venv_backend="none")
+def headers(session: nox.Session) -> None:
+    """Compile every native header by itself, with clang-tidy's checks; or the headers named."""
+    environment = Environment(session, "torch", TORCH, *group("headers"))
+    environment.python("tests/packaging/headers.py", *session.posargs)
 
 
 @nox.session(venv_backend="none", tags=["wheels"])

@@ -42,7 +42,7 @@ def test_opcheck(normalize: bool, full: bool) -> None:
         if normalize:
             inputs += [torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True)]
     ops = torch.ops.rnnkit_ligru
-    options = (2, full, normalize, 1e-5)
+    options = ("tanh", full, normalize, 1e-5)
     check_op(ops.recurrence, [inputs, h0, lengths, mask, *options, True])
     check_op(ops.recurrence, [[t.detach() for t in inputs], None, lengths, mask, *options, False])
     out, _, *kept = ops.recurrence(inputs, h0, lengths, mask, *options, True)

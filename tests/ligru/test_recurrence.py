@@ -91,9 +91,8 @@ def run_op(case: Case, problem: Problem) -> list[Tensor]:
         problem = dataclasses.replace(problem, grads=[strided(problem.grads[0], case.layout), problem.grads[1]])
     inputs = [t.requires_grad_() for t in inputs]
     h0 = None if problem.h0 is None else problem.h0.detach().requires_grad_()
-    index = reference.ACTIVATIONS.index(case.activation)
     out, h_last, *_ = torch.ops.rnnkit_ligru.recurrence(
-        inputs, h0, problem.lengths, problem.mask, index, case.bidirectional, case.normalize, 1e-5, True
+        inputs, h0, problem.lengths, problem.mask, case.activation, case.bidirectional, case.normalize, 1e-5, True
     )
     leaves = [*inputs, *([] if h0 is None else [h0])]
     return [out, h_last, *torch.autograd.grad([out, h_last], leaves, problem.grads)]
@@ -216,8 +215,8 @@ def test_threads_share_rows_and_units(batch: int, units: int, normalize: bool, t
 def test_nothing_is_kept_without_need(backend: Backend) -> None:
     g, u = torch.randn(2, 5, 6, device=backend.device), torch.randn(6, 3, device=backend.device)
     for normalize in (False, True):
-        kept = torch.ops.rnnkit_ligru.recurrence([g, u], None, None, None, 0, False, normalize, 1e-5, True)
-        bare = torch.ops.rnnkit_ligru.recurrence([g, u], None, None, None, 0, False, normalize, 1e-5, False)
+        kept = torch.ops.rnnkit_ligru.recurrence([g, u], normalize=normalize, save=True)
+        bare = torch.ops.rnnkit_ligru.recurrence([g, u], normalize=normalize)
         assert torch.equal(kept[0], bare[0])
         assert torch.equal(kept[1], bare[1])
         assert [t.numel() for t in bare[2:]] == [0, 0, 0]
@@ -229,16 +228,15 @@ def test_every_engine_finds_lengths_out_of_range(backend: Backend) -> None:
     g, u = torch.randn(2, 5, 6), torch.randn(6, 3)
     for value in (-1, 6):
         with pytest.raises(RuntimeError, match="lengths"):
-            torch.ops.rnnkit_ligru.recurrence([g, u], None, torch.tensor([5, value]), None, 0, False, False, 1e-5, False)
+            torch.ops.rnnkit_ligru.recurrence([g, u], lengths=torch.tensor([5, value]))
 
 
 def test_an_emulated_engine_that_cannot_is_not_replaced_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     emulate("ligru", CSRC, "forward", 1, monkeypatch)
     g, u = torch.randn(1, 2, 600), torch.randn(600, 300)
-    arguments = ([g, u], None, None, None, 0, False, False, 1e-5, False)
     for engine, words in (("grid", "cannot hold 300 units"), ("warp", "may be cluster, grid or steps")):
         monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
         with pytest.raises(RuntimeError, match=words):
-            torch.ops.rnnkit_ligru.recurrence(*arguments)
+            torch.ops.rnnkit_ligru.recurrence([g, u])
     monkeypatch.delenv("RNNKIT_LIGRU_ENGINE")
-    torch.ops.rnnkit_ligru.recurrence(*arguments)
+    torch.ops.rnnkit_ligru.recurrence([g, u])

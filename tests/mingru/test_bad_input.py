@@ -82,36 +82,40 @@ def test_unsorted_lengths_are_fine() -> None:
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [
-        ("lengths", [[K, K], None, torch.tensor([5, 9]), None, 1, 0, 0.5, False, True]),
-        ("lengths", [[K, K], None, torch.tensor([5]), None, 1, 0, 0.5, False, True]),
-        ("planes", [[K, K[:1]], None, None, None, 1, 0, 0.5, False, True]),
-        ("planes", [[K, K, K], None, None, None, 1, 0, 0.5, False, True]),
-        ("no tensor arguments", [[], None, None, None, 1, 0, 0.5, False, True]),
-        ("planes", [[K[0]], None, None, None, 1, 0, 0.5, False, True]),
-        ("h0", [[K, K], torch.zeros(2, 3), None, None, 1, 0, 0.5, False, True]),
-        ("reset", [[K, K], None, None, torch.zeros(2, 5), 1, 0, 0.5, False, True]),
-        ("activation", [[K, K], None, None, None, 1, 7, 0.5, False, True]),
-        ("gates", [[K, K], None, None, None, 0, 0, 0.5, False, True]),
+        ("lengths", {"lengths": torch.tensor([5, 9])}),
+        ("lengths", {"lengths": torch.tensor([5])}),
+        ("inputs", {"inputs": [K, K[:1]]}),
+        ("inputs", {"inputs": [K, K, K]}),
+        ("inputs: expected the planes before", {"inputs": [K, K[0, 0], K]}),
+        ("inputs: expected 0 parameters, got 1", {"inputs": [K, K, K[0, 0]]}),
+        ("no tensor arguments", {"inputs": []}),
+        ("inputs", {"inputs": [K[0]]}),
+        ("h0", {"h0": torch.zeros(2, 3)}),
+        ("reset", {"reset": torch.zeros(2, 5)}),
+        ("activation: expected 'g', 'identity' or 'tanh', got 'relu'", {"activation": "relu"}),
+        ("cell: expected 'mingru' or 'minlstm', got 'lstm'", {"cell": "lstm"}),
+        ("direction: expected 'forward', 'backward' or 'both', got 'up'", {"direction": "up"}),
+        ("direction: 'both' expects an even number", {"inputs": [K[..., :3], K[..., :3]], "direction": "both"}),
     ],
 )
-def test_the_bare_op_keeps_memory_safe(words: str, arguments: list) -> None:
+def test_the_bare_op_keeps_memory_safe(words: str, arguments: dict) -> None:
     with pytest.raises(RuntimeError, match=words):
-        torch.ops.rnnkit_mingru.scan(*arguments)
+        torch.ops.rnnkit_mingru.scan(**{"inputs": [K, K], **arguments})
 
 
 @pytest.mark.sanitized
 def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
-    ops = torch.ops.rnnkit_mingru
+    ops, options = torch.ops.rnnkit_mingru, ["mingru", "g", 0.5, "forward"]
     h0, lengths, reset = torch.zeros(2, 4), torch.tensor([20, 7]), torch.rand(2, 20) < 0.1
     for planes in ([torch.randn(2, 20, 8)], [torch.randn(2, 20, 4) for _ in range(2)]):
-        check_survives(ops.scan, [planes, h0, lengths, reset, 1, 0, 0.5, False, True])
-        carries = ops.scan(planes, h0, lengths, reset, 1, 0, 0.5, False, True)[2]
+        check_survives(ops.scan, [planes, h0, lengths, reset, *options, True])
+        carries = ops.scan(planes, h0, lengths, reset, *options, True)[2]
         given = [torch.randn(2, 20, 4), torch.randn(2, 4), planes, carries, h0, lengths, reset]
-        check_survives(ops.scan_backward, [*given, 1, 0, 0.5, False], unread=[4])
+        check_survives(ops.scan_backward, [*given, *options], unread=[4])
     x, weight, bias = torch.randn(2, 20, 3), torch.randn(8, 3), torch.randn(8)
-    check_survives(ops.layer, [x, weight, bias, h0, lengths, reset, 1, 0, 0.5, False, True, True])
-    _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, reset, 1, 0, 0.5, False, True, True)
+    check_survives(ops.layer, [x, weight, bias, h0, lengths, reset, *options, True, True])
+    _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, reset, *options, True, True)
     given = [torch.randn(2, 20, 4), torch.randn(2, 4), x, weight, bias, planes, carries, lengths, reset]
-    check_survives(ops.layer_backward, [*given, 1, 0, 0.5, False, True, True, True, True], unread=[4])
-    check_survives(ops.step, [torch.randn(2, 8), h0, 1, 0, 0.5])
-    check_survives(ops.stack_step, [torch.randn(2, 3), [weight], [bias], h0[None, :, None], 1, 0, 0.5])
+    check_survives(ops.layer_backward, [*given, *options, True, True, True, True], unread=[4])
+    check_survives(ops.step, [torch.randn(2, 8), h0, *options[:3]])
+    check_survives(ops.stack_step, [torch.randn(2, 3), [weight], [bias], h0[None, :, None], *options[:3]])

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from mingru import Bidirectional, MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM
+from mingru import Bidirectional, MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM, functional
 from rnnkit_common.testing import check_compile, check_op
 from torch.autograd import forward_ad
 
@@ -42,21 +42,23 @@ def test_opcheck(gates: int, layout: str, masks: bool) -> None:
         planes = [p.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for p in planes]
     h0 = torch.randn(2, 4, requires_grad=True) if masks else None
     lengths, reset = (torch.tensor([20, 7]), torch.rand(2, 20) < 0.1) if masks else (None, None)
-    ops = torch.ops.rnnkit_mingru
-    check_op(ops.scan, [planes, h0, lengths, reset, gates, 0, 0.5, False, True])
-    _, _, carries = ops.scan(planes, h0, lengths, reset, gates, 0, 0.5, False, True)
+    ops, cell = torch.ops.rnnkit_mingru, functional.cell_name(gates)
+    check_op(ops.scan, [planes, h0, lengths, reset, cell, "g", 0.5, "forward", True])
+    _, _, carries = ops.scan(planes, h0, lengths, reset, cell, "g", 0.5, "forward", True)
     grad_out, grad_last = torch.randn(2, 20, 4), torch.randn(2, 4) if masks else None
     planes = [p.detach() for p in planes]
-    check_op(ops.scan_backward, [grad_out, grad_last, planes, carries.detach(), None, lengths, reset, gates, 0, 0.5, False])
+    check_op(
+        ops.scan_backward, [grad_out, grad_last, planes, carries.detach(), None, lengths, reset, cell, "g", 0.5, "forward"]
+    )
     x, weight = torch.randn(2, 20, 3, requires_grad=True), torch.randn(4 * (gates + 1), 3, requires_grad=True)
     bias = torch.randn(4 * (gates + 1), requires_grad=True) if masks else None
     for batch_first in (True, False):
         sequences = x if batch_first else x.detach().transpose(0, 1).requires_grad_()
-        check_op(ops.layer, [sequences, weight, bias, h0, lengths, reset, gates, 0, 0.5, False, batch_first, True])
-    check_op(ops.step, [torch.randn(2, 4 * (gates + 1)), h0.detach() if masks else None, gates, 0, 0.5])
+        check_op(ops.layer, [sequences, weight, bias, h0, lengths, reset, cell, "g", 0.5, "forward", batch_first, True])
+    check_op(ops.step, [torch.randn(2, 4 * (gates + 1)), h0.detach() if masks else None, cell, "g", 0.5])
     weights, biases = [weight.detach()], [] if bias is None else [bias.detach()]
     check_op(
-        ops.stack_step, [torch.randn(2, 3), weights, biases, h0.detach()[None, :, None] if masks else None, gates, 0, 0.5]
+        ops.stack_step, [torch.randn(2, 3), weights, biases, h0.detach()[None, :, None] if masks else None, cell, "g", 0.5]
     )
 
 
@@ -64,7 +66,7 @@ def test_an_op_called_by_itself_refuses_forward_mode() -> None:
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(torch.randn(1, 2, 8), torch.randn(1, 2, 8))
         with pytest.raises(NotImplementedError, match="forward-mode"):
-            torch.ops.rnnkit_mingru.scan([dual], None, None, None, 1, 0, 0.5, False, False)
+            torch.ops.rnnkit_mingru.scan([dual])
 
 
 @pytest.mark.slow

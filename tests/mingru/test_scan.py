@@ -22,7 +22,6 @@ class Case(scans.ScanCase):
 
     gates: int = 1
     activation: str = "g"
-    reset: tuple[int, ...] | None = None  # steps at which every sequence starts afresh
     initial: float | None = None
     keeps: bool = False  # gates that hardly forget: what went wrong long ago still shows
 
@@ -37,23 +36,17 @@ class Case(scans.ScanCase):
     def prepare(self, planes: list[Tensor]) -> list[Tensor]:
         return [planes[0] - 8, *planes[1:]] if self.keeps else planes
 
-    def extra(self, device: torch.device) -> Tensor | None:
-        if self.reset is None:
-            return None
-        reset = torch.zeros(self.batch, self.steps, dtype=torch.bool, device=device)
-        reset[:, list(self.reset)] = True
-        return reset
-
     def op(
-        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, extra: Tensor | None
+        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, reset: Tensor | None, extra: None
     ) -> tuple[Tensor, Tensor]:
-        return functional.scan(planes, self.gates, h0, lengths, extra, self.reverse, self.activation, self.initial)
+        options = (functional.cell_name(self.gates), self.activation, self.initial_state, self.direction, True)
+        return torch.ops.rnnkit_mingru.scan(planes, h0, lengths, reset, *options)[:2]
 
     def reference(
-        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, extra: Tensor | None
+        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, reset: Tensor | None, extra: None
     ) -> tuple[Tensor, Tensor]:
-        options = {"activation": self.activation, "initial": self.initial_state, "reverse": self.reverse}
-        return reference.scan(planes, h0, lengths, extra, **options)
+        options = {"activation": self.activation, "initial": self.initial_state, "direction": self.direction}
+        return reference.scan(planes, h0, lengths, reset, **options)
 
 
 CASES = [
@@ -62,8 +55,7 @@ CASES = [
     *(Case(activation=activation, h0=False, reset=(5,)) for activation in ("identity", "tanh")),
     *(Case(gates=2, dtype=dtype, steps=70) for dtype in scans.TOLERANCE),
     *(Case(gates=2, saturated=True, dtype=dtype) for dtype in (torch.float32, torch.float64)),
-    Case(reset=(0, 1, 20, 39)),
-    Case(reset=(0, 7, 39), reverse=True, lengths=(40, 30), initial=-3.0, gates=2),
+    Case(reset=(0, 7, 39), direction="backward", lengths=(40, 30), initial=-3.0, gates=2),
     Case(initial=0.0, h0=False),
 ]
 
@@ -102,7 +94,7 @@ def test_long_sequences_keep_fp32_accuracy(gates: int, few_backends: Backend) ->
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"batch": 2, "reverse": True, "lengths": (2900, 0)}, {"reset": (0, 255, 256, 1500, 2999), "keeps": True}],
+    [{}, {"batch": 2, "direction": "backward", "lengths": (2900, 0)}, {"reset": (0, 255, 256, 1500, 2999), "keeps": True}],
     ids=str,
 )
 @pytest.mark.parametrize("threads", [3, 16])
@@ -117,7 +109,7 @@ def test_every_kernel_finds_lengths_out_of_range(backend: Backend) -> None:
     planes = torch.randn(2, 5, 6)
     for value in (-1, 6):
         with pytest.raises(RuntimeError, match="lengths"):
-            torch.ops.rnnkit_mingru.scan([planes], None, torch.tensor([5, value]), None, 1, 0, 0.5, False, False)
+            torch.ops.rnnkit_mingru.scan([planes], lengths=torch.tensor([5, value]))
 
 
 def test_outputs_lie_in_memory_as_the_planes_do(backend: Backend) -> None:

@@ -36,6 +36,7 @@ def fault(name: str, file: str, *edits: str, families: str = "") -> Fault:
 
 _CPU_SCAN, _CUDA_SCAN = f"{CPU}/scan.h", f"{CUDA}/scan.h"
 _TENSORS = f"{COMMON}/include/rnnkit/scan_tensors.h"
+_SCAN_OPS = f"{COMMON}/include/rnnkit/scan_ops.h"
 _CHECKS, _MODES, _LAYOUTS, _DISTRIBUTED = (f"{COMMON}/{name}.py" for name in ("checks", "modes", "tensors", "distributed"))
 _LAYER, _LAYERS, _DERIVATIVES = f"{COMMON}/include/rnnkit/layer.h", f"{COMMON}/layers.py", f"{COMMON}/derivatives.py"
 
@@ -206,15 +207,15 @@ SCAN_ON_CUDA = [
     fault(
         "steps beyond the end act on the state",
         _CUDA_SCAN,
-        "if (i >= count || (pads >> i & 1)) a[i] = 1, b[i] = 0;",
-        "if (pads >> i & 1) a[i] = 1, b[i] = 0;",
+        "if (i >= count || (pads >> i & 1)) {\n        a[i] = 1;",
+        "if (pads >> i & 1) {\n        a[i] = 1;",
         families="mingru",
     ),
     fault(
         "a reset begins at 0",
         _CUDA_SCAN,
-        "if (resets >> i & 1) b[i] += a[i] * p.initial, a[i] = 0;",
-        "if (resets >> i & 1) a[i] = 0;",
+        "b[i] += a[i] * p.initial;",
+        "",
         families="mingru",
     ),
     fault(
@@ -278,7 +279,7 @@ SCAN_ON_CUDA = [
 TENSORS_AND_DERIVATIVES = [
     fault(
         "h0 does not reach the kernel",
-        _TENSORS,
+        _SCAN_OPS,
         "p.h0 = h0 ? h0->template const_data_ptr<acc>() : nullptr;",
         "p.h0 = nullptr;",
         families="qrnn",
@@ -342,7 +343,7 @@ TENSORS_AND_DERIVATIVES = [
     ),
     fault(
         "a step of a stack begins every layer with the state of the first",
-        _TENSORS,
+        _SCAN_OPS,
         "return view_strided(stack, {batch, channels}, {channels, 1}, i * batch * channels);",
         "return view_strided(stack, {batch, channels}, {channels, 1}, 0);",
         families="mingru",
@@ -478,7 +479,7 @@ _FUNCTIONAL = "packages/{0}/src/{0}/functional.py"
 QRNN = [
     fault(
         "zoneout keeps half as often",
-        "packages/qrnn/csrc/ops.h",
+        "packages/qrnn/csrc/family.h",
         "int32_t(zoneout * (1 << 24) + 0.5)",
         "int32_t(zoneout * (1 << 23) + 0.5)",
     ),
@@ -549,9 +550,10 @@ SRU = [
     fault("the gradient of v_r forgets c", _CELL.format("sru"), "sums[1] += grad[0] * c_prev;", "sums[1] += grad[0];"),
     fault(
         "both halves go forward",
-        "packages/sru/csrc/ops.h",
-        "p.reverse_from = t.channels / 2;",
-        "p.reverse_from = t.channels;",
+        _SCAN_OPS,
+        "return channels / 2;",
+        "return channels;",
+        families="sru",
     ),
     fault(
         "attention goes where the padding is",
@@ -574,8 +576,8 @@ SRU = [
     fault(
         "the product adds nothing to the gradient of x",
         "packages/sru/csrc/ops.h",
-        "order.back(add_linear(order.of(grads.planes[1]), order.of(grads.planes[0]), *weight))",
-        "grads.planes[1]",
+        "order.back(add_linear(order.of(grads.inputs[1]), order.of(grads.inputs[0]), *weight))",
+        "grads.inputs[1]",
     ),
     fault(
         "rescale is True by default",

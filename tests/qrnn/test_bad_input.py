@@ -92,34 +92,37 @@ SEED = torch.tensor([1])
 
 
 @pytest.mark.parametrize(
-    ("words", "call"),
+    ("words", "arguments"),
     [
-        ("pooling: expected", lambda op: op([G], None, None, None, 4, 0.0, 1.0, False, False)),
-        ("zoneout: ForgetMult has none", lambda op: op([G], None, None, SEED, 0, 0.0, 1.0, False, False)),
-        ("zoneout: expected a probability", lambda op: op([G], None, None, SEED, 1, 1.5, 1.0, False, False)),
-        ("seed: not a contiguous tensor", lambda op: op([G], None, None, SEED.int(), 1, 0.5, 1.0, False, False)),
-        ("planes: expected 1 or 3 tensors", lambda op: op([G, G], None, None, None, 2, 0.0, 1.0, False, False)),
-        ("planes: last dimension", lambda op: op([G[..., :10]], None, None, None, 2, 0.0, 1.0, False, False)),
-        ("h0: not a contiguous tensor", lambda op: op([G], torch.zeros(2, 4), None, None, 2, 0.0, 1.0, False, False)),
+        ("pooling: expected 'mult', 'f', 'fo' or 'ifo', got 'fifo'", {"pooling": "fifo"}),
+        ("seed: the pooling 'mult' has no zoneout", {"seed": SEED, "pooling": "mult"}),
+        ("zoneout: expected a probability", {"seed": SEED, "zoneout": 1.5}),
+        ("seed: not a contiguous tensor", {"seed": SEED.int(), "zoneout": 0.5}),
+        ("inputs: expected", {"inputs": [G, G[..., :1]]}),
+        ("inputs: expected", {"inputs": [G[..., :10]]}),
+        ("h0: not a contiguous tensor", {"h0": torch.zeros(2, 5)}),
     ],
 )
-def test_ops_keep_memory_safe_on_their_own(words: str, call) -> None:
+def test_ops_keep_memory_safe_on_their_own(words: str, arguments: dict) -> None:
     with pytest.raises(RuntimeError, match=words):
-        call(torch.ops.rnnkit_qrnn.scan)
+        torch.ops.rnnkit_qrnn.scan(**{"inputs": [G], **arguments})
 
 
 @pytest.mark.sanitized
 def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
     ops = torch.ops.rnnkit_qrnn
     h0, lengths, seed = torch.zeros(2, 4), torch.tensor([20, 7]), torch.tensor([3])
-    options = [2, 0.3, 1.0, False]
+    reset = torch.rand(2, 20) < 0.1
+    options = ["fo", 0.3, 1.0, "forward"]
     for planes in ([torch.randn(2, 20, 12)], [torch.randn(2, 20, 4) for _ in range(3)]):
-        check_survives(ops.scan, [planes, h0, lengths, seed, *options, True])
-        carries = ops.scan(planes, h0, lengths, seed, *options, True)[2]
-        given = [torch.randn(2, 20, 4), torch.randn(2, 4), planes, carries, h0, lengths, seed]
+        check_survives(ops.scan, [planes, h0, lengths, reset, seed, *options, True])
+        carries = ops.scan(planes, h0, lengths, reset, seed, *options, True)[2]
+        given = [torch.randn(2, 20, 4), torch.randn(2, 4), planes, carries, h0, lengths, reset, seed]
         check_survives(ops.scan_backward, [*given, *options], unread=[4])
     x, weight, bias = torch.randn(2, 20, 3), torch.randn(12, 3), torch.randn(12)
-    check_survives(ops.layer, [x, weight, bias, h0, lengths, seed, *options, True, True])
-    _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, seed, *options, True, True)
-    given = [torch.randn(2, 20, 4), torch.randn(2, 4), x, weight, bias, planes, carries, lengths, seed]
+    check_survives(ops.layer, [x, weight, bias, h0, lengths, reset, seed, *options, True, True])
+    _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, reset, seed, *options, True, True)
+    given = [torch.randn(2, 20, 4), torch.randn(2, 4), x, weight, bias, planes, carries, lengths, reset, seed]
     check_survives(ops.layer_backward, [*given, *options, True, True, True, True], unread=[4])
+    check_survives(ops.step, [torch.randn(2, 12), h0, None, *options[:3]])
+    check_survives(ops.stack_step, [torch.randn(2, 3), [weight], [bias], h0[None, :, None], None, *options[:3]])

@@ -25,12 +25,11 @@ def problem(pooling: str, options: dict, device: torch.device, layout: str) -> t
     seed = torch.tensor([5], device=device) if pooling != "mult" else None
     count = 1 if layout == "packed" else len(POOLINGS[pooling])
     planes = [double(2, 5, 3 * len(POOLINGS[pooling]) // count, device=device) for _ in range(count)]
-    index = list(POOLINGS).index(pooling)
 
     def run(*inputs: Tensor) -> tuple[Tensor, Tensor]:
         *planes, h0 = inputs
-        reverse = options.get("reverse", False)
-        return torch.ops.rnnkit_qrnn.scan(planes, h0, lengths, seed, index, 0.3, 1.25, reverse, True)[:2]
+        direction = "backward" if "reverse" in options else "forward"
+        return torch.ops.rnnkit_qrnn.scan(planes, h0, lengths, None, seed, pooling, 0.3, 1.25, direction, True)[:2]
 
     return run, [*planes, double(2, 3, device=device)]
 

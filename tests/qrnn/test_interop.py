@@ -37,17 +37,17 @@ def test_opcheck(pooling: str, layout: str) -> None:
         planes = [p.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for p in planes]
     h0, lengths = (torch.randn(2, 4, requires_grad=True), torch.tensor([20, 7])) if layout == "planes" else (None, None)
     seed = torch.tensor([3]) if pooling != "mult" and layout == "packed" else None
-    index, ops = list(POOLINGS).index(pooling), torch.ops.rnnkit_qrnn
-    check_op(ops.scan, [planes, h0, lengths, seed, index, 0.3, 1.0, False, True])
-    _, _, carries = ops.scan(planes, h0, lengths, seed, index, 0.3, 1.0, False, True)
+    ops, options = torch.ops.rnnkit_qrnn, (pooling, 0.3, 1.0, "forward")
+    check_op(ops.scan, [planes, h0, lengths, None, seed, *options, True])
+    _, _, carries = ops.scan(planes, h0, lengths, None, seed, *options, True)
     planes = [p.detach() for p in planes]
     grads = [torch.randn(2, 20, 4), torch.randn(2, 4)]
-    check_op(ops.scan_backward, [*grads, planes, carries.detach(), None, lengths, seed, index, 0.3, 1.0, False])
+    check_op(ops.scan_backward, [*grads, planes, carries.detach(), None, lengths, None, seed, *options])
     x, weight = torch.randn(2, 20, 3, requires_grad=True), torch.randn(4 * total, 3, requires_grad=True)
     bias = torch.randn(4 * total, requires_grad=True) if layout == "planes" else None
     for batch_first in (True, False):
         sequences = x if batch_first else x.detach().transpose(0, 1).requires_grad_()
-        check_op(ops.layer, [sequences, weight, bias, h0, lengths, seed, index, 0.3, 1.0, False, batch_first, True])
+        check_op(ops.layer, [sequences, weight, bias, h0, lengths, None, seed, *options, batch_first, True])
 
 
 @pytest.mark.slow

@@ -36,16 +36,16 @@ class Case(scans.ScanCase):
         return None if self.zoneout is None else torch.tensor([-6912345678901234567], device=device)
 
     def op(
-        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, extra: Tensor | None
+        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, reset: Tensor | None, extra: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        options = (list(POOLINGS).index(self.pooling), self.zoneout or 0.0, self.scale, self.reverse, True)
-        return torch.ops.rnnkit_qrnn.scan(planes, h0, lengths, extra, *options)[:2]
+        options = (self.pooling, self.zoneout or 0.0, self.scale, self.direction, True)
+        return torch.ops.rnnkit_qrnn.scan(planes, h0, lengths, reset, extra, *options)[:2]
 
     def reference(
-        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, extra: Tensor | None
+        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, reset: Tensor | None, extra: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        options = {"pooling": self.pooling, "zoneout": self.zoneout or 0.0, "scale": self.scale, "reverse": self.reverse}
-        return reference.scan(planes, h0, lengths, extra, **options)
+        options = {name: getattr(self, name) for name in ("pooling", "scale", "direction")}
+        return reference.scan(planes, h0, lengths, reset, extra, zoneout=self.zoneout or 0.0, **options)
 
 
 CASES = [
@@ -54,10 +54,10 @@ CASES = [
     *(Case(pooling=pooling, saturated=True, dtype=dtype) for pooling in ("f", "ifo") for dtype in (torch.float32, torch.float64)),
     *(Case(layout="time-major", pooling=pooling) for pooling in ("mult", "ifo")),
     *(Case(lengths=(40, 17), pooling=pooling) for pooling in ("mult", "f", "ifo")),
-    Case(lengths=(33, 16), reverse=True, layout="time-major", pooling="mult"),
+    Case(lengths=(33, 16), direction="backward", layout="time-major", pooling="mult"),
     *(Case(pooling=pooling, zoneout=0.3, scale=1 / 0.7) for pooling in ("f", "fo", "ifo")),
     *(Case(zoneout=0.5, dtype=dtype) for dtype in scans.TOLERANCE),
-    Case(zoneout=0.5, reverse=True, lengths=(33, 16), steps=33, channels=70),
+    *(Case(zoneout=0.5, direction=d, lengths=(33, 16), steps=33, channels=70) for d in ("backward", "both")),
     Case(zoneout=1.0),
     Case(zoneout=0.0),
     *(Case(scale=0.7, pooling=pooling) for pooling in ("f", "ifo")),
@@ -80,7 +80,7 @@ def test_emulated_orders_of_threads_agree_bit_for_bit(multiprocessors: int, monk
     [
         ("mult", {}),
         ("fo", {}),
-        ("f", {"batch": 2, "reverse": True, "lengths": (2900, 0)}),
+        ("f", {"batch": 2, "direction": "backward", "lengths": (2900, 0)}),
         ("ifo", {"zoneout": 0.3}),
     ],
     ids=str,
@@ -99,9 +99,7 @@ def test_every_kernel_finds_lengths_out_of_range(backend: Backend) -> None:
         pytest.skip("the device's context would not survive it: test_cuda.py has it in a process of its own")
     for value in (-1, 6):
         with pytest.raises(RuntimeError, match="lengths"):
-            torch.ops.rnnkit_qrnn.scan(
-                [torch.randn(2, 5, 6)], None, torch.tensor([5, value]), None, 1, 0.0, 1.0, False, False
-            )
+            torch.ops.rnnkit_qrnn.scan([torch.randn(2, 5, 6)], lengths=torch.tensor([5, value]), pooling="f")
 
 
 def test_forget_mult_of_any_gate_and_shape(backend: Backend) -> None:
@@ -135,8 +133,8 @@ def test_outputs_lie_in_memory_as_the_gates_do(backend: Backend) -> None:
 def test_many_sequences_side_by_side(batch: int, backend: Backend) -> None:
     """Time-major, the CPU engine walks sequences of different lengths together."""
     lengths = tuple((17 * b) % 41 for b in range(batch))
-    for reverse in (False, True):
-        case = Case(batch=batch, channels=20, lengths=lengths, reverse=reverse, layout="time-major")
+    for direction in ("forward", "backward"):
+        case = Case(batch=batch, channels=20, lengths=lengths, direction=direction, layout="time-major")
         scans.check_against_reference(case, backend.device)
 
 

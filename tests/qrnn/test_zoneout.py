@@ -34,7 +34,7 @@ def test_a_seed_keeps_the_same_elements_everywhere(dtype: torch.dtype, backend: 
     for seed in (0, 1, -1, 2**40 + 5):
         key = torch.tensor([seed], device=backend.device)
         for zoneout in (0.25, 0.9):
-            out, _, _ = torch.ops.rnnkit_qrnn.scan([gates], None, None, key, 1, zoneout, 1.0, False, False)
+            out, _, _ = torch.ops.rnnkit_qrnn.scan([gates], seed=key, pooling="f", zoneout=zoneout)
             kept = reference.draws(key, 2, 37, 70) < round(zoneout * 2**24)
             assert torch.equal(out == 0, kept.cumprod(1).bool())
 

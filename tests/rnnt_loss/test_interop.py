@@ -33,16 +33,16 @@ def test_opcheck_lattice() -> None:
 def test_opcheck_joint_scores() -> None:
     logits = PROBLEM.logits.detach().requires_grad_()
     symbols, boundary = PROBLEM.symbols, PROBLEM.boundary
-    check_op(OPS.joint_scores, [logits, symbols, boundary, None, None, 6, [0, 2], 0, -1.0, 1.0, False])
+    check_op(OPS.joint_scores, [logits, symbols, boundary, None, None, 6, [0, 2], "softmax", -1.0, 1.0, False])
     begin = torch.zeros(2, 6, dtype=torch.int64)
-    check_op(OPS.joint_scores, [logits[:, :, :2].detach(), symbols, boundary, begin, None, 6, [0], 1, -1.0, 1.0, False])
-    _, _, norm = OPS.joint_scores(logits.detach(), symbols, boundary, None, None, 6, [0], 0, -1.0, 1.0, False)
+    check_op(OPS.joint_scores, [logits[:, :, :2].detach(), symbols, boundary, begin, None, 6, [0], "hat", -1.0, 1.0, False])
+    _, _, norm = OPS.joint_scores(logits.detach(), symbols, boundary, None, None, 6, [0], "softmax", -1.0, 1.0, False)
     given = [torch.randn(2, 6, 3), torch.randn(2, 1, 6, 4), logits.detach(), symbols, norm, boundary, None, None]
-    check_op(OPS.joint_scores_backward, [*given, [0], 0, 0.0, 1.0])
-    check_op(OPS.joint_scores_backward_, [*given[:2], logits.detach().nan_to_num(), *given[3:], 0, [0], 0, 0.0, 1.0])
+    check_op(OPS.joint_scores_backward, [*given, [0], "softmax", 0.0, 1.0])
+    check_op(OPS.joint_scores_backward_, [*given[:2], logits.detach().nan_to_num(), *given[3:], 0, [0], "softmax", 0.0, 1.0])
     found = [torch.zeros(2, 6, 3), torch.zeros(2, 1, 6, 4), torch.zeros(2, 6, 4)]
     clean = logits.detach().nan_to_num().flatten(0, 1)
-    check_op(OPS.joint_scores_, [clean, symbols.clamp(min=0), None, None, 0, [0], 0, *found])
+    check_op(OPS.joint_scores_, [clean, symbols.clamp(min=0), None, None, 0, [0], "softmax", *found])
 
 
 def test_opcheck_the_others() -> None:
@@ -58,7 +58,7 @@ def test_opcheck_the_others() -> None:
     check_op(OPS.join_backward_, [torch.randn(5, 4, 5), torch.rand(5, 4, 5), boundary, None, 2, *sums])
     weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7, requires_grad=True)
     for rows_at_once in (0, 5):
-        check_op(OPS.joiner_scores, [am, lm, weight, bias, symbols, boundary, None, 4, 1, 0, rows_at_once])
+        check_op(OPS.joiner_scores, [am, lm, weight, bias, symbols, boundary, None, 4, 1, "softmax", rows_at_once])
 
 
 class Full(nn.Module):

@@ -113,55 +113,52 @@ UB, HB = torch.randn(2, 5, 12), torch.randn(2, 5, 4)
 
 
 @pytest.mark.parametrize(
-    ("words", "call"),
+    ("words", "arguments"),
     [
-        (
-            "activation: expected 0, 1 or 2, got 3",
-            lambda op: op([UB, P4], None, None, None, None, None, 3, 0, 1, False, False),
-        ),
-        ("skip: expected", lambda op: op([UB, P4], None, None, None, None, None, 0, -1, 1, False, False)),
-        ("peephole: expected", lambda op: op([UB, P4], None, None, None, None, None, 0, 0, 5, False, False)),
-        (
-            "sequences: expected 2 tensors, got 1",
-            lambda op: op([UB, P4], None, None, None, None, None, 0, 1, 1, False, False),
-        ),
-        ("parameters: expected 2 contiguous", lambda op: op([UB, UB], None, None, None, None, None, 0, 0, 1, False, False)),
-        ("weight_c: expected if", lambda op: op([UB, P2], None, None, None, None, None, 0, 0, 1, False, False)),
-        (
-            "bias: not a contiguous",
-            lambda op: op([UB.double(), P4], None, None, None, None, None, 0, 0, 1, False, False),
-        ),
-        ("planes: expected shape", lambda op: op([HB, P4], None, None, None, None, None, 0, 0, 1, False, False)),
-        ("planes: dtype", lambda op: op([UB, HB.double(), P4], None, None, None, None, None, 0, 1, 1, False, False)),
-        ("pad: not", lambda op: op([UB, P4], None, None, torch.zeros(2, 5), None, None, 0, 0, 1, False, False)),
-        ("mask: not", lambda op: op([UB, P4], None, None, None, torch.zeros(2, 5), None, 0, 0, 1, False, False)),
-        ("scale: not", lambda op: op([UB, P4], None, None, None, None, torch.zeros(2), 0, 0, 1, False, False)),
-        ("h0: not", lambda op: op([UB, P4], torch.zeros(2, 5), None, None, None, None, 0, 0, 1, False, False)),
+        ("activation: expected 'identity', 'tanh' or 'relu', got 'selu'", {"activation": "selu"}),
+        ("skip: expected 'none', 'input' or 'column', got ''", {"skip": ""}),
+        ("peephole: expected 'none', 'parameter' or 'plane', got 'v'", {"peephole": "v"}),
+        ("inputs: expected .* with 4 planes", {"inputs": [torch.randn(2, 5, 10), P4], "skip": "input"}),
+        ("inputs: expected a tensor with just the interleaved", {"inputs": [UB[..., :4], UB[..., :8], P4]}),
+        ("inputs: expected a tensor with just the interleaved", {"inputs": [HB, UB, P4], "skip": "input"}),
+        ("inputs: expected .* all of one D", {"inputs": [UB[..., :5], UB[..., :7], P4]}),
+        ("inputs: expected 4 parameters, got 2", {"inputs": [UB, P2]}),
+        ("inputs: expected parameters of shape", {"inputs": [UB, P4[:, :3]]}),
+        ("inputs: expected parameters that are", {"inputs": [UB.double(), P4]}),
+        ("inputs: dtype", {"inputs": [UB, HB.double(), P4], "skip": "input"}),
+        ("pad: not", {"pad": torch.zeros(2, 5)}),
+        ("mask: not", {"mask": torch.zeros(2, 5)}),
+        ("scale: not", {"scale": torch.zeros(2)}),
+        ("h0: not", {"h0": torch.zeros(2, 5)}),
     ],
 )
-def test_ops_keep_memory_safe_on_their_own(words: str, call) -> None:
+def test_ops_keep_memory_safe_on_their_own(words: str, arguments: dict) -> None:
     with pytest.raises(RuntimeError, match=words):
-        call(torch.ops.rnnkit_sru.scan)
+        torch.ops.rnnkit_sru.scan(**{"inputs": [UB, P4], "skip": "none", **arguments})
 
 
-@pytest.mark.parametrize(("peephole", "skip"), [pytest.param(1, 1, marks=pytest.mark.sanitized), (2, 2), (0, 0)])
-def test_the_bare_ops_survive_any_arguments(peephole: int, skip: int, host_backends: Backend) -> None:
+@pytest.mark.parametrize(
+    ("peephole", "skip"),
+    [pytest.param("parameter", "input", marks=pytest.mark.sanitized), ("plane", "column"), ("none", "none")],
+)
+def test_the_bare_ops_survive_any_arguments(peephole: str, skip: str, host_backends: Backend) -> None:
     ops = torch.ops.rnnkit_sru
-    widths = [16 if skip == 2 else 12, *([4] if skip == 1 else []), *([4, 4] if peephole == 2 else [])]
-    parameters = torch.randn(4 if peephole == 1 else 2, 4)
+    widths = [16 if skip == "column" else 12, *([4] if skip == "input" else [])]
+    widths = [4, *widths, 4] if peephole == "plane" else widths
+    parameters = torch.randn(4 if peephole == "parameter" else 2, 4)
     inputs = [*(torch.randn(2, 20, w) for w in widths), parameters]
-    extras = [torch.tensor([20, 7]), torch.rand(2, 20) < 0.3, torch.rand(2, 4), torch.rand(1)]
-    c0, options = torch.zeros(2, 4), [1, skip, peephole, True]
+    extras = [torch.tensor([20, 7]), torch.rand(2, 20) < 0.1, torch.rand(2, 20) < 0.3, torch.rand(2, 4), torch.rand(1)]
+    c0, options = torch.zeros(2, 4), ["tanh", skip, peephole, "both"]
     check_survives(ops.scan, [inputs, c0, *extras, *options, True])
     carries = ops.scan(inputs, c0, *extras, *options, True)[2]
     grads = [torch.randn(2, 20, 4), torch.randn(2, 4)]
     check_survives(ops.scan_backward, [*grads, inputs, carries, c0, *extras, *options], unread=[4])
-    if skip == 1:
+    if skip == "input":
         weight = torch.randn(4, 12)
         x, bias, weight_c = inputs[1], parameters[:2].flatten(), parameters[2:].flatten()
-        check_survives(ops.layer, [x, weight, bias, weight_c, c0, *extras, 1, True, True, True])
+        check_survives(ops.layer, [x, weight, bias, weight_c, c0, *extras, "tanh", "both", True, True])
         check_survives(ops.product, [torch.randn(5, 4), weight])
-        check_survives(ops.stack_step, [x[:, 0], [weight], [bias], [weight_c], [torch.rand(1)], c0[None], True, 1])
-        _, _, carries, u = ops.layer(x, weight, bias, weight_c, c0, *extras, 1, True, True, True)
+        check_survives(ops.stack_step, [x[:, 0], [weight], [bias], [weight_c], [torch.rand(1)], c0[None], True, "tanh"])
+        _, _, carries, u = ops.layer(x, weight, bias, weight_c, c0, *extras, "tanh", "both", True, True)
         given = [*grads, x, weight, bias, weight_c, u, carries, *extras]
-        check_survives(ops.layer_backward, [*given, 1, True, True, True, True, True, True])
+        check_survives(ops.layer_backward, [*given, "tanh", "both", True, True, True, True, True])

@@ -30,16 +30,17 @@ def problem(
     mask = torch.rand(2, 4, dtype=torch.float64, device=device) if "mask" in options else None
     scale = torch.tensor([options["scale"]], dtype=torch.float64, device=device) if "scale" in options else None
     widths = [16 if skip == "column" else 12, *([4] if skip == "input" else []), *([4, 4] if peephole == "plane" else [])]
+    if peephole == "plane":
+        widths = [4, *widths[:-1]]
     inputs = [
         *(double(2, 5, w, device=device) for w in widths),
         double(4 if peephole == "parameter" else 2, 4, device=device),
     ]
-    kind = (reference.ACTIVATIONS.index(activation), reference.SKIPS.index(skip), reference.PEEPHOLES.index(peephole))
+    kind = (activation, skip, peephole, "both" if "bidirectional" in options else "forward")
 
     def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         *x, c0 = tensors
-        bidirectional = options.get("bidirectional", False)
-        return torch.ops.rnnkit_sru.scan(x, c0, lengths, pad, mask, scale, *kind, bidirectional, True)[:2]
+        return torch.ops.rnnkit_sru.scan(x, c0, lengths, None, pad, mask, scale, *kind, True)[:2]
 
     return run, [*inputs, double(2, 4, device=device)]
 

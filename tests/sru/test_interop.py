@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rnnkit_common.testing import check_compile, check_distributed, check_op
-from sru import SRU, SRUCell, SRUpp, SRUppAttention, SRUppProjectedLinear, reference
+from sru import SRU, SRUCell, SRUpp, SRUppAttention, SRUppProjectedLinear
 from torch import nn
 
 MODULES = {
@@ -97,21 +97,22 @@ class WithV(nn.Module):
 )
 def test_opcheck(peephole: str, skip: str, layout: str) -> None:
     torch.manual_seed(0)
-    widths = [16 if skip == "column" else 12, *([4] if skip == "input" else []), *([4, 4] if peephole == "plane" else [])]
+    widths = [16 if skip == "column" else 12, *([4] if skip == "input" else [])]
+    widths = [4, *widths, 4] if peephole == "plane" else widths
     shape = (20, 2) if layout == "time-major" else (2, 20)
     inputs = [torch.randn(*shape, w) for w in widths]
     inputs = [(t.transpose(0, 1) if layout == "time-major" else t).requires_grad_() for t in inputs]
     inputs.append(torch.randn(4 if peephole == "parameter" else 2, 4, requires_grad=True))
     c0, lengths = (torch.randn(2, 4, requires_grad=True), torch.tensor([20, 7])) if layout == "contiguous" else (None, None)
     pad, mask, scale = torch.rand(2, 20) < 0.3, torch.rand(2, 4), torch.rand(1)
-    kind = (1, reference.SKIPS.index(skip), reference.PEEPHOLES.index(peephole), True)
+    kind = ("tanh", skip, peephole, "both")
     ops = torch.ops.rnnkit_sru
-    check_op(ops.scan, [inputs, c0, lengths, pad, mask, scale, *kind, True])
-    _, _, carries = ops.scan(inputs, c0, lengths, pad, mask, scale, *kind, True)
+    check_op(ops.scan, [inputs, c0, lengths, None, pad, mask, scale, *kind, True])
+    _, _, carries = ops.scan(inputs, c0, lengths, None, pad, mask, scale, *kind, True)
     inputs = [t.detach() for t in inputs]
     grads = [torch.randn(*shape, 4), torch.randn(2, 4)]
     grads[0] = grads[0].transpose(0, 1) if layout == "time-major" else grads[0]
-    check_op(ops.scan_backward, [*grads, inputs, carries.detach(), None, lengths, pad, mask, scale, *kind])
+    check_op(ops.scan_backward, [*grads, inputs, carries.detach(), None, lengths, None, pad, mask, scale, *kind])
     if skip == "input" and peephole != "plane":
         weight = torch.randn(4, 12, requires_grad=True)
         bias = inputs[2][:2].flatten().requires_grad_()
@@ -120,10 +121,10 @@ def test_opcheck(peephole: str, skip: str, layout: str) -> None:
             x = inputs[1] if batch_first else inputs[1].transpose(0, 1)
             given = [x, weight, bias, weight_c, c0]
             given = [t if t is None else t.detach().requires_grad_(save) for t in given]
-            check_op(ops.layer, [*given, lengths, pad, mask, scale, 1, True, batch_first, save])
+            check_op(ops.layer, [*given, lengths, None, pad, mask, scale, "tanh", "both", batch_first, save])
         weights_c = [] if weight_c is None else [weight_c.detach()]
         rows = (torch.randn(2, 4), [weight.detach()], [bias.detach()], weights_c)
-        check_op(ops.stack_step, [*rows, [scale], None if c0 is None else c0.detach()[None], True, 1])
+        check_op(ops.stack_step, [*rows, [scale], None if c0 is None else c0.detach()[None], True, "tanh"])
 
 
 @pytest.mark.parametrize("size", [4, 300])

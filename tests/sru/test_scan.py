@@ -26,7 +26,6 @@ class Case(scans.ScanCase):
     activation: str = "identity"
     skip: str = "input"
     peephole: str = "parameter"
-    bidirectional: bool = False
     pads: float = 0.0  # probability of a step to be padding
     mask: bool = False
     scale: float | None = None
@@ -55,47 +54,47 @@ class Case(scans.ScanCase):
     def inputs(self, planes: list[Tensor], parameters: tuple[Tensor, ...]) -> list[Tensor]:
         k = 4 if self.skip == "column" else 3
         sequences = [torch.stack(planes[:k], dim=-1).flatten(2), *planes[k:]]
+        if self.peephole == "plane":
+            *others, v_f, v_r = sequences
+            sequences = [v_f, *others, v_r]
         if self.layout != "planes":
             sequences = [strided(t, self.layout) for t in sequences]
         return [*sequences, torch.stack(parameters)]
 
     def op(
-        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, extra: Any, *parameters: Tensor
+        self,
+        planes: list[Tensor],
+        h0: Tensor | None,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        extra: Any,
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        indices = (
-            reference.ACTIVATIONS.index(self.activation),
-            reference.SKIPS.index(self.skip),
-            reference.PEEPHOLES.index(self.peephole),
-        )
         inputs = self.inputs(planes, parameters)
-        return torch.ops.rnnkit_sru.scan(inputs, h0, lengths, *extra, *indices, self.bidirectional, True)[:2]
+        options = (self.activation, self.skip, self.peephole, self.direction, True)
+        return torch.ops.rnnkit_sru.scan(inputs, h0, lengths, reset, *extra, *options)[:2]
 
     def reference(
-        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, extra: Any, *parameters: Tensor
+        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, reset: Tensor | None, extra: Any, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        options = {name: getattr(self, name) for name in ("activation", "skip", "peephole", "bidirectional")}
-        return reference.scan(self.inputs(planes, parameters), h0, lengths, *extra, **options)
+        options = {name: getattr(self, name) for name in ("activation", "skip", "peephole", "direction")}
+        return reference.scan(self.inputs(planes, parameters), h0, lengths, reset, *extra, **options)
 
 
 KINDS = [(peephole, skip) for peephole in reference.PEEPHOLES for skip in reference.SKIPS]
-# `reverse` of the engine is tested by `bidirectional`: SRU has no other way to go backward.
-SHAPES = [
-    dataclasses.replace(case, reverse=False, bidirectional=case.reverse, channels=32 if case.reverse else case.channels)
-    for case in scans.shapes_and_layouts(Case())
-    if case.layout != "packed"
-]
 CASES = [
-    *SHAPES,
+    *(case for case in scans.shapes_and_layouts(Case()) if case.layout != "packed"),
+    *(Case(peephole=p, skip=s, reset=(0, 7, 16), lengths=(40, 17)) for p, s in KINDS),
     *(Case(peephole=p, skip=s, dtype=d, steps=70) for p, s in KINDS for d in (torch.float32, torch.bfloat16)),
     *(Case(peephole=p, skip=s, activation="tanh", mask=True, pads=0.3) for p, s in KINDS),
-    *(Case(peephole=p, skip=s, bidirectional=True, channels=70, lengths=(40, 17)) for p, s in KINDS),
+    *(Case(peephole=p, skip=s, direction="both", channels=70, lengths=(40, 17)) for p, s in KINDS),
     *(Case(peephole=p, skip="column", layout="time-major") for p in reference.PEEPHOLES),
     *(Case(activation=a, dtype=d, mask=True, scale=1.7) for a in reference.ACTIVATIONS for d in scans.TOLERANCE),
     *(Case(peephole=p, saturated=True, activation="tanh") for p in reference.PEEPHOLES),
-    Case(channels=2, bidirectional=True, mask=True),
-    Case(channels=3000, steps=3, bidirectional=True, layout="time-major"),
+    Case(channels=2, direction="both", mask=True),
+    Case(channels=3000, steps=3, direction="both", layout="time-major"),
     Case(pads=1.0),
-    Case(steps=129, pads=0.5, lengths=(129, 100), bidirectional=True, channels=8),
+    Case(steps=129, pads=0.5, lengths=(129, 100), direction="both", channels=8),
 ]  # fmt: skip
 
 
@@ -109,7 +108,7 @@ def test_matches_the_reference(case: Case, backend: Backend) -> None:
 def test_emulated_orders_of_threads_agree_bit_for_bit(
     peephole: str, multiprocessors: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = Case(batch=1, steps=300, channels=40, lengths=(290,), peephole=peephole, bidirectional=True)
+    case = Case(batch=1, steps=300, channels=40, lengths=(290,), peephole=peephole, direction="both")
     scans.check_orders_agree(case, "sru", CSRC, multiprocessors, monkeypatch)
 
 
@@ -125,7 +124,7 @@ def test_emulated_orders_of_threads_agree_bit_for_bit(
 )
 def test_more_threads_than_sequences_share_the_time(peephole: str, options: dict, few_backends: Backend) -> None:
     """Backward is linear for every peephole, and is cut in time; so is forward for the first version."""
-    case = Case(**{"batch": 1, "steps": 800, "channels": 6, "dtype": torch.float64, "bidirectional": True, **options})
+    case = Case(**{"batch": 1, "steps": 800, "channels": 6, "dtype": torch.float64, "direction": "both", **options})
     scans.check_shared_time(dataclasses.replace(case, peephole=peephole), 16, few_backends.device)
 
 
@@ -142,19 +141,19 @@ def test_gradients_too_large_for_the_caches() -> None:
 def test_many_sequences_side_by_side(batch: int, backend: Backend) -> None:
     """Time-major, the CPU engine walks sequences of different lengths together."""
     lengths = tuple((17 * b) % 41 for b in range(batch))
-    for bidirectional in (False, True):
-        case = Case(batch=batch, channels=20, lengths=lengths, bidirectional=bidirectional, layout="time-major")
+    for direction in ("forward", "both"):
+        case = Case(batch=batch, channels=20, lengths=lengths, direction=direction, layout="time-major")
         scans.check_against_reference(case, backend.device)
 
 
 def test_every_kernel_finds_lengths_out_of_range(backend: Backend) -> None:
     if backend.name == "cuda":
         pytest.skip("the device's context would not survive it: test_cuda.py has it in a process of its own")
-    for peephole, rows in ((0, 2), (1, 4)):
+    for peephole, rows in (("none", 2), ("parameter", 4)):
         for value in (-1, 6):
             inputs, lengths = [torch.randn(2, 5, 9), torch.randn(rows, 3)], torch.tensor([5, value])
             with pytest.raises(RuntimeError, match="lengths"):
-                torch.ops.rnnkit_sru.scan(inputs, None, lengths, None, None, None, 0, 0, peephole, False, False)
+                torch.ops.rnnkit_sru.scan(inputs, lengths=lengths, skip="none", peephole=peephole)
 
 
 @pytest.mark.parametrize("width", [pytest.param(4, id="small", marks=pytest.mark.sanitized), pytest.param(300, id="large")])

@@ -1,6 +1,16 @@
 // The mathematics of Li-GRU (arXiv:1803.10225) beside the product with U, over the vectors of M on the CPU and single values
-// on the GPU. No include guard (see rnnkit/cpu/foreach_target.h).
+// on the GPU.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_LIGRU_CELL_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_LIGRU_CELL_H
+#undef RNNKIT_LIGRU_CELL_H
+#else
+#define RNNKIT_LIGRU_CELL_H
+#endif
+
+#include <rnnkit/sigmoids.h>
+
+#include "problem.h"
 
 namespace rnnkit::RNNKIT_TARGET {
 
@@ -46,3 +56,5 @@ struct Cell {
 };
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

@@ -4,10 +4,11 @@
 
 RNNKIT_LIBRARY(m) {
   m.def(
-      "recurrence(Tensor[] inputs, Tensor? h0, Tensor? lengths, Tensor? mask, int activation, bool bidirectional, "
-      "bool normalize, float eps, bool save) -> (Tensor out, Tensor h_last, Tensor gates, Tensor normal, Tensor rstd)");
+      "recurrence(Tensor[] inputs, Tensor? h0=None, Tensor? lengths=None, Tensor? mask=None, "
+      "str activation='relu', bool bidirectional=False, bool normalize=False, float eps=1e-05, bool save=False) "
+      " -> (Tensor out, Tensor h_last, Tensor gates, Tensor normal, Tensor rstd)");
   m.def(
       "recurrence_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] inputs, Tensor out, Tensor gates, "
-      "Tensor normal, Tensor rstd, Tensor? h0, Tensor? lengths, Tensor? mask, int activation, bool bidirectional, "
-      "bool normalize, float eps) -> Tensor[]");
+      "Tensor normal, Tensor rstd, Tensor? h0=None, Tensor? lengths=None, Tensor? mask=None, str activation='relu', "
+      "bool bidirectional=False, bool normalize=False, float eps=1e-05) -> Tensor[]");
 }

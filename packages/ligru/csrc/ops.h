@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/dispatch.h>
 #include <rnnkit/tensors.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -14,11 +15,16 @@
 
 namespace rnnkit {
 
+inline Activation parse_activation(const std::string& activation) {
+  constexpr std::string_view kActivations[] = {"relu", "leaky_relu", "tanh", "sin"};
+  return parse<Activation>("activation", activation, kActivations);
+}
+
 // The tensors and options that both passes have. inputs: g, u and, or not, the weight and bias of the normalisation.
 struct Inputs {
   std::vector<Tensor> inputs;
   std::optional<Tensor> h0, lengths, mask;
-  int64_t activation;
+  Activation activation;
   bool bidirectional, normalize;
   double eps;
 
@@ -33,7 +39,6 @@ struct Inputs {
   void check() {
     STD_TORCH_CHECK(inputs.size() == 2 || (affine() && normalize), "inputs: expected g and u, or also a weight and a bias");
     STD_TORCH_CHECK(g().dim() == 3 && inputs[1].dim() == 2, "g and u: expected 3 and 2 dimensions");
-    STD_TORCH_CHECK(activation >= 0 && activation <= int64_t(Activation::sin), "activation: out of range");
     check_rows(g(), 2 * units(), "g");
     if (g().stride(2) != 1) inputs[0] = torch::stable::contiguous(g());
     inputs[1] = torch::stable::contiguous(inputs[1]);
@@ -72,7 +77,7 @@ struct Inputs {
     p.steps = steps();
     p.units = units();
     p.directions = int(directions());
-    p.activation = static_cast<Activation>(activation);
+    p.activation = activation;
     p.normalize = normalize;
     p.eps = static_cast<acc>(eps);
     p.lengths = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
@@ -92,9 +97,9 @@ struct Inputs {
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(std::vector<Tensor> inputs, std::optional<Tensor> h0,
                                                               std::optional<Tensor> lengths, std::optional<Tensor> mask,
-                                                              int64_t activation, bool bidirectional, bool normalize,
+                                                              std::string activation, bool bidirectional, bool normalize,
                                                               double eps, bool save) {
-  Inputs in{inputs, h0, lengths, mask, activation, bidirectional, normalize, eps};
+  Inputs in{inputs, h0, lengths, mask, parse_activation(activation), bidirectional, normalize, eps};
   in.check();
   const int64_t units = in.units();
   Tensor out = in.empty({in.batch(), in.steps(), in.directions() * units});
@@ -120,9 +125,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(std::vector<Tensor
 template <class Engine>
 std::vector<Tensor> recurrence_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, std::vector<Tensor> inputs,
                                         Tensor out, Tensor gates, Tensor normal, Tensor rstd, std::optional<Tensor> h0,
-                                        std::optional<Tensor> lengths, std::optional<Tensor> mask, int64_t activation,
+                                        std::optional<Tensor> lengths, std::optional<Tensor> mask, std::string activation,
                                         bool bidirectional, bool normalize, double eps) {
-  Inputs in{inputs, h0, lengths, mask, activation, bidirectional, normalize, eps};
+  Inputs in{inputs, h0, lengths, mask, parse_activation(activation), bidirectional, normalize, eps};
   in.check();
   const int64_t units = in.units(), directions = in.directions(), batch = in.batch(), steps = in.steps();
   for (const Tensor* t : {&out, &grad_out}) in.check_rows(*t, directions * units, "out and grad_out");

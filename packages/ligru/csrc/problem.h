@@ -20,7 +20,7 @@
 
 namespace rnnkit {
 
-enum class Activation { relu, leaky_relu, tanh, sin };  // as in src/ligru/reference.py
+enum class Activation { relu, leaky_relu, tanh, sin };
 
 template <class scalar_t>
 struct Recurrence {

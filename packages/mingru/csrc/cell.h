@@ -5,28 +5,36 @@
 //   c(v)     g(v) = v + 1/2 (v >= 0) or sigmoid(v) (v < 0); or v; or tanh(v)
 //
 // Planes: (k, v) and (k_f, k_i, v). Everything is a ratio of sums of e^(-|x|): nothing overflows or cancels, so both
-// factors keep their relative accuracy down to the smallest numbers. No include guard (see rnnkit/cpu/foreach_target.h).
+// factors keep their relative accuracy down to the smallest numbers.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_MINGRU_CELL_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_MINGRU_CELL_H
+#undef RNNKIT_MINGRU_CELL_H
+#else
+#define RNNKIT_MINGRU_CELL_H
+#endif
+
+#include <rnnkit/cell.h>
+#include <rnnkit/sigmoids.h>
+
+#include "options.h"
 
 namespace rnnkit::RNNKIT_TARGET {
 
-template <class M, int gate_planes, Activation activation>
-struct Cell<M, Kind<gate_planes, activation>> {
+template <class M, Gates gates_, Activation activation>
+struct Cell<M, Kind<gates_, activation>> : CellDefaults {
   using V = typename M::V;
   using T = typename M::Scalar;
-  using Own = NoOwn;
-  static constexpr int kPlanes = gate_planes + 1;
+  static constexpr int kPlanes = Kind<gates_, activation>::kPlanes, kHidden = kPlanes - 1;
 
   RNNKIT_INLINE explicit Cell(NoOptions) {}
 
-  static RNNKIT_INLINE Own own(const Coordinates&) { return {}; }
-
-  static RNNKIT_INLINE void gates(const Coordinates&, Own, const V (&x)[kPlanes], V& a, V& b) {
+  static RNNKIT_INLINE void gates(const Coordinates&, NoOwn, const V (&x)[kPlanes], V& a, V& b) {
     V h_prev{}, d[kPlanes];
     derive(x, h_prev, a, b, d);
   }
 
-  static RNNKIT_INLINE void gradients(const Coordinates&, Own, const V (&x)[kPlanes], V h_prev, V& h, V& a,
+  static RNNKIT_INLINE void gradients(const Coordinates&, NoOwn, const V (&x)[kPlanes], V h_prev, V& h, V& a,
                                       V (&d)[kPlanes]) {
     V b;
     derive(x, h_prev, a, b, d);
@@ -36,8 +44,8 @@ struct Cell<M, Kind<gate_planes, activation>> {
  private:
   static RNNKIT_INLINE void derive(const V (&x)[kPlanes], V h_prev, V& a, V& b, V (&d)[kPlanes]) {
     V z, c, dc;  // h = a h_prev + z c, with a + z = 1
-    candidate(x[gate_planes], c, dc);
-    if constexpr (gate_planes == 1) {
+    candidate(x[kHidden], c, dc);
+    if constexpr (gates_ == Gates::one) {
       sigmoids<M>(x[0], z, a);
       d[0] = (c - h_prev) * (a * z);
     } else {
@@ -55,7 +63,7 @@ struct Cell<M, Kind<gate_planes, activation>> {
       d[1] = slope * M::select(x[1] >= T(0), ei, one()) * M::reciprocal(T(1) + ei);
     }
     b = z * c;
-    d[gate_planes] = z * dc;
+    d[kHidden] = z * dc;
   }
 
   static RNNKIT_INLINE V one() { return M::set(1); }
@@ -77,3 +85,5 @@ struct Cell<M, Kind<gate_planes, activation>> {
 };
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

@@ -1,30 +1,12 @@
 // Op schemas. Shapes and meanings: src/mingru/_ops.py.
 // SPDX-License-Identifier: Apache-2.0
 #include <rnnkit/library.h>
-#include <rnnkit/scan_tensors.h>
+
+#include "family.h"
 
 RNNKIT_LIBRARY(m) {
-  m.def(
-      "scan(Tensor[] planes, Tensor? h0, Tensor? lengths, Tensor? reset, int gates, int activation, float initial, "
-      "bool reverse, bool save) -> (Tensor out, Tensor h_last, Tensor carries)");
-  m.def(
-      "scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] planes, Tensor carries, Tensor? h0, "
-      "Tensor? lengths, Tensor? reset, int gates, int activation, float initial, bool reverse) "
-      "-> Tensor[]");
-  m.def(
-      "layer(Tensor x, Tensor weight, Tensor? bias, Tensor? h0, Tensor? lengths, Tensor? reset, int gates, int activation, "
-      "float initial, bool reverse, bool batch_first, bool save) "
-      "-> (Tensor out, Tensor h_last, Tensor carries, Tensor planes)");
-  m.def(
-      "layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor? x, Tensor? weight, Tensor? bias, Tensor planes, "
-      "Tensor carries, Tensor? lengths, Tensor? reset, int gates, int activation, float initial, bool reverse, "
-      "bool batch_first, bool needs_x, bool needs_weight, bool needs_bias) "
-      "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_h0)");
-  m.def("step(Tensor planes, Tensor? h, int gates, int activation, float initial) -> (Tensor out, Tensor h_next)");
-  m.def(
-      "stack_step(Tensor x, Tensor[] weights, Tensor[] biases, Tensor? h, int gates, int activation, float initial) "
-      "-> (Tensor out, Tensor h_next)");
-  m.def("steps_per_carry() -> int");
+  rnnkit::define_scan<rnnkit::Family>(m);
+  rnnkit::define_layer<rnnkit::Family>(m);
 }
 
-RNNKIT_LIBRARY_IMPL(CompositeExplicitAutograd, m) { m.impl("steps_per_carry", TORCH_BOX(&rnnkit::steps_per_carry)); }
+RNNKIT_LIBRARY_IMPL(CompositeExplicitAutograd, m) { rnnkit::implement_constants(m); }

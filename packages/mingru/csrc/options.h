@@ -1,4 +1,4 @@
-// What the ops let a caller choose, and the way from the run-time choice to a compile-time kind of scan.
+// What a caller may choose, and the kinds of scan that it makes. Types alone: cells include this for each target.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -6,31 +6,12 @@
 
 namespace rnnkit {
 
+enum class Gates { one, two };  // minGRU; minLSTM
 enum class Activation { g, identity, tanh };
 
-template <int gate_planes, Activation activation>
+template <Gates gates, Activation activation>
 struct Kind : KindDefaults {
-  static constexpr int kPlanes = gate_planes + 1;
+  static constexpr int kPlanes = gates == Gates::one ? 2 : 3;
 };
-
-inline void check_gates(int64_t gates) {
-  STD_TORCH_CHECK(gates == 1 || gates == 2, "gates: expected 1 (minGRU) or 2 (minLSTM), got ", gates);
-}
-
-// Returns dispatch(dtype, f), which calls f(TypeTag<scalar_t>, Kind).
-inline auto dispatch_to(int64_t gates, int64_t activation) {
-  check_gates(gates);
-  STD_TORCH_CHECK(0 <= activation && activation <= 2, "activation: expected 0 (g), 1 (identity) or 2 (tanh)");
-  return [=](ScalarType dtype, auto f) {
-    dispatch_floating(dtype, [&](auto tag) {
-      switch (static_cast<Activation>(activation)) {
-        case Activation::g: return gates == 1 ? f(tag, Kind<1, Activation::g>{}) : f(tag, Kind<2, Activation::g>{});
-        case Activation::identity:
-          return gates == 1 ? f(tag, Kind<1, Activation::identity>{}) : f(tag, Kind<2, Activation::identity>{});
-        case Activation::tanh: return gates == 1 ? f(tag, Kind<1, Activation::tanh>{}) : f(tag, Kind<2, Activation::tanh>{});
-      }
-    });
-  };
-}
 
 }  // namespace rnnkit

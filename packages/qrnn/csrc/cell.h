@@ -6,43 +6,52 @@
 //   ifo        c = (1 - f) c_prev + i z,   i = sigmoid(I)                        planes Z, F, I
 //   fo, ifo    out = o c,                  o = sigmoid(O)                        and plane O
 //
-// Zoneout multiplies f and i by 0, where the state is kept, or by `scale`. No include guard (see cpu/foreach_target.h).
+// Zoneout multiplies f and i by 0, where the state is kept, or by `scale`.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_QRNN_CELL_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_QRNN_CELL_H
+#undef RNNKIT_QRNN_CELL_H
+#else
+#define RNNKIT_QRNN_CELL_H
+#endif
+
+#include <rnnkit/cell.h>
+#include <rnnkit/philox.h>
+#include <rnnkit/sigmoids.h>
+
+#include "options.h"
 
 namespace rnnkit::RNNKIT_TARGET {
 
 template <class M, Pooling pooling, bool zoneout>
-struct Cell<M, Kind<pooling, zoneout>> {
+struct Cell<M, Kind<pooling, zoneout>> : CellDefaults {
   using V = typename M::V;
   using T = typename M::Scalar;
-  using Own = NoOwn;
   static constexpr int kPlanes = Kind<pooling, zoneout>::kPlanes;
   static constexpr int kStatePlanes = kPlanes - Kind<pooling, zoneout>::kOutputPlanes;
 
   RNNKIT_INLINE explicit Cell(const Zoneout& options)
       : scale(T(options.scale)), threshold(options.threshold), seed(zoneout ? uint64_t(*options.seed) : 0) {}
 
-  RNNKIT_INLINE Own own(const Coordinates&) const { return {}; }
-
-  RNNKIT_INLINE void gates(const Coordinates& at, Own, const V (&x)[kPlanes], V& a, V& b) const {
+  RNNKIT_INLINE void gates(const Coordinates& at, NoOwn, const V (&x)[kPlanes], V& a, V& b) const {
     V h_prev{}, d[kStatePlanes];
     derive(at, x, h_prev, a, b, d);
   }
 
-  RNNKIT_INLINE void gradients(const Coordinates& at, Own, const V (&x)[kPlanes], V h_prev, V& h, V& a,
+  RNNKIT_INLINE void gradients(const Coordinates& at, NoOwn, const V (&x)[kPlanes], V h_prev, V& h, V& a,
                                V (&d)[kStatePlanes]) const {
     V b;
     derive(at, x, h_prev, a, b, d);
     h = a * h_prev + b;
   }
 
-  RNNKIT_INLINE V output(Own, const V (&x)[kPlanes], V, V c) const {
+  RNNKIT_INLINE V output(NoOwn, const V (&x)[kPlanes], V, V c) const {
     V o, rest;
     sigmoids<M>(x[kStatePlanes], o, rest);
     return o * c;
   }
 
-  RNNKIT_INLINE V output_gradients(Own, const V (&x)[kPlanes], V, V c, V grad_out, V (&d)[1], V&) const {
+  RNNKIT_INLINE V output_gradients(NoOwn, const V (&x)[kPlanes], V, V c, V grad_out, V (&d)[1], V&) const {
     V o, rest;
     sigmoids<M>(x[kStatePlanes], o, rest);
     d[0] = grad_out * c * (o * rest);
@@ -89,3 +98,5 @@ struct Cell<M, Kind<pooling, zoneout>> {
 };
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

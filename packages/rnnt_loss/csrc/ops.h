@@ -3,7 +3,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/dispatch.h>
 #include <rnnkit/tensors.h>
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -21,6 +23,11 @@ using Ints = std::vector<int64_t>;
 constexpr int64_t kAnySymbols = int64_t(1) << 40;  // a band does not tell how many there are
 
 inline ScalarType acc_type(const Tensor& t) { return accumulate_type(t.scalar_type()); }
+
+inline Mode parse_mode(const std::string& mode) {
+  constexpr std::string_view kModes[] = {"softmax", "hat", "log_probs"};
+  return parse<Mode>("kind", mode, kModes);
+}
 
 // Calls f(TypeTag<scalar_t>{}) for the type of scores and occupancies.
 template <class F>
@@ -117,19 +124,19 @@ std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints labe
 
 template <class scalar_t>
 void fill_joint(Joint<scalar_t>& p, const Tensor& logits, const Tensor& symbols, const MaybeTensor& boundary,
-                const MaybeTensor& begin, const MaybeTensor& offsets, const Ints& blanks, int64_t mode, const Tensor& norm) {
+                const MaybeTensor& begin, const MaybeTensor& offsets, const Ints& blanks, const std::string& mode,
+                const Tensor& norm) {
   const int64_t batch = symbols.size(0), frames = norm.size(1), rows = norm.size(2);
   check_contiguous(symbols, logits, ScalarType::Long, {batch, symbols.size(1)}, "symbols");
   check_contiguous(norm, logits, acc_type(logits), {batch, frames, rows}, "norm");
   if (offsets) check_contiguous(*offsets, logits, ScalarType::Long, {batch}, "offsets");
   fill_sequences(p, logits, batch, frames, symbols.size(1), rows, boundary, begin);
-  p.mode = static_cast<Mode>(mode);
+  p.mode = parse_mode(mode);
   p.classes = logits.size(-1);
   p.targets = symbols.const_data_ptr<int64_t>();
   p.blanks = int(blanks.size());
   STD_TORCH_CHECK(p.blanks > 0 && p.blanks <= kMaxBlanks && (p.mode != Mode::hat || p.blanks == 1), "blanks: expected 1 to ",
                   kMaxBlanks);
-  STD_TORCH_CHECK(mode >= 0 && mode <= int64_t(Mode::log_probs), "mode: out of range");
   for (int i = 0; i < p.blanks; ++i) {
     p.blank[i] = blanks[i];
     STD_TORCH_CHECK(blanks[i] >= 0 && blanks[i] < p.classes, "blanks: out of range");
@@ -178,8 +185,8 @@ int64_t checked_label_rows(const Joint<scalar_t>& p, const Tensor& label, const 
 
 template <class Engine>
 void joint_scores_(Tensor logits, Tensor symbols, const MaybeTensor& boundary, const MaybeTensor& begin,
-                   const MaybeTensor& offsets, int64_t first, const Ints& blanks, int64_t mode, Tensor label, Tensor blank,
-                   Tensor norm) {
+                   const MaybeTensor& offsets, int64_t first, const Ints& blanks, const std::string& mode, Tensor label,
+                   Tensor blank, Tensor norm) {
   dispatch_floating(logits.scalar_type(), [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
@@ -199,13 +206,13 @@ void joint_scores_(Tensor logits, Tensor symbols, const MaybeTensor& boundary, c
 
 template <class Engine>
 void joint_scores_chunk(Tensor logits, Tensor symbols, MaybeTensor boundary, MaybeTensor begin, int64_t first, Ints blanks,
-                        int64_t mode, Tensor label, Tensor blank, Tensor norm) {
+                        std::string mode, Tensor label, Tensor blank, Tensor norm) {
   joint_scores_<Engine>(logits, symbols, boundary, begin, std::nullopt, first, blanks, mode, label, blank, norm);
 }
 
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor> joint_scores(Tensor logits, Tensor symbols, MaybeTensor boundary, MaybeTensor begin,
-                                                MaybeTensor offsets, int64_t frames, Ints blanks, int64_t mode, double,
+                                                MaybeTensor offsets, int64_t frames, Ints blanks, std::string mode, double,
                                                 double, bool) {
   STD_TORCH_CHECK(symbols.dim() == 2 && logits.dim() >= 2, "symbols and logits: expected 2 dimensions and more");
   const int64_t batch = symbols.size(0), rows = offsets ? symbols.size(1) + 1 : logits.size(-2);
@@ -220,7 +227,7 @@ std::tuple<Tensor, Tensor, Tensor> joint_scores(Tensor logits, Tensor symbols, M
 template <class Engine>
 void joint_gradients(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
                      const MaybeTensor& boundary, const MaybeTensor& begin, const MaybeTensor& offsets, int64_t first,
-                     const Ints& blanks, int64_t mode, double clamp, double label_weight, Tensor grad) {
+                     const Ints& blanks, const std::string& mode, double clamp, double label_weight, Tensor grad) {
   const ScalarType acc_dtype = acc_type(logits);
   for (const Tensor* t : {&grad_label, &grad_blank})
     STD_TORCH_CHECK(t->scalar_type() == acc_dtype && same_device(*t, logits), "grad_label and grad_blank: dtype or device");
@@ -243,7 +250,7 @@ void joint_gradients(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor
 
 template <class Engine>
 Tensor joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
-                             MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, Ints blanks, int64_t mode,
+                             MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, Ints blanks, std::string mode,
                              double clamp, double label_weight) {
   logits = torch::stable::contiguous(logits);
   Tensor grad = torch::stable::empty_like(logits);
@@ -255,7 +262,7 @@ Tensor joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits
 template <class Engine>
 void joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
                             MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, int64_t first, Ints blanks,
-                            int64_t mode, double clamp, double label_weight) {
+                            std::string mode, double clamp, double label_weight) {
   joint_gradients<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, first, blanks, mode,
                           clamp, label_weight, logits);
 }
@@ -434,16 +441,18 @@ Tensor prune_ranges(Tensor label, Tensor blank, Tensor boundary, int64_t s_range
   return begin;
 }
 
-}  // namespace rnnkit
+template <class Engine, class Library>
+void implement_all(Library& m) {
+  m.impl("lattice", TORCH_BOX(&lattice<Engine>));
+  m.impl("joint_scores", TORCH_BOX(&joint_scores<Engine>));
+  m.impl("joint_scores_", TORCH_BOX(&joint_scores_chunk<Engine>));
+  m.impl("joint_scores_backward", TORCH_BOX(&joint_scores_backward<Engine>));
+  m.impl("joint_scores_backward_", TORCH_BOX(&joint_scores_backward_<Engine>));
+  m.impl("simple_scores", TORCH_BOX(&simple_scores<Engine>));
+  m.impl("simple_scores_backward", TORCH_BOX(&simple_scores_backward<Engine>));
+  m.impl("join", TORCH_BOX(&join<Engine>));
+  m.impl("join_backward_", TORCH_BOX(&join_backward_<Engine>));
+  m.impl("prune_ranges", TORCH_BOX(&prune_ranges<Engine>));
+}
 
-#define RNNKIT_RNNT_OPS(m, Engine)                                                      \
-  m.impl("lattice", TORCH_BOX(&rnnkit::lattice<Engine>));                               \
-  m.impl("joint_scores", TORCH_BOX(&rnnkit::joint_scores<Engine>));                     \
-  m.impl("joint_scores_", TORCH_BOX(&rnnkit::joint_scores_chunk<Engine>));              \
-  m.impl("joint_scores_backward", TORCH_BOX(&rnnkit::joint_scores_backward<Engine>));   \
-  m.impl("joint_scores_backward_", TORCH_BOX(&rnnkit::joint_scores_backward_<Engine>)); \
-  m.impl("simple_scores", TORCH_BOX(&rnnkit::simple_scores<Engine>));                   \
-  m.impl("simple_scores_backward", TORCH_BOX(&rnnkit::simple_scores_backward<Engine>)); \
-  m.impl("join", TORCH_BOX(&rnnkit::join<Engine>));                                     \
-  m.impl("join_backward_", TORCH_BOX(&rnnkit::join_backward_<Engine>));                 \
-  m.impl("prune_ranges", TORCH_BOX(&rnnkit::prune_ranges<Engine>))
+}  // namespace rnnkit

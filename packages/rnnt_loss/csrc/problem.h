@@ -103,7 +103,7 @@ struct Lattice : Sequences {
 //   hat         label z_y - N + log(1 - sigmoid(z_blank)), blank log sigmoid(z_blank), with N over all but the blank, which
 //               no label can be
 //   log_probs   label z_y, blanks z_blank
-enum class Mode { softmax, hat, log_probs };  // as in src/rnnt_loss/_ops.py
+enum class Mode { softmax, hat, log_probs };
 
 template <class scalar_t>
 struct Joint : Sequences {

@@ -4,23 +4,25 @@
 
 RNNKIT_LIBRARY(m) {
   m.def(
-      "lattice(Tensor label, Tensor blank, int[] label_durations, int[] blank_durations, Tensor? boundary, Tensor? begin, "
-      "bool label_end, bool viterbi, bool occupancies, float label_weight) -> (Tensor score, Tensor label_occupancy, "
+      "lattice(Tensor label, Tensor blank, int[] label_durations=[0], int[] blank_durations=[1], "
+      "Tensor? boundary=None, Tensor? begin=None, bool label_end=False, bool viterbi=False, bool occupancies=True, "
+      "float label_weight=1.) -> (Tensor score, Tensor label_occupancy, "
       "Tensor blank_occupancy)");
 
   m.def(
       "joint_scores(Tensor logits, Tensor symbols, Tensor? boundary, Tensor? begin, Tensor? offsets, int frames, "
-      "int[] blanks, int kind, float clamp, float label_weight, bool reuse) -> (Tensor label, Tensor blank, Tensor norm)");
+      "int[] blanks, str kind='softmax', float clamp=0., float label_weight=1., bool reuse=False) -> (Tensor label, Tensor "
+      "blank, Tensor norm)");
   m.def(
-      "joint_scores_(Tensor logits, Tensor symbols, Tensor? boundary, Tensor? begin, int first, int[] blanks, int kind, "
+      "joint_scores_(Tensor logits, Tensor symbols, Tensor? boundary, Tensor? begin, int first, int[] blanks, str kind, "
       "Tensor(a!) label, Tensor(b!) blank, Tensor(c!) norm) -> ()");
   m.def(
       "joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm, "
-      "Tensor? boundary, Tensor? begin, Tensor? offsets, int[] blanks, int kind, float clamp, float label_weight) -> "
-      "Tensor");
+      "Tensor? boundary, Tensor? begin, Tensor? offsets, int[] blanks, str kind='softmax', float clamp=0., "
+      "float label_weight=1.) -> Tensor");
   m.def(
       "joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor(a!) logits, Tensor symbols, Tensor norm, "
-      "Tensor? boundary, Tensor? begin, Tensor? offsets, int first, int[] blanks, int kind, float clamp, float "
+      "Tensor? boundary, Tensor? begin, Tensor? offsets, int first, int[] blanks, str kind, float clamp, float "
       "label_weight) -> ()");
 
   m.def(

@@ -4,8 +4,19 @@
 //   f = sigmoid(U1 + v_f c_prev + b_f)         c = f c_prev + (1 - f) U0
 //   r = sigmoid(U2 + v_r c_prev + b_r)         h = x' + (g(c) - x') mask r
 //
-// without v in the first version, where c is linear in c_prev. No include guard (see rnnkit/cpu/foreach_target.h).
+// without v in the first version, where c is linear in c_prev.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_SRU_CELL_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_SRU_CELL_H
+#undef RNNKIT_SRU_CELL_H
+#else
+#define RNNKIT_SRU_CELL_H
+#endif
+
+#include <rnnkit/cell.h>
+#include <rnnkit/sigmoids.h>
+
+#include "options.h"
 
 namespace rnnkit::RNNKIT_TARGET {
 
@@ -22,20 +33,19 @@ struct Cell<M, Kind<peephole, skip>> {
     V b_f, v_f, b_r, v_r, mask, scale;
   };
 
-  RNNKIT_INLINE explicit Cell(const SruOptions& options)
-      : pointers(options.of(T())), activation(options.activation), channels(options.channels) {}
+  RNNKIT_INLINE explicit Cell(const SruOptions<T>& options) : options(options) {}
 
-  RNNKIT_INLINE Own own(const Coordinates& at) const {
-    const auto load = [&](const T* row) { return M::load(row + at.d, at.lanes); };
+  template <class Parameter>
+  RNNKIT_INLINE Own own(const Coordinates& at, const Parameter& parameter) const {
     Own own;
-    own.b_f = load(pointers.bias);
-    own.b_r = load(pointers.bias + channels);
+    own.b_f = parameter(0);
+    own.b_r = parameter(1);
     if constexpr (peephole == Peephole::parameter) {
-      own.v_f = load(pointers.weight_c);
-      own.v_r = load(pointers.weight_c + channels);
+      own.v_f = parameter(2);
+      own.v_r = parameter(3);
     }
-    own.mask = pointers.mask == nullptr ? M::set(1) : M::load(pointers.mask + at.b * channels + at.d, at.lanes);
-    if constexpr (skip == Skip::input) own.scale = M::set(pointers.scale == nullptr ? T(1) : *pointers.scale);
+    own.mask = options.mask == nullptr ? M::set(1) : M::load(options.mask + at.b * options.channels + at.d, at.lanes);
+    if constexpr (skip == Skip::input) own.scale = M::set(options.scale == nullptr ? T(1) : *options.scale);
     return own;
   }
 
@@ -120,20 +130,20 @@ struct Cell<M, Kind<peephole, skip>> {
   }
 
   RNNKIT_INLINE V g(V c) const {
-    if (activation == Activation::tanh) return M::tanh(c);
-    if (activation == Activation::relu) return M::select(c > T(0), c, M::set(0));
+    if (options.activation == Activation::tanh) return M::tanh(c);
+    if (options.activation == Activation::relu) return M::select(c > T(0), c, M::set(0));
     return c;
   }
 
   RNNKIT_INLINE V slope(V c, V y) const {  // of g, where g(c) = y
-    if (activation == Activation::tanh) return T(1) - y * y;
-    if (activation == Activation::relu) return M::select(c > T(0), M::set(1), M::set(0));
+    if (options.activation == Activation::tanh) return T(1) - y * y;
+    if (options.activation == Activation::relu) return M::select(c > T(0), M::set(1), M::set(0));
     return M::set(1);
   }
 
-  const Pointers<T> pointers;
-  const Activation activation;
-  const int64_t channels;
+  const SruOptions<T> options;
 };
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

@@ -1,5 +1,15 @@
-// No include guard (see rnnkit/cpu/foreach_target.h).
+// Functions of Math over arrays.
+// SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_MATH_KERNELS_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_MATH_KERNELS_H
+#undef RNNKIT_MATH_KERNELS_H
+#else
+#define RNNKIT_MATH_KERNELS_H
+#endif
+
 #include <rnnkit/cpu/math.h>
+
+#include <string>
 
 namespace rnnkit::RNNKIT_TARGET {
 
@@ -13,6 +23,8 @@ void apply(const T* from, T* to, int64_t count, const std::string& name) {
     if (name == "exp_nonpositive") x = M::exp_nonpositive(x);
     if (name == "sigmoid") x = M::sigmoid(x);
     if (name == "tanh") x = M::tanh(x);
+    if (name == "expm1") x = M::expm1(x);
+    if (name == "sqrt") x = M::sqrt(x);
     if (name == "log") x = M::log(x);
     if (name == "sin") x = M::sin(x);
     if (name == "cos") x = M::cos(x);
@@ -32,3 +44,5 @@ void convert(const float* from, S* to, int64_t count) {
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

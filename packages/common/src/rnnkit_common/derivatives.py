@@ -22,6 +22,19 @@ from ._tensors import empty_rows, state_dtype
 _LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
 
 
+def complete(op: Any) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """Adds to an op's arguments the defaults of those that were not given: torch hands its Python kernels no more than it must."""
+    defaults = tuple(argument.default_value for argument in op._schema.arguments)
+    return lambda arguments: (*arguments, *defaults[len(arguments) :])
+
+
+def register_shapes(name: str, shapes: Callable[..., Any]) -> None:
+    """torch.library.register_fake, of a function that takes all arguments of the op."""
+    namespace, short = name.split("::")
+    with_defaults = complete(getattr(getattr(torch.ops, namespace), short).default)
+    torch.library.register_fake(name)(lambda *arguments: shapes(*with_defaults(arguments)))
+
+
 def differentiable(
     name: str, apply: Callable[..., Any], apply_eagerly: Callable[..., Any] | None = None
 ) -> Callable[..., Any]:
@@ -35,8 +48,10 @@ def differentiable(
     straight = apply if apply_eagerly is None else apply_eagerly
     namespace, short = name.split("::")
     op = getattr(getattr(torch.ops, namespace), short).default
+    with_defaults = complete(op)
 
-    def kernel(*arguments: Any) -> Any:
+    def kernel(*given: Any) -> Any:
+        arguments = with_defaults(given)
         if torch.is_grad_enabled() and _any_requires_grad(arguments):
             return apply(*arguments)
         if forward_ad._current_level >= 0 and _any_is_dual(arguments):
@@ -140,24 +155,24 @@ def _any_requires_grad(arguments: tuple[Any, ...]) -> bool:
 def register_scan(
     namespace: str,
     *,
-    channels: Callable[..., int],
-    initial: Callable[..., float],
+    planes: Callable[..., int],
     reference: Callable[..., tuple[Tensor, Tensor]],
+    initial: Callable[..., float] = lambda *_: 0.0,
     extras: int = 2,
 ) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """Teaches torch what C++ cannot say of the ops `scan` and `scan_backward` through the stable ABI: shapes and derivatives.
 
-    scan(Tensor[] inputs, Tensor? h0, <extras>, <options>, bool save) -> (out, h_last, carries)
-    scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] inputs, Tensor carries, Tensor? h0, <extras>, <options>)
-        -> Tensor[] the gradients of the inputs and, at the end, of h0
+    scan(Tensor[] inputs, Tensor? h0, <extras>, <options>, str direction, bool save) -> (out, h_last, carries)
+    scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] inputs, Tensor carries, Tensor? h0, <extras>, <options>,
+        str direction) -> Tensor[] the gradients of the inputs and, at the end, of h0
 
     Args:
         namespace: under which the library was compiled.
-        channels: D, from the inputs and the options. Of the inputs, those with planes are (B, T, ...).
-        initial: state where h0 is None, from the options.
+        planes: how many there are, from the options. Inputs of three dimensions, (B, T, k * D), hold them; others are parameters.
+        initial: state where h0 is None, from the options. Default: 0.
         reference: (inputs, h0, *extras, *options) -> (out, h_last), in operations that torch can differentiate: second and
             higher derivatives are exact but slow, because they compute the gradients with it.
-        extras: number of optional tensors that have no gradient, such as lengths.
+        extras: number of optional tensors that have no gradient: lengths, reset, and the family's.
 
     Returns:
         The shortest way to call `scan`.
@@ -165,20 +180,23 @@ def register_scan(
 
     steps_per_carry = getattr(torch.ops, namespace).steps_per_carry()
 
-    @torch.library.register_fake(f"{namespace}::scan")
-    def _(x, h0, *rest):  # type: ignore[no-untyped-def]
+    def channels(inputs: list[Tensor], *options: Any) -> int:
+        return sum(t.shape[2] for t in inputs if t.dim() == 3) // planes(*options)
+
+    def shapes_of_scan(x, h0, *rest):  # type: ignore[no-untyped-def]
         *options, save = rest[extras:]
         width = channels(x, *options)
         batch, steps = x[0].shape[:2]
         h_last = x[0].new_empty(batch, width, dtype=state_dtype(x[0]))
         return empty_rows(x[0], width), h_last, empty_carries(h_last, steps if save else 0, steps_per_carry)
 
-    @torch.library.register_fake(f"{namespace}::scan_backward")
-    def _(grad_out, grad_h_last, x, carries, h0, *rest):  # type: ignore[no-untyped-def]
+    def shapes_of_backward(grad_out, grad_h_last, x, carries, h0, *rest):  # type: ignore[no-untyped-def]
         width = channels(x, *rest[extras:])
         grads = [empty_rows(x[0], t.shape[2]).to(t.dtype) if t.dim() == 3 else t.new_empty(t.shape) for t in x]
         return [*grads, x[0].new_empty(x[0].shape[0], width, dtype=state_dtype(x[0]))]
 
+    register_shapes(f"{namespace}::scan", shapes_of_scan)
+    register_shapes(f"{namespace}::scan_backward", shapes_of_backward)
     return register_derivatives(
         f"{namespace}::scan", kept=(2,), channels=channels, initial=initial, reference=reference, extras=extras
     )

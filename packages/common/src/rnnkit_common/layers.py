@@ -6,20 +6,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._derivatives import differentiable, empty_carries, straight_apply
+from ._derivatives import differentiable, empty_carries, register_scan, register_shapes, straight_apply
 from ._modes import without_autocast
 from ._tensors import empty_rows, state_dtype
+
+
+def register_family(
+    namespace: str,
+    *,
+    planes: Callable[..., int],
+    reference: Callable[..., tuple[Tensor, Tensor]],
+    initial: Callable[..., float] = lambda *_: 0.0,
+    extras: int = 2,
+) -> SimpleNamespace:
+    """Teaches torch all ops of a family whose layers are a product and a scan: `scan`, `layer`, `step` and `stack_step`.
+
+    Args:
+        namespace, planes, reference, initial, extras: see `register_scan`.
+
+    Returns:
+        The shortest ways to call `scan` and `layer`.
+    """
+
+    def shapes_of_step(x, h, *rest):  # type: ignore[no-untyped-def]
+        width = x.shape[1] // planes(*rest[extras - 2 :])
+        return x.new_empty(x.shape[0], width), x.new_empty(x.shape[0], width, dtype=state_dtype(x))
+
+    def shapes_of_stack_step(x, weights, biases, h, *rest):  # type: ignore[no-untyped-def]
+        width = weights[0].shape[0] // planes(*rest[extras - 2 :])
+        return x.new_empty(x.shape[0], width), x.new_empty(len(weights), x.shape[0], 1, width, dtype=state_dtype(x))
+
+    register_shapes(f"{namespace}::step", shapes_of_step)
+    register_shapes(f"{namespace}::stack_step", shapes_of_stack_step)
+    scan = register_scan(namespace, planes=planes, reference=reference, initial=initial, extras=extras)
+    return SimpleNamespace(scan=scan, layer=register_layer(namespace, planes=planes, extras=extras))
 
 
 def register_layer(
     namespace: str,
     *,
-    channels: Callable[..., int],
+    planes: Callable[..., int],
     planes_dim: int = 0,
     parameters: int = 1,
     extras: int = 2,
@@ -39,7 +71,7 @@ def register_layer(
 
     Args:
         namespace: under which the library was compiled.
-        channels: D, from the weight and the options.
+        planes: how many the product makes, from the options.
         planes_dim: the dimension of the weight that becomes planes.
         parameters: number of further tensors that have gradients, optional ones: the product's bias, or what `scan_backward` takes.
         extras: number of optional tensors that have no gradient, such as lengths.
@@ -62,18 +94,16 @@ def register_layer(
 
     scan_apart = scan_backward or of_planes_alone
 
-    @torch.library.register_fake(f"{namespace}::layer")
-    def _(x, weight, *rest):  # type: ignore[no-untyped-def]
+    def shapes_of_layer(x, weight, *rest):  # type: ignore[no-untyped-def]
         *options, batch_first, save = rest[parameters + 1 + extras :]
-        width, rows = channels(weight, *options), x if batch_first else x.transpose(0, 1)
+        width, rows = weight.shape[planes_dim] // planes(*options), x if batch_first else x.transpose(0, 1)
         h_last = x.new_empty(rows.shape[0], width, dtype=state_dtype(x))
         carries = empty_carries(h_last, rows.shape[1] if save else 0, steps_per_carry)
-        planes = empty_rows(rows, weight.shape[planes_dim]) if save else x.new_empty(0)
+        kept = empty_rows(rows, weight.shape[planes_dim]) if save else x.new_empty(0)
         out = empty_rows(rows, width)
-        return out if batch_first else out.transpose(0, 1), h_last, carries, planes
+        return out if batch_first else out.transpose(0, 1), h_last, carries, kept
 
-    @torch.library.register_fake(f"{namespace}::layer_backward")
-    def _(grad_out, grad_h_last, x, weight, *rest):  # type: ignore[no-untyped-def]
+    def shapes_of_backward(grad_out, grad_h_last, x, weight, *rest):  # type: ignore[no-untyped-def]
         given, planes = rest[:parameters], rest[parameters]
         batch_first, needs_x, needs_weight, *needs = rest[-3 - parameters :]
         none = planes.new_empty(0)
@@ -90,6 +120,9 @@ def register_layer(
             *grads,
             planes.new_empty(planes.shape[0], grad_out.shape[2], dtype=state_dtype(planes)),
         )
+
+    register_shapes(f"{namespace}::layer", shapes_of_layer)
+    register_shapes(f"{namespace}::layer_backward", shapes_of_backward)
 
     class Layer(torch.autograd.Function):
         @staticmethod

@@ -54,11 +54,6 @@ def channels_of(planes: list[Tensor], count: int) -> int:
     return planes[0].shape[2] // count if len(planes) == 1 else planes[0].shape[2]
 
 
-def split_planes(planes: list[Tensor], count: int) -> list[Tensor]:
-    """`count` planes (B, T, D), whether they come packed or not."""
-    return list(planes[0].chunk(count, dim=-1)) if len(planes) == 1 else planes
-
-
 def empty_rows(like: Tensor, width: int) -> Tensor:
     """Uninitialised (B, T, width), laid out in memory like `like` (B, T, ...)."""
     batch, steps = like.shape[:2]

@@ -1,7 +1,19 @@
 // Runs a recurrence on the CPU. U is packed once into blocks of two vectors of units, so that a step is products of a few
 // rows with one block after the other, all sums in registers; what the gates do follows at once, while those sums are in the
-// cache. Threads share rows, units or both (team.h). No include guard (see rnnkit/cpu/foreach_target.h).
+// cache. Threads share rows, units or both (team.h).
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_LIGRU_CPU_ENGINE_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_LIGRU_CPU_ENGINE_H
+#undef RNNKIT_LIGRU_CPU_ENGINE_H
+#else
+#define RNNKIT_LIGRU_CPU_ENGINE_H
+#endif
+
+#include <rnnkit/cpu/math.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../cell.h"
+#include "team.h"
 
 namespace rnnkit::RNNKIT_TARGET {
 
@@ -438,3 +450,5 @@ void run_recurrence(const Backward<scalar_t>& p) {
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

@@ -5,7 +5,7 @@
 #include "../ops.h"
 #include "team.h"
 
-#define RNNKIT_KERNELS "cpu/kernels.h"
+#define RNNKIT_KERNELS "cpu/engine.h"
 #include <rnnkit/cpu/foreach_target.h>
 
 namespace rnnkit {

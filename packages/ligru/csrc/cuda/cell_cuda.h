@@ -4,11 +4,9 @@
 
 #include <rnnkit/cuda/launch.h>
 #include <rnnkit/cuda/math.h>
-#include <rnnkit/sigmoids.h>
 
-#include "../problem.h"
-// after both
 #include "../cell.h"
+#include "../problem.h"
 
 namespace rnnkit::cuda {
 

@@ -1,11 +1,11 @@
 """The ops `recurrence` and `recurrence_backward` of `torch.ops.rnnkit_ligru`, as torch sees them.
 
-Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments:
+Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments, by position or by name:
 
     inputs         [g, U] or [g, U, weight, bias], see `reference.recurrence`; g and U have one dtype
     h0, mask       (D, B, H), or None: 0 and 1
     lengths        (B,) int64, or None: every sequence has T steps
-    activation     index into reference.ACTIVATIONS
+    activation     of reference.ACTIVATIONS
     normalize      whether U h is normalised, with `eps`
     save           keeps what backward needs: `gates`, the pre-activations (D, B, T, 2H); and with `normalize`, `normal`, U h as it
                    is normalised, before weight and bias, and `rstd` (D, B, T, 1). What is not kept has the shape (0,)
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import register_derivatives
+from ._derivatives import register_derivatives, register_shapes
 from ._names import refuse_namesake
 from ._tensors import state_dtype
 
@@ -38,14 +38,14 @@ def composite(inputs: list[Tensor], h0: Tensor, *rest: Any) -> tuple[Tensor, Ten
         inputs,
         h0,
         *rest[:EXTRAS],
-        activation=reference.ACTIVATIONS[activation],
+        activation=activation,
         bidirectional=bidirectional,
         normalize=normalize,
         eps=eps,
     )
 
 
-def out_width(inputs: list[Tensor], activation: int, bidirectional: bool, *_: Any) -> int:
+def out_width(inputs: list[Tensor], activation: str, bidirectional: bool, *_: Any) -> int:
     """D * H."""
     return inputs[1].shape[1] * (2 if bidirectional else 1)
 
@@ -53,8 +53,7 @@ def out_width(inputs: list[Tensor], activation: int, bidirectional: bool, *_: An
 def register(namespace: str) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
 
-    @torch.library.register_fake(f"{namespace}::recurrence")
-    def _(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save):  # type: ignore[no-untyped-def]
+    def shapes_of_recurrence(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save):  # type: ignore[no-untyped-def]
         g, units = inputs[0], inputs[1].shape[1]
         directions, (batch, steps) = 2 if bidirectional else 1, g.shape[:2]
         h_last = g.new_empty(directions, batch, units, dtype=state_dtype(g))
@@ -64,12 +63,13 @@ def register(namespace: str) -> SimpleNamespace:
         rstd = h_last.new_empty(*over_time, 1) if save and normalize else h_last.new_empty(0)
         return g.new_empty(batch, steps, directions * units), h_last, gates, normal, rstd
 
-    @torch.library.register_fake(f"{namespace}::recurrence_backward")
-    def _(grad_out, grad_h_last, inputs, out, gates, *rest):  # type: ignore[no-untyped-def]
+    def shapes_of_backward(grad_out, grad_h_last, inputs, out, gates, *rest):  # type: ignore[no-untyped-def]
         directions, batch, _, width = gates.shape
         grads = [t.new_empty(t.shape) for t in inputs]
         return [*grads, gates.new_empty(directions, batch, width // 2, dtype=state_dtype(gates))]
 
+    register_shapes(f"{namespace}::recurrence", shapes_of_recurrence)
+    register_shapes(f"{namespace}::recurrence_backward", shapes_of_backward)
     recurrence = register_derivatives(
         f"{namespace}::recurrence",
         kept=(0, 2, 3, 4),

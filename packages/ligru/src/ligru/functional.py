@@ -63,7 +63,7 @@ def recurrence(
         ValueError: if a shape or device does not fit, `lengths` on the CPU are out of range, `nonlinearity` is none of those
             named, the norm's parameters come without `normalize` or without each other, or mask requires a gradient.
     """
-    activation = activation_index(nonlinearity)
+    activation = activation_name(nonlinearity)
     check_tensor("g", g)
     check_tensor("weight", weight)
     if g.dim() != 3 or g.shape[2] % 2 != 0:
@@ -123,21 +123,21 @@ def recurrence_unchecked(
 ) -> Tuple[Tensor, Tensor]:
     """`recurrence` where `is_eager()`, of tensors that are known to fit, from the state 0, without padding or normalisation."""
     save = torch.is_grad_enabled() and (g.requires_grad or weight.requires_grad)
-    options = (activation_index(nonlinearity), bidirectional, False, 1e-5, save)
+    options = (activation_name(nonlinearity), bidirectional, False, 1e-5, save)
     out, h_last, _, _, _ = _ops.CALLS.recurrence([g, weight], None, None, mask, *options)
     return out, h_last
 
 
-def activation_index(nonlinearity: str) -> int:
-    """The index of a nonlinearity in `reference.ACTIVATIONS`; raises ValueError if it is none of those."""
+def activation_name(nonlinearity: str) -> str:
+    """What `reference.ACTIVATIONS` calls a nonlinearity; raises ValueError if it is none of those."""
     if nonlinearity == "relu":
-        return 0
+        return "relu"
     if nonlinearity == "leaky_relu" or nonlinearity == "leakyrelu":
-        return 1
+        return "leaky_relu"
     if nonlinearity == "tanh":
-        return 2
+        return "tanh"
     if nonlinearity == "sin" or nonlinearity == "sine":
-        return 3
+        return "sin"
     raise ValueError(
         f"nonlinearity: expected 'relu', 'leaky_relu' ('leakyrelu'), 'tanh' or 'sin' ('sine'), got '{nonlinearity}'"
     )
@@ -154,7 +154,7 @@ def recurrence_of_a_call(
     bidirectional: bool,
 ) -> Tuple[Tensor, Tensor]:
     """`recurrence` whose product with U is whatever `product` makes of h (B, H): (B, 2 * H). A call a step, in plain PyTorch."""
-    activation = reference.ACTIVATIONS[activation_index(nonlinearity)]
+    activation = activation_name(nonlinearity)
     shape = [2 if bidirectional else 1, g.shape[0], g.shape[2] // 2]
     h0 = g.new_zeros(shape, dtype=state_dtype(g)) if h0 is None else check_state(h0, g, shape, "h0")
 
@@ -171,7 +171,7 @@ def _composite(
     h0: Optional[Tensor],
     lengths: Optional[Tensor],
     mask: Optional[Tensor],
-    activation: int,
+    activation: str,
     bidirectional: bool,
     normalize: bool,
     eps: float,

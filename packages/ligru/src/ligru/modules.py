@@ -48,7 +48,7 @@ class _Layer(nn.Module):
                 f"{'ff_normalization' if stabilised else 'normalization'}: expected 'batchnorm' or 'layernorm' "
                 f"(which is what SpeechBrain makes of any other string), got {normalization!r}"
             )
-        lF.activation_index(nonlinearity)
+        lF.activation_name(nonlinearity)
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
         self.dropout = float(dropout)
         self.nonlinearity = nonlinearity

@@ -191,8 +191,10 @@ def scan(
     if x.dim() > 3:
         planes = [plane.flatten(2) for plane in planes]
 
-    kind = _activation_index(activation)
+    _check_activation(activation)
     start = initial if initial is not None else (0.5 if activation == "g" else 0.0)
+    direction = "backward" if reverse else "forward"
+    cell = cell_name(gates)
     if h0 is not None:
         h0 = check_state(h0, x, state_shape)
         if x.dim() > 3:
@@ -205,12 +207,12 @@ def scan(
 
     save = wants_gradients(planes, h0)
     if torch.jit.is_scripting():
-        out, h_last, _ = torch.ops.rnnkit_mingru.scan(planes, h0, lengths, reset, gates, kind, start, reverse, save)
+        out, h_last, _ = torch.ops.rnnkit_mingru.scan(planes, h0, lengths, reset, cell, activation, start, direction, save)
     elif needs_plain_torch():
-        out, h_last = _composite(planes, h0, lengths, reset, gates, kind, start, reverse)
+        out, h_last = _composite(planes, h0, lengths, reset, gates, activation, start, direction)
         return out.reshape(x.shape[:2] + tuple(feature_shape)), h_last.reshape(state_shape)
     else:
-        out, h_last, _ = _ops.CALLS.scan(planes, h0, lengths, reset, gates, kind, start, reverse, save)
+        out, h_last, _ = _ops.CALLS.scan(planes, h0, lengths, reset, cell, activation, start, direction, save)
     if x.dim() > 3:
         out, h_last = out.unflatten(2, feature_shape), h_last.unflatten(1, feature_shape)
     return out, h_last
@@ -237,8 +239,8 @@ def layer_unchecked(
         reset = _check_reset(reset, x if batch_first else x.transpose(0, 1))
     wants = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     save = torch.is_grad_enabled() and (wants or (h0 is not None and h0.requires_grad))
-    kind = _activation_index(activation)
-    options = (gates, kind, start, reverse, batch_first, save)
+    direction = "backward" if reverse else "forward"
+    options = (cell_name(gates), activation, start, direction, batch_first, save)
     out, h_last, _, _ = _ops.CALLS.layer(x, weight, bias, h0, lengths, reset, *options)
     return out, h_last
 
@@ -250,12 +252,12 @@ def _composite(
     lengths: Tensor | None,
     reset: Tensor | None,
     gates: int,
-    activation: int,
+    activation: str,
     start: float,
-    reverse: bool,
+    direction: str,
 ) -> tuple[Tensor, Tensor]:
-    width = channels_of(planes, gates + 1)
-    return run_reference(_ops.composite, width, start, planes, h0, lengths, reset, gates, activation, start, reverse)
+    options = (lengths, reset, cell_name(gates), activation, start, direction)
+    return run_reference(_ops.composite, channels_of(planes, gates + 1), start, planes, h0, *options)
 
 
 def step(
@@ -296,7 +298,7 @@ def step_unchecked(
         out, h_next = scan([planes.unsqueeze(1)], gates, h, None, None, False, activation, initial)
         return out.squeeze(1), h_next
     start = initial if initial is not None else (0.5 if activation == "g" else 0.0)
-    return torch.ops.rnnkit_mingru.step(planes, h, gates, _activation_index(activation), start)
+    return torch.ops.rnnkit_mingru.step(planes, h, cell_name(gates), activation, start)
 
 
 @torch.jit.unused
@@ -306,7 +308,7 @@ def stack_step_unchecked(
     """A step of layers of one width, in one op, without gradients; x (B, K), h (L, B, 1, D)."""
     h = None if h is None else h.contiguous()
     start = 0.5 if activation == "g" else 0.0
-    return torch.ops.rnnkit_mingru.stack_step(x, weights, biases, h, gates, _activation_index(activation), start)
+    return torch.ops.rnnkit_mingru.stack_step(x, weights, biases, h, cell_name(gates), activation, start)
 
 
 def _check_planes(planes: List[Tensor], gates: int) -> None:
@@ -334,14 +336,14 @@ def _check_gates(gates: int) -> None:
         raise ValueError(f"gates: expected 1 (minGRU) or 2 (minLSTM), got {gates}")
 
 
-def _activation_index(activation: str) -> int:
-    if activation == "g":
-        return 0
-    if activation == "identity":
-        return 1
-    if activation == "tanh":
-        return 2
-    raise ValueError(f"activation: expected 'g', 'identity' or 'tanh', got '{activation}'")
+def cell_name(gates: int) -> str:
+    """What the ops call the cell with so many gates."""
+    return "mingru" if gates == 1 else "minlstm"
+
+
+def _check_activation(activation: str) -> None:
+    if activation != "g" and activation != "identity" and activation != "tanh":
+        raise ValueError(f"activation: expected 'g', 'identity' or 'tanh', got '{activation}'")
 
 
 def _check_reset(reset: Tensor, x: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as mF
+from . import reference
 from ._checks import check_input, check_lengths, check_state, check_tensor
 from ._modes import is_eager
-from ._ops import ACTIVATIONS
 from ._plain import child, children, fits, fusible, is_plain, parameters_as_they_are
 from ._tensors import pack_like
 from .convert import convert_state_dict
@@ -405,5 +405,5 @@ def check_dropout(dropout: float) -> None:
 
 def check_activation(activation: str) -> None:
     """Raises ValueError unless it is one of those known."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
+    if activation not in reference.ACTIVATIONS:
+        raise ValueError(f"activation: expected one of {', '.join(map(repr, reference.ACTIVATIONS))}, got {activation!r}")

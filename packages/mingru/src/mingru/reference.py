@@ -8,6 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._recurrence import absent_steps, present, run_steps
+
+ACTIVATIONS = ("g", "identity", "tanh")
+
 
 def candidate(v: Tensor, activation: str) -> Tensor:
     """c(v), the candidate state: "g" (appendix B: v + 1/2 where v >= 0, else sigmoid(v)), "identity" or "tanh"."""
@@ -33,22 +37,16 @@ def scan(
     *,
     activation: str = "g",
     initial: float = 0.5,
-    reverse: bool = False,
+    direction: str = "forward",
 ) -> tuple[Tensor, Tensor]:
     """out (B, T, D), h_last (B, D) from planes (B, T, D), h0 (B, D), lengths (B,) and reset (B, T)."""
-    batch, steps, channels = planes[0].shape
-    valid = torch.ones(batch, steps, dtype=torch.bool, device=h0.device)
-    if lengths is not None:
-        valid = torch.arange(steps, device=h0.device) < lengths[:, None]
-    planes = [plane.where(valid[..., None], plane.new_zeros(())).to(h0.dtype) for plane in planes]
+    absent = absent_steps(planes[0], lengths)
+    planes = present(planes, absent, h0.dtype)
     a, z = gates(planes[:-1])
     b = z * candidate(planes[-1], activation)
 
-    h, states = h0, [h0.new_zeros(batch, channels)] * steps
-    for t in reversed(range(steps)) if reverse else range(steps):
-        before = h if reset is None else torch.where(reset[:, t, None], h.new_tensor(initial), h)
-        after = a[:, t] * before + b[:, t]
-        h = torch.where(valid[:, t, None], after, h)
-        states[t] = torch.where(valid[:, t, None], after, torch.zeros_like(after))
-    out = torch.stack(states, dim=1) if steps else b
-    return out, h
+    def step(values: list[Tensor], h_prev: Tensor) -> tuple[Tensor, Tensor]:
+        h = values[0] * h_prev + values[1]
+        return h, h
+
+    return run_steps(step, [a, b], h0, absent, reset=reset, initial=initial, direction=direction)

@@ -2,17 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <rnnkit/cuda/scan.h>
 #include <rnnkit/library.h>
-// after scan.h, which they build on
-#include <rnnkit/philox.h>
-#include <rnnkit/sigmoids.h>
 
-#include "ops.h"
-// after all of these
 #include "cell.h"
+#include "family.h"
 
 RNNKIT_LIBRARY_IMPL(RNNKIT_CUDA_KEY, m) {
-  m.impl("scan", TORCH_BOX(&rnnkit::scan<rnnkit::cuda::Engine>));
-  m.impl("layer", TORCH_BOX(&rnnkit::layer<rnnkit::cuda::Engine>));
-  m.impl("layer_backward", TORCH_BOX(&rnnkit::layer_backward<rnnkit::cuda::Engine>));
-  m.impl("scan_backward", TORCH_BOX(&rnnkit::scan_backward<rnnkit::cuda::Engine>));
+  rnnkit::implement_scan<rnnkit::cuda::Engine, rnnkit::Family>(m);
+  rnnkit::implement_layer<rnnkit::cuda::Engine, rnnkit::Family>(m);
 }

@@ -61,7 +61,7 @@ def forget_mult(
         f, x = f.flatten(2), x.flatten(2)
         if hidden is not None:
             hidden = check_state(hidden, f, [f.shape[0 if batch_first else 1]] + list(features), "hidden").flatten(1)
-    out, last = _scan([f, x], 0, 2, hidden, lengths, batch_first, reverse, 0.0, 1.0, None)
+    out, last = _scan([f, x], "mult", hidden, lengths, batch_first, reverse, 0.0, 1.0, None)
     return out.reshape(out.shape[:2] + features), last.reshape(last.shape[:1] + features)
 
 
@@ -104,12 +104,13 @@ def pool(
     if gates.dim() != 3:
         raise ValueError(f"gates: expected 3 dimensions (T, B, P * H), got shape {list(gates.shape)}")
     check_floating("gates", gates)
-    kind, count = pooling_index(pooling)
+    check_pooling(pooling)
+    count = plane_count(pooling)
     if gates.shape[2] % count != 0:
         raise ValueError(f"gates: expected {count} * H features for pooling '{pooling}', got {gates.shape[2]}")
     check_zoneout(zoneout, zoneout_mode)
     scale, seed = _zoneout(gates, zoneout, zoneout_mode, training)
-    return _scan([gates], kind, count, hidden, lengths, batch_first, reverse, zoneout, scale, seed)
+    return _scan([gates], pooling, hidden, lengths, batch_first, reverse, zoneout, scale, seed)
 
 
 @torch.jit.unused
@@ -127,15 +128,16 @@ def layer_unchecked(
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
     """`pool` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K)."""
-    kind, count = pooling_index(pooling)
+    count = plane_count(pooling)
     scale, seed = _zoneout(x, zoneout, zoneout_mode, training)
     if hidden is not None:
         shape = [x.shape[0 if batch_first else 1], weight.shape[0] // count]
         hidden = check_state(hidden, x, shape, "hidden").contiguous()
     wants = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     save = torch.is_grad_enabled() and (wants or (hidden is not None and hidden.requires_grad))
-    options = (kind, zoneout, scale, reverse, batch_first, save)
-    out, last, _, _ = _ops.CALLS.layer(x, weight, bias, hidden, lengths, seed, *options)
+    direction = "backward" if reverse else "forward"
+    options = (pooling, zoneout, scale, direction, batch_first, save)
+    out, last, _, _ = _ops.CALLS.layer(x, weight, bias, hidden, lengths, None, seed, *options)
     return out, last
 
 
@@ -155,8 +157,7 @@ def _zoneout(like: Tensor, zoneout: float, mode: str, training: bool) -> Tuple[f
 
 def _scan(
     planes: List[Tensor],
-    kind: int,
-    count: int,
+    pooling: str,
     hidden: Optional[Tensor],
     lengths: Optional[Tensor],
     batch_first: bool,
@@ -169,17 +170,21 @@ def _scan(
         planes = [plane.transpose(0, 1) for plane in planes]
     x = planes[0]
     if hidden is not None:
-        width = x.shape[2] if len(planes) > 1 else x.shape[2] // count
+        width = x.shape[2] if len(planes) > 1 else x.shape[2] // plane_count(pooling)
         hidden = check_state(hidden, x, [x.shape[0], width], "hidden").contiguous()
     if lengths is not None:
         lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
     save = wants_gradients(planes, hidden)
+    direction = "backward" if reverse else "forward"
     if torch.jit.is_scripting():
-        out, last, _ = torch.ops.rnnkit_qrnn.scan(planes, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
+        out, last, _ = torch.ops.rnnkit_qrnn.scan(
+            planes, hidden, lengths, None, seed, pooling, zoneout, scale, direction, save
+        )
     elif needs_plain_torch():
-        out, last = _composite(planes, hidden, lengths, seed, kind, count, zoneout, scale, reverse)
+        out, last = _composite(planes, hidden, lengths, seed, pooling, zoneout, scale, direction)
     else:
-        out, last, _ = _ops.CALLS.scan(planes, hidden, lengths, seed, kind, zoneout, scale, reverse, save)
+        options = (pooling, zoneout, scale, direction, save)
+        out, last, _ = _ops.CALLS.scan(planes, hidden, lengths, None, seed, *options)
     return out if batch_first else out.transpose(0, 1), last
 
 
@@ -189,25 +194,30 @@ def _composite(
     hidden: Tensor | None,
     lengths: Tensor | None,
     seed: Tensor | None,
-    kind: int,
-    count: int,
+    pooling: str,
     zoneout: float,
     scale: float,
-    reverse: bool,
+    direction: str,
 ) -> tuple[Tensor, Tensor]:
-    width = channels_of(planes, count)
-    return run_reference(_ops.composite, width, 0.0, planes, hidden, lengths, seed, kind, zoneout, scale, reverse)
+    options = (lengths, None, seed, pooling, zoneout, scale, direction)
+    return run_reference(_ops.composite, channels_of(planes, plane_count(pooling)), 0.0, planes, hidden, *options)
 
 
-def pooling_index(pooling: str) -> Tuple[int, int]:
-    """The index of a pooling, and the number of its planes."""
-    if pooling == "f":
-        return 1, 2
+def plane_count(pooling: str) -> int:
+    """Of a pooling, of ForgetMult's too, which is "mult"."""
+    if pooling == "f" or pooling == "mult":
+        return 2
     if pooling == "fo":
-        return 2, 3
+        return 3
     if pooling == "ifo":
-        return 3, 4
-    raise ValueError(f"pooling: expected 'f', 'fo' or 'ifo', got '{pooling}'")
+        return 4
+    raise ValueError(f"pooling: expected 'mult', 'f', 'fo' or 'ifo', got '{pooling}'")
+
+
+def check_pooling(pooling: str) -> None:
+    """Raises unless there is such a pooling of pre-activations."""
+    if pooling != "f" and pooling != "fo" and pooling != "ifo":
+        raise ValueError(f"pooling: expected 'f', 'fo' or 'ifo', got '{pooling}'")
 
 
 def check_zoneout(zoneout: float, mode: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._recurrence import absent_steps, present, run_steps
+
 LOW_32_BITS = 0xFFFFFFFF
 
 
@@ -39,28 +41,30 @@ def scan(
     planes: list[Tensor],
     h0: Tensor,
     lengths: Tensor | None = None,
+    reset: Tensor | None = None,
     seed: Tensor | None = None,
-    *,
     pooling: str = "fo",
     zoneout: float = 0.0,
     scale: float = 1.0,
-    reverse: bool = False,
+    direction: str = "forward",
 ) -> tuple[Tensor, Tensor]:
-    """out (B, T, D) and the last state (B, D), from planes (B, T, D), h0 (B, D) and lengths (B,).
+    """out (B, T, D) and the last state (B, D), from planes (B, T, D), h0 (B, D), lengths (B,) and reset (B, T).
 
     Planes: (f, x) for pooling "mult"; pre-activations (Z, F), (Z, F, O) and (Z, F, I, O) for "f", "fo" and "ifo".
     With a seed, an element keeps its state with probability `zoneout`; else what lets in is multiplied by `scale`.
     """
     batch, steps, channels = planes[0].shape
-    t = torch.arange(steps, device=h0.device).expand(batch, steps)
-    last = t.new_full((batch, 1), steps) if lengths is None else lengths[:, None]
-    valid = t < last
-    planes = [plane.where(valid[..., None], plane.new_zeros(())).to(h0.dtype) for plane in planes]
+    absent = absent_steps(planes[0], lengths)
+    planes = present(planes, absent, h0.dtype)
 
     open_ = torch.full_like(planes[0], scale)
     if seed is not None:
-        order = torch.where(valid, last - 1 - t, t) if reverse else t
-        drawn = draws(seed, batch, steps, channels).gather(1, order[..., None].expand(-1, -1, channels))
+        t = torch.arange(steps, device=h0.device).expand(batch, steps)
+        last = t.new_full((batch, 1), steps) if lengths is None else lengths[:, None]
+        drawn = draws(seed, batch, steps, channels)  # in the order of processing
+        backward = drawn.gather(1, torch.where(absent, t, last - 1 - t)[..., None].expand(-1, -1, channels))
+        first_backward = {"forward": channels, "backward": 0, "both": channels // 2}[direction]
+        drawn = torch.cat([drawn[..., :first_backward], backward[..., first_backward:]], -1)
         open_ = open_.masked_fill(drawn < round(zoneout * 2**24), 0.0)
     if pooling == "mult":
         f, x = planes
@@ -70,10 +74,9 @@ def scan(
         a = keep * open_ + (1 - open_)
         b = open_ * (torch.sigmoid(planes[2]) if pooling == "ifo" else f) * z
 
-    h, states = h0, [h0.new_zeros(batch, channels)] * steps
-    for i in reversed(range(steps)) if reverse else range(steps):
-        after = a[:, i] * h + b[:, i]
-        h = torch.where(valid[:, i, None], after, h)
-        states[i] = torch.where(valid[:, i, None], after, torch.zeros_like(after))
-    out = torch.stack(states, dim=1) if steps else b
-    return (torch.sigmoid(planes[-1]) * out if pooling in ("fo", "ifo") else out), h
+    def step(values: list[Tensor], c_prev: Tensor) -> tuple[Tensor, Tensor]:
+        c = values[0] * c_prev + values[1]
+        return c, c
+
+    out, last_state = run_steps(step, [a, b], h0, absent, reset=reset, direction=direction)
+    return torch.sigmoid(planes[-1]) * out if pooling in ("fo", "ifo") else out, last_state

@@ -1,5 +1,16 @@
 // Between logits and the scores of the lattice, one row of classes after the other, which the first cache holds.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_RNNT_LOSS_CPU_JOINT_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_RNNT_LOSS_CPU_JOINT_H
+#undef RNNKIT_RNNT_LOSS_CPU_JOINT_H
+#else
+#define RNNKIT_RNNT_LOSS_CPU_JOINT_H
+#endif
+
+#include <rnnkit/cpu/math.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../problem.h"
 
 namespace rnnkit::RNNKIT_TARGET {
 
@@ -178,3 +189,5 @@ void run(const JointBackward<scalar_t>& p) {
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

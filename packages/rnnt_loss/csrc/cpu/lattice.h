@@ -3,6 +3,17 @@
 // other: they are a vector. For that, arcs are copied to rows of one diagonal each, in which s counts from the diagonal's
 // lowest.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_RNNT_LOSS_CPU_LATTICE_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_RNNT_LOSS_CPU_LATTICE_H
+#undef RNNKIT_RNNT_LOSS_CPU_LATTICE_H
+#else
+#define RNNKIT_RNNT_LOSS_CPU_LATTICE_H
+#endif
+
+#include <rnnkit/cpu/math.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../problem.h"
 
 namespace rnnkit::RNNKIT_TARGET {
 
@@ -228,3 +239,5 @@ void run(const Ranges<scalar_t>& p) {
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

@@ -77,4 +77,4 @@ struct CpuEngine {
 
 }  // namespace rnnkit
 
-RNNKIT_LIBRARY_IMPL(CPU, m) { RNNKIT_RNNT_OPS(m, rnnkit::CpuEngine); }
+RNNKIT_LIBRARY_IMPL(CPU, m) { rnnkit::implement_all<rnnkit::CpuEngine>(m); }

@@ -1,5 +1,17 @@
 // The joiner that adds, and the one that is tanh of a sum.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_RNNT_LOSS_CPU_SIMPLE_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_RNNT_LOSS_CPU_SIMPLE_H
+#undef RNNKIT_RNNT_LOSS_CPU_SIMPLE_H
+#else
+#define RNNKIT_RNNT_LOSS_CPU_SIMPLE_H
+#endif
+
+#include <rnnkit/cpu/math.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "../problem.h"
+#include "joint.h"
 
 namespace rnnkit::RNNKIT_TARGET {
 
@@ -262,3 +274,5 @@ void run(const JoinBackward<scalar_t>& p) {
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

@@ -86,4 +86,4 @@ struct Engine {
 
 }  // namespace rnnkit::cuda
 
-RNNKIT_LIBRARY_IMPL(RNNKIT_CUDA_KEY, m) { RNNKIT_RNNT_OPS(m, rnnkit::cuda::Engine); }
+RNNKIT_LIBRARY_IMPL(RNNKIT_CUDA_KEY, m) { rnnkit::implement_all<rnnkit::cuda::Engine>(m); }

@@ -10,7 +10,7 @@ lattice(label (B, NL, T or T + 1, S or rows), blank (B, NB, T, rows), ...) -> sc
     in their shapes, or (0,) unless `occupancies`. One plane may come without its dimension. `label_weight` multiplies the labels' gradients alone (FastEmit).
 joint_scores(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, label_weight, reuse) -> label (B, T, S or rows),
     blank (B, len(blanks), T, rows), norm (B, T, rows). Logits are (B, T, rows, C), or packed (nodes, C) with `offsets` (B,).
-    `kind` is the index of one of reference.MODES.
+    `kind` is one of reference.MODES.
     `clamp` limits each logit's gradient, of a sequence's score, once the lattice has multiplied those of labels by
     `label_weight`; `reuse` writes gradients over the logits.
 simple_scores(lm (B, S + 1, C), am (B, T, C), symbols, boundary, blank) -> label (B, T, S), blank (B, T, S + 1), and what
@@ -34,13 +34,12 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import one_by_one, with_backward
+from ._derivatives import one_by_one, register_shapes, with_backward
 from ._modes import needs_plain_torch, without_autocast
 from ._names import refuse_namesake
 from ._tensors import state_dtype
 
 NAMESPACE = "rnnkit_rnnt_loss"
-SOFTMAX, HAT, LOG_PROBS = range(3)
 _ONEDNN = platform.machine() in ("x86_64", "AMD64") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -114,7 +113,7 @@ def _joint_reference(
     offsets: Tensor | None,
     frames: int,
     blanks: list[int],
-    mode: int,
+    mode: str,
     clamp: float,
     label_weight: float,
     reuse: bool,
@@ -124,7 +123,7 @@ def _joint_reference(
     boundary = whole(boundary, symbols.shape[0], symbols.shape[1], frames, logits)
     if offsets is not None:
         logits = reference.unpacked(logits, boundary, frames, symbols.shape[1])
-    label, blank = reference.joint_scores(logits, symbols, boundary, begin, blanks, reference.MODES[mode])
+    label, blank = reference.joint_scores(logits, symbols, boundary, begin, blanks, mode)
     return label.to(state_dtype(logits)), blank.to(state_dtype(logits))
 
 
@@ -144,7 +143,7 @@ def _joiner_reference(
     begin: Tensor | None,
     rows: int,
     blank: int,
-    mode: int,
+    mode: str,
     rows_at_once: int,
 ) -> tuple[Tensor, Tensor]:
     frames = enc.shape[1]
@@ -208,10 +207,12 @@ def register(namespace: str) -> SimpleNamespace:
     ops = getattr(torch.ops, namespace)
     calls = SimpleNamespace()
 
-    @torch.library.register_fake(f"{namespace}::lattice")
-    def _(label, blank, label_durations, blank_durations, boundary, begin, label_end, viterbi, occupancies, label_weight):  # type: ignore[no-untyped-def]
+    def shapes_of_lattice(label, blank, *rest):  # type: ignore[no-untyped-def]
+        *_, occupancies, _ = rest
         found = [t.new_empty(t.shape if occupancies else (0,)) for t in (label, blank)]
         return blank.new_empty(blank.shape[0]), *found
+
+    register_shapes(f"{namespace}::lattice", shapes_of_lattice)
 
     def setup_lattice(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         label, blank, *options = inputs
@@ -234,12 +235,13 @@ def register(namespace: str) -> SimpleNamespace:
 
     calls.lattice = with_backward(f"{namespace}::lattice", setup_lattice, lattice_backward)
 
-    @torch.library.register_fake(f"{namespace}::joint_scores")
-    def _(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, label_weight, reuse):  # type: ignore[no-untyped-def]
+    def shapes_of_joint_scores(logits, symbols, boundary, begin, offsets, frames, blanks, kind, clamp, label_weight, reuse):  # type: ignore[no-untyped-def]
         batch, dtype = symbols.shape[0], state_dtype(logits)
         rows = symbols.shape[1] + 1 if offsets is not None else logits.shape[-2]
         label = logits.new_empty(batch, frames, rows if begin is not None else symbols.shape[1], dtype=dtype)
         return label, label.new_empty(batch, len(blanks), frames, rows), label.new_empty(batch, frames, rows)
+
+    register_shapes(f"{namespace}::joint_scores", shapes_of_joint_scores)
 
     @torch.library.register_fake(f"{namespace}::joint_scores_")
     def _(*_):  # type: ignore[no-untyped-def]
@@ -335,7 +337,7 @@ def register(namespace: str) -> SimpleNamespace:
         begin: Tensor | None,
         rows: int,
         blank: int,
-        kind: int,
+        kind: str,
         rows_at_once: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         found = _empty_scores(enc, symbols, begin, rows)
@@ -353,7 +355,7 @@ def register(namespace: str) -> SimpleNamespace:
         return label, label.new_empty(batch, 1, frames, rows), label.new_empty(batch, frames, rows)
 
     @torch.library.register_fake(f"{namespace}::joiner_scores")
-    def _(enc, dec, weight, bias, symbols, boundary, begin, rows, blank, kind, rows_at_once):  # type: ignore[no-untyped-def]
+    def _(enc, dec, weight, bias, symbols, boundary, begin, rows, blank, mode, rows_at_once):  # type: ignore[no-untyped-def]
         kept = [enc.new_empty(0), enc.new_empty(0)]
         if rows_at_once == 0 and enc.shape[0] * enc.shape[1] * rows > 0:
             kept = [enc.new_empty(enc.shape[0] * enc.shape[1], rows, width) for width in (enc.shape[2], weight.shape[0])]
@@ -375,7 +377,7 @@ def register(namespace: str) -> SimpleNamespace:
         begin: Tensor | None,
         rows: int,
         blank: int,
-        kind: int,
+        kind: str,
         rows_at_once: int,
     ) -> list[Tensor]:
         sums = [torch.zeros(t.shape, dtype=state_dtype(t), device=t.device) for t in (enc, dec, weight, bias)]

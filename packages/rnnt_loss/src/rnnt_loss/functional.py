@@ -125,7 +125,7 @@ def rnnt_loss(
     """
     logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, reduction)
     reuse_logits = _check_reuse(logits, reuse_logits)
-    mode = _ops.HAT if use_hat_loss else _ops.SOFTMAX
+    mode = "hat" if use_hat_loss else "softmax"
     frames = logits.shape[1]
     label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
     score, *occupancies = solve(
@@ -186,7 +186,7 @@ def rnnt_loss_packed(
     offsets = nodes.cumsum(0) - nodes
     if may_read(boundary) and int(nodes.sum()) != logits.shape[0]:
         raise ValueError(f"logits: expected {int(nodes.sum())} nodes, as the boundary says, got {logits.shape[0]}")
-    options = (num_frames, [blank], _ops.SOFTMAX, 0.0, 1.0, reuse_logits)
+    options = (num_frames, [blank], "softmax", 0.0, 1.0, reuse_logits)
     label, blanks = _ops.joint_scores(logits.contiguous(), symbols, checked, None, offsets, *options)
     score, _, _ = solve(label, blanks, rnnt_type, checked, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
     return reduce(score, reduction, zero_infinity)
@@ -303,7 +303,7 @@ def rnnt_loss_pruned(
         logits, symbols, ranges, termination_symbol, boundary, rnnt_type, reduction
     )
     reuse_logits = _check_reuse(logits, reuse_logits)
-    mode = _ops.HAT if use_hat_loss else _ops.SOFTMAX
+    mode = "hat" if use_hat_loss else "softmax"
     frames = logits.shape[1]
     label, blanks = _ops.joint_scores(logits, symbols, boundary, begin, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
     score, *occupancies = solve(
@@ -449,7 +449,7 @@ def get_rnnt_logprobs_joint(
 ) -> tuple[Tensor, Tensor]:
     """(px, py) of `rnnt_loss`: see `get_rnnt_logprobs`."""
     logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
-    options = (logits.shape[1], [blank], _ops.SOFTMAX, 0.0, 1.0, False)
+    options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
     label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
     return _logprobs(label, blanks[:, 0], rnnt_type)
 
@@ -468,7 +468,7 @@ def get_rnnt_logprobs_pruned(
     logits, symbols, begin, boundary, blank = _checked_pruned(
         logits, symbols, ranges, termination_symbol, boundary, rnnt_type, "none"
     )
-    options = (logits.shape[1], [blank], _ops.HAT if use_hat_loss else _ops.SOFTMAX, 0.0, 1.0, False)
+    options = (logits.shape[1], [blank], "hat" if use_hat_loss else "softmax", 0.0, 1.0, False)
     scores = _ops.joint_scores(logits, symbols, boundary, begin, None, *options)
     label, blanks = (_spread(t, begin, symbols.shape[1], -torch.inf) for t in (scores[0], scores[1][:, 0]))
     return _logprobs(label[..., :-1], blanks, rnnt_type)
@@ -633,7 +633,7 @@ def rnnt_align(
     """
     with torch.no_grad():
         logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
-        options = (logits.shape[1], [blank], _ops.SOFTMAX, 0.0, 1.0, False)
+        options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
         label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
         score, taken, _ = solve(label, blanks, rnnt_type, boundary, occupancies=True, viterbi=True)
         if taken.shape[1] == 0:
@@ -689,7 +689,7 @@ def tdt_loss(
     tokens, symbols, boundary, blank = _checked_joint(tokens, symbols, termination_symbol, boundary, "regular", reduction)
     batch, frames, rows = logits.shape[:3]
     label_weight = 1 + fastemit_lambda
-    options = (frames, [blank], _ops.SOFTMAX, max(clamp, 0.0), label_weight, False)
+    options = (frames, [blank], "softmax", max(clamp, 0.0), label_weight, False)
     label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
     if omega > 0 and float(torch.rand(())) < omega:
         score = solve(label, blanks, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
@@ -744,7 +744,7 @@ def multiblank_rnnt_loss(
         )
     logits, symbols, boundary, _ = _checked_joint(logits, symbols, blanks[0], boundary, "regular", reduction)
     classes = [check_index("blanks", blank, logits.shape[3]) for blank in blanks]
-    options = (logits.shape[1], classes, _ops.SOFTMAX, max(clamp, 0.0), 1 + fastemit_lambda, False)
+    options = (logits.shape[1], classes, "softmax", max(clamp, 0.0), 1 + fastemit_lambda, False)
     label, found = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
     of_blanks, durations = _possible(blank_durations, logits.shape[1], 1)
     arcs = (label[:, None] - sigma, found[:, of_blanks] - sigma)
@@ -854,7 +854,7 @@ def _smoothed_scores(
     bounds = _ops.whole(boundary, batch, count, frames, am)
     if lm_only != 0:  # the rows of lm are the logits of a lattice of one frame
         one = torch.stack([bounds[:, 0], torch.zeros_like(bounds[:, 0]), bounds[:, 2], (bounds[:, 3] > 0).long()], 1)
-        options = (one, None, None, 1, [blank], _ops.SOFTMAX, 0.0, 1.0, False)
+        options = (one, None, None, 1, [blank], "softmax", 0.0, 1.0, False)
         lm_label, lm_blank = _ops.joint_scores(lm[:, None].contiguous(), symbols, *options)
         label, blanks = label + lm_only * lm_label, blanks + lm_only * lm_blank[:, 0]
     if am_only != 0:  # the mean distribution of lm, without context, in lm's place
@@ -903,7 +903,7 @@ def _fused(
         raise ValueError(f"rows_at_once: expected at least 0, got {rows_at_once}")
     check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
     check_choice("reduction", reduction, REDUCTIONS)
-    mode = _ops.HAT if use_hat_loss else _ops.SOFTMAX
+    mode = "hat" if use_hat_loss else "softmax"
     given = (symbols, termination_symbol, bounds, begin, rows, mode, rows_at_once)
     linear = linear_parameters(joiner) if isinstance(joiner, nn.Linear) else None
     if linear is not None:
@@ -940,7 +940,7 @@ def _linear_scores(
     boundary: Tensor | None,
     begin: Tensor | None,
     rows: int,
-    mode: int,
+    mode: str,
     rows_at_once: int,
 ) -> tuple[Tensor, Tensor]:
     weight, bias = linear
@@ -968,7 +968,7 @@ def _callable_scores(
     boundary: Tensor | None,
     begin: Tensor | None,
     rows: int,
-    mode: int,
+    mode: str,
     rows_at_once: int,
 ) -> tuple[Tensor, Tensor]:
     batch, frames, count = am.shape[0], am.shape[1], lm.shape[1] - 1

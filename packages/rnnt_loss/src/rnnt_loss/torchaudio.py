@@ -68,7 +68,7 @@ def rnnt_loss(
         if logits.stride(-1) != 1:
             logits = logits.contiguous()
         blanks = [blank + classes if blank < 0 else blank]
-        mode = 0 if fused_log_softmax else 2  # _ops.SOFTMAX, _ops.LOG_PROBS: scripts read no globals
+        mode = "softmax" if fused_log_softmax else "log_probs"
         label, found, _ = torch.ops.rnnkit_rnnt_loss.joint_scores(
             logits, symbols, boundary, None, None, frames, blanks, mode, max(clamp, 0.0), 1 + fastemit_lambda, False
         )
@@ -80,7 +80,7 @@ def rnnt_loss(
             loss = loss.masked_fill(loss == float("inf"), 0.0)
         return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
     logits, symbols, boundary, blank = _checked(logits, targets, logit_lengths, target_lengths, blank, reduction)
-    mode = _ops.SOFTMAX if fused_log_softmax else _ops.LOG_PROBS
+    mode = "softmax" if fused_log_softmax else "log_probs"
     options = (boundary, None, None, logits.shape[1], [blank], mode, max(clamp, 0.0), 1 + fastemit_lambda, False)
     label, found = _ops.joint_scores(logits, symbols, *options)
     score = solve(label, found, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]

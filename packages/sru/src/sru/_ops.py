@@ -1,16 +1,17 @@
 """The ops `scan`, `layer`, `stack_step`, `product`, and the backward ones, of `torch.ops.rnnkit_sru`, as torch sees them.
 
-Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments:
+Importing this module loads the compiled library and teaches torch shapes and derivatives. Arguments, by position or by name:
 
-    inputs         [U, (x), (v_f, v_r), parameters], see `reference.scan`; sequences are (B, T, ...), of one dtype
+    inputs         [(v_f), U, (x), (v_r), parameters], see `reference.scan`; sequences are (B, T, ...), of one dtype
     c0             (B, D), or None: 0
     lengths        (B,) int64, or None: every sequence has T steps
+    reset          (B, T) bool, or None: the steps before which c is 0
     pad            (B, T) bool, or None
     mask, scale    (B, D) and (1,), or None: 1
-    activation     index into reference.ACTIVATIONS
-    skip           index into reference.SKIPS
-    peephole       index into reference.PEEPHOLES
-    bidirectional  the second half of the channels goes from the last step to the first
+    activation     of reference.ACTIVATIONS
+    skip           of reference.SKIPS
+    peephole       of reference.PEEPHOLES
+    direction      "forward", "backward", or "both": the second half of the channels goes from the last step to the first
     save           keeps what backward needs: `carries`, c before every 16th step, (B, ceil(T / 16) * D)
 
 States, parameters, mask and scale are float32, or float64 where the sequences are. `layer(x, weight, bias, weight_c, ...)` is
@@ -29,48 +30,39 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
-from ._derivatives import register_scan, with_backward
+from ._derivatives import register_scan, register_shapes, with_backward
 from ._layers import register_layer
 from ._names import refuse_namesake
 from ._tensors import state_dtype
 
 NAMESPACE = "rnnkit_sru"
-EXTRAS = 4  # lengths, pad, mask, scale
-INPUT = reference.SKIPS.index("input")
+EXTRAS = 5  # lengths, reset, pad, mask, scale
+
+
+def plane_count(activation: str, skip: str, peephole: str, *_: Any) -> int:
+    """Of a kind of scan."""
+    return 3 + (skip != "none") + (2 if peephole == "plane" else 0)
 
 
 def composite(inputs: list[Tensor], c0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """`scan` by the reference."""
-    activation, skip, peephole, bidirectional = rest[EXTRAS:]
-    return reference.scan(
-        inputs,
-        c0,
-        *rest[:EXTRAS],
-        activation=reference.ACTIVATIONS[activation],
-        skip=reference.SKIPS[skip],
-        peephole=reference.PEEPHOLES[peephole],
-        bidirectional=bidirectional,
-    )
+    names = ("activation", "skip", "peephole", "direction")
+    return reference.scan(inputs, c0, *rest[:EXTRAS], **dict(zip(names, rest[EXTRAS:], strict=True)))
 
 
 def register(namespace: str) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
-    scan = register_scan(
-        namespace,
-        channels=lambda inputs, *_: inputs[-1].shape[1],
-        initial=lambda *_: 0.0,
-        reference=composite,
-        extras=EXTRAS,
-    )
+    scan = register_scan(namespace, planes=plane_count, reference=composite, extras=EXTRAS)
 
-    @torch.library.register_fake(f"{namespace}::product")
-    def _(x, weight):  # type: ignore[no-untyped-def]
+    def shapes_of_product(x, weight):  # type: ignore[no-untyped-def]
         return x.new_empty(x.shape[0], weight.shape[1])
 
-    @torch.library.register_fake(f"{namespace}::stack_step")
-    def _(x, weights, biases, *rest):  # type: ignore[no-untyped-def]
+    def shapes_of_stack_step(x, weights, biases, *rest):  # type: ignore[no-untyped-def]
         batch, width = x.shape[0], biases[0].shape[0] // 2
         return x.new_empty(batch, width), x.new_empty(len(weights), batch, width, dtype=state_dtype(x))
+
+    register_shapes(f"{namespace}::product", shapes_of_product)
+    register_shapes(f"{namespace}::stack_step", shapes_of_stack_step)
 
     def setup_product(ctx: Any, arguments: tuple[Tensor, ...], _: Tensor) -> None:
         ctx.save_for_backward(*arguments)
@@ -83,20 +75,15 @@ def register(namespace: str) -> SimpleNamespace:
     def scan_backward(
         grad_out: Tensor, grad_c_last: Tensor | None, x: Tensor, bias: Tensor, weight_c: Tensor | None, *rest: Any
     ) -> tuple[Tensor | None, ...]:
-        u, *kept, activation, bidirectional = rest
-        peephole = reference.PEEPHOLES.index("none" if weight_c is None else "parameter")
-        parameters = (bias if weight_c is None else torch.cat([bias, weight_c])).view(-1, x.shape[2])
-        options = (activation, INPUT, peephole, bidirectional)
+        u, *kept, activation, direction = rest
+        parameters = [bias] if weight_c is None else [bias, weight_c]
+        options = (activation, "input", "none" if weight_c is None else "parameter", direction)
         backward = getattr(torch.ops, namespace).scan_backward
-        of_u, of_x, of_parameters, of_c0 = backward(grad_out, grad_c_last, [u, x, parameters], *kept, *options)
-        of_weight_c = None if weight_c is None else of_parameters[2:].reshape(-1)
-        return of_u, of_x, of_parameters[:2].reshape(-1), of_weight_c, of_c0
-
-    def width(weight: Tensor, *_: Any) -> int:
-        return weight.shape[1] // 3
+        of_u, of_x, *of_parameters, of_c0 = backward(grad_out, grad_c_last, [u, x, *parameters], *kept, *options)
+        return of_u, of_x, of_parameters[0], None if weight_c is None else of_parameters[1], of_c0
 
     kind = {"planes_dim": 1, "parameters": 2, "extras": EXTRAS}
-    layer = register_layer(namespace, channels=width, scan_backward=scan_backward, **kind)
+    layer = register_layer(namespace, planes=lambda *_: 3, scan_backward=scan_backward, **kind)
     product = with_backward(f"{namespace}::product", setup_product, product_backward)
     return SimpleNamespace(scan=scan, layer=layer, product=product)
 

@@ -72,30 +72,37 @@ def recurrence(
     k = U.shape[2] // channels
     if x is not None and k == 4:
         raise ValueError("x: expected None where U has four values a channel, x' among them")
-    peephole = 0 if weight_c is None else (1 if weight_c.dim() == 1 else 2)
+    peephole = "none" if weight_c is None else ("parameter" if weight_c.dim() == 1 else "plane")
     if not batch_first:
         U = U.transpose(0, 1)
     highway: List[Tensor] = []
     if x is not None:
         highway = [_check_like("x", x if batch_first else x.transpose(0, 1), U, channels)]
-    per_step: List[Tensor] = []
-    if weight_c is not None and peephole == 2:
-        v = _check_like("weight_c", weight_c if batch_first else weight_c.transpose(0, 1), U, 2 * channels)
-        v = v.unflatten(2, [channels, 2])
-        per_step = [v[..., 0].contiguous(), v[..., 1].contiguous()]
-    inputs = [U] + highway + per_step + [_parameters(bias, weight_c if peephole == 1 else None, U)]
-    skip = 2 if k == 4 else (0 if x is None else 1)
+    inputs = [U] + highway
+    if weight_c is not None and peephole == "plane":
+        _check_like("weight_c", weight_c if batch_first else weight_c.transpose(0, 1), U, 2 * channels)
+        v = weight_c.unflatten(2, [channels, 2])
+        v_f, v_r = v[..., 0].contiguous(), v[..., 1].contiguous()
+        if not batch_first:
+            v_f, v_r = v_f.transpose(0, 1), v_r.transpose(0, 1)
+        inputs = [v_f] + inputs + [v_r]
+    inputs = inputs + [_parameters(bias, weight_c if peephole == "parameter" else None, U)]
+    skip = "column" if k == 4 else ("none" if x is None else "input")
     c0, lengths, pad, mask, scale = _check_others(U, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
     _check_directions(bidirectional, channels)
-    kind = _activation_index(activation)
+    _check_activation(activation)
+    direction = "both" if bidirectional else "forward"
     # not of `inputs`, which torch.jit.script loses on the way
     save = wants_gradients([U, bias, bias if x is None else x, bias if weight_c is None else weight_c], c0)
     if torch.jit.is_scripting():
-        h, c, _ = torch.ops.rnnkit_sru.scan(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional, save)
+        h, c, _ = torch.ops.rnnkit_sru.scan(
+            inputs, c0, lengths, None, pad, mask, scale, activation, skip, peephole, direction, save
+        )
     elif needs_plain_torch():
-        h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional)
+        h, c = _composite(inputs, c0, lengths, pad, mask, scale, activation, skip, peephole, direction)
     else:
-        h, c, _ = _ops.CALLS.scan(inputs, c0, lengths, pad, mask, scale, kind, skip, peephole, bidirectional, save)
+        options = (activation, skip, peephole, direction, save)
+        h, c, _ = _ops.CALLS.scan(inputs, c0, lengths, None, pad, mask, scale, *options)
     return h if batch_first else h.transpose(0, 1), c
 
 
@@ -144,12 +151,13 @@ def layer(
     rows = x if batch_first else x.transpose(0, 1)
     c0, lengths, pad, mask, scale = _check_others(rows, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
     _check_directions(bidirectional, channels)
-    kind = _activation_index(activation)
+    _check_activation(activation)
+    direction = "both" if bidirectional else "forward"
     if not torch.jit.is_scripting():
         if needs_plain_torch():
             inputs = [rows @ weight, rows, _parameters(bias, weight_c, x)]
-            peephole = 0 if weight_c is None else 1
-            h, c = _composite(inputs, c0, lengths, pad, mask, scale, kind, 1, peephole, bidirectional)
+            peephole = "none" if weight_c is None else "parameter"
+            h, c = _composite(inputs, c0, lengths, pad, mask, scale, activation, "input", peephole, direction)
             return h if batch_first else h.transpose(0, 1), c
     bias = bias.to(state_dtype(x)).contiguous()
     weight_c = None if weight_c is None else weight_c.to(state_dtype(x)).contiguous()
@@ -157,11 +165,11 @@ def layer(
     if not torch.jit.is_scripting():
         call = _ops.CALLS.layer if is_eager() else torch.ops.rnnkit_sru.layer
         with without_autocast(x.device):  # which would change the dtype of U alone
-            options = (kind, bidirectional, batch_first, save)
-            h, c, _, _ = call(x, weight, bias, weight_c, c0, lengths, pad, mask, scale, *options)
+            options = (activation, direction, batch_first, save)
+            h, c, _, _ = call(x, weight, bias, weight_c, c0, lengths, None, pad, mask, scale, *options)
     else:
         h, c, _, _ = torch.ops.rnnkit_sru.layer(
-            x, weight, bias, weight_c, c0, lengths, pad, mask, scale, kind, bidirectional, batch_first, save
+            x, weight, bias, weight_c, c0, lengths, None, pad, mask, scale, activation, direction, batch_first, save
         )
     return h, c
 
@@ -180,13 +188,13 @@ def layer_unchecked(
     wanted = state_dtype(x)
     bias = bias.to(wanted).contiguous()
     weight_c = None if weight_c is None else weight_c.to(wanted).contiguous()
-    kind = _activation_index(activation)
     wants = (
         x.requires_grad or weight.requires_grad or bias.requires_grad or (weight_c is not None and weight_c.requires_grad)
     )
     save = wants and torch.is_grad_enabled()
-    others = (None, None, None, None, None, kind, bidirectional, batch_first, save)
-    h, c, _, _ = _ops.CALLS.layer(x, weight, bias, weight_c, *others)
+    direction = "both" if bidirectional else "forward"
+    options = (activation, direction, batch_first, save)
+    h, c, _, _ = _ops.CALLS.layer(x, weight, bias, weight_c, None, None, None, None, None, None, *options)
     return h, c
 
 
@@ -202,8 +210,7 @@ def stack_step_unchecked(
     activation: str,
 ) -> Tuple[Tensor, Tensor]:
     """A step of layers of one width and kind, in one op, without gradients; x (B, K), c (L, B, D) or None, contiguous."""
-    kind = (has_skip_term, _activation_index(activation))
-    return torch.ops.rnnkit_sru.stack_step(x, weights, biases, weights_c, scales, c, *kind)
+    return torch.ops.rnnkit_sru.stack_step(x, weights, biases, weights_c, scales, c, has_skip_term, activation)
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -225,15 +232,9 @@ def _check_directions(bidirectional: bool, channels: int) -> None:
         raise ValueError(f"bidirectional: expected an even number of channels, got {channels}")
 
 
-def _activation_index(activation: str) -> int:
-    """The index of an activation in `reference.ACTIVATIONS`."""
-    if activation == "identity":
-        return 0
-    if activation == "tanh":
-        return 1
-    if activation == "relu":
-        return 2
-    raise ValueError(f"activation: expected 'identity', 'tanh' or 'relu', got '{activation}'")
+def _check_activation(activation: str) -> None:
+    if activation != "identity" and activation != "tanh" and activation != "relu":
+        raise ValueError(f"activation: expected 'identity', 'tanh' or 'relu', got '{activation}'")
 
 
 def check_mask_pad(mask_pad: Tensor, batch: int, steps: int, batch_first: bool) -> Tensor:
@@ -317,10 +318,10 @@ def _composite(
     pad: Optional[Tensor],
     mask: Optional[Tensor],
     scale: Optional[Tensor],
-    activation: int,
-    skip: int,
-    peephole: int,
-    bidirectional: bool,
+    activation: str,
+    skip: str,
+    peephole: str,
+    direction: str,
 ) -> Tuple[Tensor, Tensor]:
-    options = (lengths, pad, mask, scale, activation, skip, peephole, bidirectional)
+    options = (lengths, None, pad, mask, scale, activation, skip, peephole, direction)
     return run_reference(_ops.composite, inputs[-1].shape[1], 0.0, inputs, c0, *options)

@@ -67,6 +67,8 @@ def variations(value: Any) -> Iterator[Any]:
         yield from INTEGERS
     elif isinstance(value, float):
         yield from (float("nan"), float("inf"), -1.0, 0.0, 1e300)
+    elif isinstance(value, str):
+        yield from ("", value.upper(), value + "\0", "x" * 1000)
     else:
         yield from ([], value[:-1], [*value, value[-1]], value[::-1])
         for i, element in enumerate(value):

@@ -29,7 +29,8 @@ class ScanCase:
     dtype: torch.dtype = torch.float32
     h0: bool = True
     lengths: tuple[int, ...] | None = None
-    reverse: bool = False
+    reset: tuple[int, ...] | None = None  # steps at which every sequence starts afresh
+    direction: str = "forward"
     layout: str = "packed"
     saturated: bool = False
 
@@ -44,7 +45,7 @@ class ScanCase:
         return ()
 
     def extra(self, device: torch.device) -> Any:
-        """The op's further tensors, such as `reset`."""
+        """The op's further tensors."""
         return None
 
     def prepare(self, planes: list[Tensor]) -> list[Tensor]:
@@ -52,13 +53,19 @@ class ScanCase:
         return planes
 
     def op(
-        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, extra: Any, *parameters: Tensor
+        self,
+        planes: list[Tensor],
+        h0: Tensor | None,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        extra: Any,
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(out, h_last) of the family's op."""
         raise NotImplementedError
 
     def reference(
-        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, extra: Any, *parameters: Tensor
+        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, reset: Tensor | None, extra: Any, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
         """(out, h_last) of the family's reference."""
         raise NotImplementedError
@@ -97,8 +104,11 @@ def shapes_and_layouts(case: Case) -> list[Case]:
         *(vary(steps=70, dtype=dtype) for dtype in TOLERANCE),
         *(vary(saturated=True, dtype=dtype) for dtype in (torch.float32, torch.float64)),
         vary(lengths=(40, 17)),
-        vary(lengths=(0, 1), reverse=True, h0=False),
-        vary(lengths=(33, 16), reverse=True, layout="time-major"),
+        vary(lengths=(0, 1), direction="backward", h0=False),
+        vary(lengths=(33, 16), direction="backward", layout="time-major"),
+        vary(reset=(0, 1, 20, 39)),
+        vary(reset=(5,), h0=False, direction="backward", lengths=(40, 30)),
+        vary(reset=(7, 16), direction="both", lengths=(40, 17), channels=34),
     ]
 
 
@@ -109,6 +119,7 @@ class Problem:
     planes: list[Tensor]
     h0: Tensor | None
     lengths: Tensor | None
+    reset: Tensor | None
     extra: Any
     parameters: list[Tensor]
     grads: list[Tensor]
@@ -126,17 +137,22 @@ class Problem:
         if lengths is not None:
             padding = torch.arange(case.steps, device=device) >= lengths[:, None]
             planes = [plane.masked_fill(padding[..., None], torch.nan) for plane in planes]
+        reset = None
+        if case.reset is not None:
+            reset = torch.zeros(shape[:2], dtype=torch.bool, device=device)
+            reset[:, list(case.reset)] = True
         grads = [torch.randn(shape).to(device, case.dtype), torch.randn(shape[::2]).to(device, case.state_dtype)]
         parameters = [torch.randn(case.channels, dtype=case.state_dtype).to(device) / 2 for _ in case.parameter_names]
-        return Problem(planes, h0, lengths, case.extra(device), parameters, grads)
+        return Problem(planes, h0, lengths, reset, case.extra(device), parameters, grads)
 
     def sequence(self, b: int) -> Problem:
         """Of one sequence alone."""
         one = slice(b, b + 1)
         h0 = None if self.h0 is None else self.h0[one]
         lengths = None if self.lengths is None else self.lengths[one]
+        reset = None if self.reset is None else self.reset[one]
         planes, grads = ([t[one] for t in tensors] for tensors in (self.planes, self.grads))
-        return Problem(planes, h0, lengths, self.extra, self.parameters, grads)
+        return Problem(planes, h0, lengths, reset, self.extra, self.parameters, grads)
 
 
 def run_op(case: ScanCase, problem: Problem) -> list[Tensor]:
@@ -147,7 +163,7 @@ def run_op(case: ScanCase, problem: Problem) -> list[Tensor]:
     arranged = [torch.cat(planes, dim=-1)] if case.layout == "packed" else planes
     if case.layout not in ("packed", "planes"):
         planes = arranged = [strided(plane.detach(), case.layout).requires_grad_() for plane in planes]
-    out, h_last = case.op(arranged, h0, problem.lengths, problem.extra, *parameters)
+    out, h_last = case.op(arranged, h0, problem.lengths, problem.reset, problem.extra, *parameters)
     inputs = [*planes, *parameters, *([h0] if h0 is not None else [])]
     return [out, h_last, *torch.autograd.grad([out, h_last], inputs, problem.grads)]
 
@@ -160,7 +176,7 @@ def run_reference(case: ScanCase, problem: Problem, dtype: torch.dtype) -> list[
     if h0 is None:
         h0 = torch.full((case.batch, case.channels), case.initial_state, device=planes[0].device)
     h0 = h0.detach().to(dtype).requires_grad_()
-    out, h_last = case.reference(planes, h0, problem.lengths, problem.extra, *parameters)
+    out, h_last = case.reference(planes, h0, problem.lengths, problem.reset, problem.extra, *parameters)
     inputs = [*planes, *parameters, *([h0] if problem.h0 is not None else [])]
     grads = torch.autograd.grad([out, h_last], inputs, [g.to(dtype) for g in problem.grads], allow_unused=True)
     return [out, h_last, *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, inputs, strict=True))]

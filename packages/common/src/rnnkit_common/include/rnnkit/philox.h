@@ -1,6 +1,15 @@
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): random bits as a function of a
-// seed and of where they are used, so that a backward pass draws again what forward drew. No include guard; M from math.h.
+// seed and of where they are used, so that a backward pass draws again what forward drew. M as in cell.h.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_PHILOX_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_PHILOX_H
+#undef RNNKIT_PHILOX_H
+#else
+#define RNNKIT_PHILOX_H
+#endif
+
+#include <rnnkit/scan.h>
+#include <rnnkit/target.h>
 
 namespace rnnkit::RNNKIT_TARGET {
 
@@ -26,3 +35,5 @@ RNNKIT_INLINE typename M::U random_bits(uint64_t seed, const Coordinates& at) {
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

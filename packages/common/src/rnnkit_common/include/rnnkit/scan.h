@@ -10,16 +10,19 @@
 //
 // A family describes each of its recurrences by a type, its Kind, which it can name without knowing the backend. It
 // derives from KindDefaults, which tells what there is to say, and has kPlanes, the number of planes. The mathematics is in
-// Cell<M, Kind>, over the values of M (vectors on the CPU, single ones on the GPU), made from the Kind's Options:
-//   Own, own(at)                                        what belongs to a channel all the time, such as a bias
+// Cell<M, Kind>, over the values of M (vectors on the CPU, single ones on the GPU), made from the Kind's Options; it derives
+// from CellDefaults (cell.h, which also checks what follows):
+//   Own, own(at, parameter)                             what belongs to a channel all the time, such as parameter(0)
 //   gates(at, own, x, a, b)                             if kLinear: h = a h_prev + b
 //   step(at, own, x, h_prev)                            if not: h
-//   gradients(at, own, x, h_prev, h, a, d)              h, a = dh/dh_prev, and d[j] = dh/dx[j]
+//   gradients(at, own, x, h_prev, h, a, d)              h, a = dh/dh_prev, and d[j] = dh/dx[j]; after those of the planes,
+//                                                       dh/d(parameter), of the parameters that are no sums (below)
 // if kOutputPlanes > 0,
 //   output(own, x, h_prev, h)                           out
 //   output_gradients(own, x, h_prev, h, grad_out, d, to_h_prev)   returns what reaches h; d[j] is the j-th output plane's
 //                                                       gradient, and to_h_prev what reaches h_prev, if kOutputSeesPrevious
-// and, where parameters have gradients, which are sums over time,
+// A parameter, [D], has a gradient, which is a sum over time. Where that follows from a plane's gradient, it needs no
+// factor:
 //   add_state(grad, h_prev, sums)                       adds to kStateSums of them, from the gradients of the state planes
 //   add_output(grad, h_prev, sums)                      and to kOutputSums, from those of the output planes
 // SPDX-License-Identifier: Apache-2.0
@@ -53,6 +56,7 @@ struct Rows {  // [B, T, D]
 struct Coordinates {
   int64_t b, d, block;
   int i, lanes;  // lanes: how many channels
+  bool reset;    // whether the state before was replaced
 };
 
 struct NoOptions {};
@@ -61,11 +65,17 @@ struct KindDefaults {
   static constexpr int kOutputPlanes = 0;  // the last so many planes do not act on the state, only on the output
   static constexpr bool kLinear = true;
   static constexpr bool kOutputSeesPrevious = false;
-  static constexpr int kStateSums = 0, kOutputSums = 0;
   // These planes lie interleaved in memory: the values of a channel one after the other.
   static constexpr int kFirstInterleaved = 0, kInterleaved = 0;
+  static constexpr int kParameters = 0;  // of them:
+  static constexpr int kStateSums = 0, kOutputSums = 0;
+  template <class acc>
   using Options = NoOptions;
 };
+
+// The parameters that are no sums of planes' gradients, and have factors of their own.
+template <class Kind>
+constexpr int kParameterFactors = Kind::kParameters - Kind::kStateSums - Kind::kOutputSums;
 
 template <class Kind>
 constexpr int channel_stride(int plane) {
@@ -73,23 +83,22 @@ constexpr int channel_stride(int plane) {
   return interleaved ? Kind::kInterleaved : 1;
 }
 
-// Where the j-th sum lies, those of the state first: sums of state and output take turns, so that the two of a parameter
-// that both gates have are neighbours.
+// The parameter that the j-th sum is the gradient of: first those of the state, then of the output, then with factors. The
+// sums of state and output take turns, so that the two of a parameter that both gates have are neighbours.
 template <class Kind>
-constexpr int sum_row(int j) {
+constexpr int parameter_of_sum(int j) {
   static_assert(Kind::kOutputSums == 0 || Kind::kOutputSums == Kind::kStateSums,
                 "as many sums of the output as of the state");
-  if (Kind::kOutputSums == 0) return j;
+  if (Kind::kOutputSums == 0 || j >= 2 * Kind::kStateSums) return j;
   return j < Kind::kStateSums ? 2 * j : 2 * (j - Kind::kStateSums) + 1;
 }
-
-struct NoOwn {};
 
 template <class scalar_t, class Kind>
 struct ScanProblem {
   using acc = acc_t<scalar_t>;
   Rows<const scalar_t> in[Kind::kPlanes];
-  typename Kind::Options options;
+  typename Kind::template Options<acc> options;
+  const acc* parameters[Kind::kParameters + 1];  // [D] each; + 1: there may be none
   int64_t batch, steps, channels;
   const int64_t* lengths;  // null: all are `steps`
   const bool* reset;       // null: none
@@ -125,7 +134,7 @@ struct ScanBackward : ScanProblem<scalar_t, Kind> {
   const acc* grad_h_last;  // null: 0
   Rows<scalar_t> grad_in[Kind::kPlanes];
   acc* grad_h0;
-  acc* sums;  // [kStateSums + kOutputSums, B, D], in the order of sum_row
+  acc* sums;  // [kParameters, B, D]: the gradients of the parameters from each sequence
 };
 
 }  // namespace rnnkit

@@ -1,9 +1,8 @@
-// From the tensors of a scan op to the ScanForward and ScanBackward that the engines run, and back. A plane is a part of a
-// tensor [B, T, planes * D]: by default either one tensor has them all side by side, as a single nn.Linear produces them, or
-// each has its own. Gradients come back as one tensor for each that holds planes. Outputs are laid out in memory like the
-// first of these: [B, T, D], or [T, B, D] transposed. What is checked here keeps memory safe; the Python layer checks first,
-// and in the user's words.
-// SPDX-License-Identifier: Apache-2.0
+// From the tensors of a scan op to the ScanForward and ScanBackward that the engines run, and back. Inputs are tensors
+// [B, T, k * D] that hold the planes, k of them each, in the order of the Kind; and then the parameters, [k * D] or [k, D].
+// As an example, one tensor that a single nn.Linear has produced, or one for each plane. Gradients come back as one tensor
+// for each input. Outputs are laid out in memory like the first input: [B, T, D], or [T, B, D] transposed. What is checked
+// here keeps memory safe; the Python layer checks first, and in the user's words. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/scan.h>
@@ -14,50 +13,46 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <optional>
-#include <tuple>
 #include <vector>
 
 namespace rnnkit {
-
-// An op, so that Python need not know the number a second time.
-inline int64_t steps_per_carry() { return kCarry; }
-
-// The states [B, D] of the i-th of a stack of layers, contiguous [L, B, D] or [L, B, 1, D].
-inline Tensor states_of(const Tensor& stack, int64_t i) {
-  const int64_t batch = stack.size(1), channels = stack.size(-1);
-  return view_strided(stack, {batch, channels}, {channels, 1}, i * batch * channels);
-}
-
-struct PlaceOfPlane {
-  size_t tensor;
-  int64_t offset;  // of its first channel, in elements
-};
 
 class ScanTensors {
  public:
   const int64_t batch, steps, channels;
   const ScalarType dtype;
 
-  // `count` planes in one tensor or in as many.
-  ScanTensors(const std::vector<Tensor>& in, int64_t count, const std::optional<Tensor>& lengths)
-      : ScanTensors(in, in.size() == 1 ? checked(in, count).size(2) / count : checked(in, count).size(2),
-                    default_places(in, count), lengths) {}
-
-  ScanTensors(const std::vector<Tensor>& in, int64_t channels, std::vector<PlaceOfPlane> places,
-              const std::optional<Tensor>& lengths)
-      : batch(in[0].size(0)),
-        steps(in[0].size(1)),
-        channels(channels),
-        dtype(in[0].scalar_type()),
-        time_major_(in[0].stride(0) < in[0].stride(1)),
+  ScanTensors(const std::vector<Tensor>& inputs, int64_t planes, int64_t parameters, const std::optional<Tensor>& lengths,
+              const std::optional<Tensor>& reset)
+      : batch(first_of(inputs).size(0)),
+        steps(inputs[0].size(1)),
+        channels(width_of_planes(inputs) / planes),
+        dtype(inputs[0].scalar_type()),
+        time_major_(inputs[0].stride(0) < inputs[0].stride(1)),
         lengths_(lengths),
-        places_(std::move(places)) {
-    for (size_t i = 0; i < in.size(); ++i) {
-      int64_t width = 0;  // the planes in this tensor tell how wide it must be
-      for (const PlaceOfPlane& place : places_) width += place.tensor == i ? channels : 0;
-      tensors_.push_back(rows(in[i], width, "planes"));
+        reset_(reset) {
+    STD_TORCH_CHECK(width_of_planes(inputs) == planes * channels, "inputs: expected (B, T, k * D) with ", planes,
+                    " planes in all");
+    int64_t rows_of_parameters = 0;
+    for (const Tensor& t : inputs) {
+      if (t.dim() == 3) {
+        STD_TORCH_CHECK(parameters_.empty(), "inputs: expected the planes before the parameters");
+        STD_TORCH_CHECK(channels == 0 || t.size(2) % channels == 0, "inputs: expected (B, T, k * D), all of one D");
+        tensors_.push_back(rows(t, t.size(2), "inputs"));
+      } else {
+        const int64_t count = channels == 0 ? parameters : t.numel() / channels;
+        STD_TORCH_CHECK(t.dim() <= 2 && t.numel() == count * channels && (t.dim() != 2 || t.size(1) == channels),
+                        "inputs: expected parameters of shape (k * D) or (k, D)");
+        STD_TORCH_CHECK(t.scalar_type() == accumulate_type(dtype) && t.is_contiguous() && same_device(t, tensors_[0]),
+                        "inputs: expected parameters that are contiguous, of the states' dtype and the planes' device");
+        parameters_.push_back(t);
+        rows_of_parameters += count;
+      }
     }
+    STD_TORCH_CHECK(rows_of_parameters == parameters, "inputs: expected ", parameters, " parameters, got ",
+                    rows_of_parameters);
     if (lengths) check(*lengths, ScalarType::Long, {batch}, "lengths");
+    if (reset) check(*reset, ScalarType::Bool, {batch, steps}, "reset");
   }
 
   // A [B, T, width] tensor of the planes' dtype with unit stride along its last dimension.
@@ -88,27 +83,58 @@ class ScanTensors {
     return gradients;
   }
 
+  // The gradients [P, D] of all parameters, as one for each tensor that holds some.
+  std::vector<Tensor> split_gradients(const Tensor& of_parameters) const {
+    std::vector<Tensor> gradients;
+    int64_t first = 0;
+    for (const Tensor& t : parameters_) {
+      std::vector<int64_t> sizes;
+      for (int64_t i = 0; i < t.dim(); ++i) sizes.push_back(t.size(i));
+      gradients.push_back(view_strided(of_parameters, sizes, contiguous_strides(sizes), first));
+      first += t.numel();
+    }
+    return gradients;
+  }
+
   // [B, ceil(T / kCarry) * D]: flat, because a dimension of 1 for short sequences would make tracers treat them apart.
   int64_t carries_size() const { return next_carry(steps) / kCarry * channels; }
 
-  // A problem without resets and padding, in one direction.
+  // A problem without padding but behind lengths; `reverse_from`: the first channel that runs backward.
   template <class scalar_t, class Kind>
-  void fill(ScanProblem<scalar_t, Kind>& p, double initial, bool reverse, const typename Kind::Options& options) const {
-    p.options = options;
+  void fill(ScanProblem<scalar_t, Kind>& p, double initial, int64_t reverse_from) const {
+    using acc = acc_t<scalar_t>;
     p.batch = batch;
     p.steps = steps;
     p.channels = channels;
     p.lengths = lengths_ ? lengths_->const_data_ptr<int64_t>() : nullptr;
-    p.reset = p.pad = nullptr;
-    p.initial = static_cast<acc_t<scalar_t>>(initial);
-    p.reverse_from = reverse ? 0 : channels;
-    fill_planes(p.in, tensors_);
+    p.reset = reset_ ? reset_->const_data_ptr<bool>() : nullptr;
+    p.pad = nullptr;
+    p.initial = static_cast<acc>(initial);
+    p.reverse_from = reverse_from;
+    fill_planes<Kind>(p.in, tensors_);
+    int k = 0;
+    for (const Tensor& t : parameters_)
+      for (const acc* row = t.const_data_ptr<acc>(); k < Kind::kParameters && row < t.const_data_ptr<acc>() + t.numel();
+           row += channels)
+        p.parameters[k++] = row;
   }
 
   // Where each plane lies in `tensors`, which are laid out like those of the planes.
-  template <class T, int planes>
-  void fill_planes(Rows<T> (&rows)[planes], const std::vector<Tensor>& tensors) const {
-    for (int j = 0; j < planes; ++j) rows[j] = strided<T>(tensors[places_[j].tensor], places_[j].offset);
+  template <class Kind, class T>
+  void fill_planes(Rows<T> (&rows)[Kind::kPlanes], const std::vector<Tensor>& tensors) const {
+    size_t i = 0;
+    int64_t before = 0;  // planes in the tensors before
+    for (int j = 0; j < Kind::kPlanes; ++j) {
+      while (channels > 0 && (j - before + 1) * channels > tensors[i].size(2)) {
+        before += tensors[i].size(2) / channels;
+        ++i;
+      }
+      const bool interleaved = channel_stride<Kind>(j) > 1;
+      STD_TORCH_CHECK(
+          !interleaved || (tensors[i].size(2) == Kind::kInterleaved * channels && before == Kind::kFirstInterleaved),
+          "inputs: expected a tensor with just the interleaved planes");
+      rows[j] = strided<T>(tensors[i], interleaved ? j - before : (j - before) * channels);
+    }
   }
 
   template <class T>
@@ -119,90 +145,20 @@ class ScanTensors {
   torch::stable::Device device() const { return tensors_[0].device(); }
 
  private:
-  static const Tensor& checked(const std::vector<Tensor>& in, int64_t count) {
-    STD_TORCH_CHECK(in.size() == 1 || int64_t(in.size()) == count, "planes: expected 1 or ", count, " tensors");
-    STD_TORCH_CHECK(in[0].dim() == 3, "planes: expected tensors of 3 dimensions");
-    STD_TORCH_CHECK(in.size() > 1 || in[0].size(2) % count == 0, "planes: last dimension is not divisible");
-    return in[0];
+  static const Tensor& first_of(const std::vector<Tensor>& inputs) {
+    STD_TORCH_CHECK(!inputs.empty() && inputs[0].dim() == 3, "inputs: expected tensors, the first of 3 dimensions");
+    return inputs[0];
   }
 
-  static std::vector<PlaceOfPlane> default_places(const std::vector<Tensor>& in, int64_t count) {
-    const int64_t width = checked(in, count).size(2);
-    std::vector<PlaceOfPlane> places;
-    for (int64_t j = 0; j < count; ++j) {
-      if (in.size() == 1)
-        places.push_back({0, j * width / count});
-      else
-        places.push_back({size_t(j), 0});
-    }
-    return places;
+  static int64_t width_of_planes(const std::vector<Tensor>& inputs) {
+    int64_t width = 0;
+    for (const Tensor& t : inputs) width += t.dim() == 3 ? t.size(2) : 0;
+    return width;
   }
 
   const bool time_major_;
-  const std::optional<Tensor> lengths_;
-  const std::vector<PlaceOfPlane> places_;
-  std::vector<Tensor> tensors_;
+  const std::optional<Tensor> lengths_, reset_;
+  std::vector<Tensor> tensors_, parameters_;
 };
-
-// The two ops that a family makes of these: dispatch(dtype, f) calls f(TypeTag<scalar_t>, Kind); fill(p) fills the
-// problem; Engine::run(problem, device) is the backend's. The last state is written to `into`, if given.
-template <class Engine, class Dispatch, class Fill>
-std::tuple<Tensor, Tensor, Tensor> scan_forward_op(const ScanTensors& t, const std::optional<Tensor>& h0, bool save,
-                                                   Dispatch dispatch, Fill fill,
-                                                   const std::optional<Tensor>& into = std::nullopt) {
-  if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
-  if (into) t.check(*into, accumulate_type(t.dtype), {t.batch, t.channels}, "h_last");
-  Tensor out = t.empty_rows(t.channels), h_last = into ? *into : t.empty_state();
-  Tensor carries = empty(h_last, {t.batch, save ? t.carries_size() : 0});
-  dispatch(t.dtype, [&](auto tag, auto kind) {
-    using scalar_t = typename decltype(tag)::type;
-    using acc = acc_t<scalar_t>;
-    ScanForward<scalar_t, decltype(kind)> p;
-    fill(p);
-    p.h0 = h0 ? h0->template const_data_ptr<acc>() : nullptr;
-    p.out = ScanTensors::strided<scalar_t>(out);
-    p.h_last = h_last.template mutable_data_ptr<acc>();
-    p.carries = save ? carries.template mutable_data_ptr<acc>() : nullptr;
-    Engine::run(p, t.device());
-  });
-  return {out, h_last, carries};
-}
-
-struct ScanGradients {
-  std::vector<Tensor> planes;  // of the tensors that hold them
-  Tensor h0, sums;             // [B, D]; [kStateSums + kOutputSums, B, D], undefined if there are none
-
-  // What the ops return: a list in a tuple is more than torch's inductor can take.
-  std::vector<Tensor> in_one_list() && {
-    planes.push_back(h0);
-    return std::move(planes);
-  }
-};
-
-template <class Engine, class Dispatch, class Fill>
-ScanGradients scan_backward_op(const ScanTensors& t, const Tensor& grad_out, const std::optional<Tensor>& grad_h_last,
-                               const Tensor& carries, Dispatch dispatch, Fill fill) {
-  const ScalarType acc_dtype = accumulate_type(t.dtype);
-  const Tensor grad_rows = t.rows(grad_out, t.channels, "grad_out");
-  if (grad_h_last) t.check(*grad_h_last, acc_dtype, {t.batch, t.channels}, "grad_h_last");
-  t.check(carries, acc_dtype, {t.batch, t.carries_size()}, "carries");
-  ScanGradients grads{t.empty_gradients(), t.empty_state(), {}};
-  dispatch(t.dtype, [&](auto tag, auto kind) {
-    using scalar_t = typename decltype(tag)::type;
-    using acc = acc_t<scalar_t>;
-    ScanBackward<scalar_t, decltype(kind)> p;
-    fill(p);
-    constexpr int sums = kind.kStateSums + kind.kOutputSums;
-    if (sums > 0) grads.sums = empty(grads.h0, {sums, t.batch, t.channels});
-    p.carries = carries.template const_data_ptr<acc>();
-    p.grad_out = ScanTensors::strided<const scalar_t>(grad_rows);
-    p.grad_h_last = grad_h_last ? grad_h_last->template const_data_ptr<acc>() : nullptr;
-    t.fill_planes(p.grad_in, grads.planes);
-    p.grad_h0 = grads.h0.template mutable_data_ptr<acc>();
-    p.sums = sums > 0 ? grads.sums.template mutable_data_ptr<acc>() : nullptr;
-    Engine::run(p, t.device());
-  });
-  return grads;
-}
 
 }  // namespace rnnkit

@@ -1,5 +1,13 @@
-// No include guard (see cpu/foreach_target.h); M from math.h.
+// For cells; M as in cell.h.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_SIGMOIDS_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_SIGMOIDS_H
+#undef RNNKIT_SIGMOIDS_H
+#else
+#define RNNKIT_SIGMOIDS_H
+#endif
+
+#include <rnnkit/target.h>
 
 namespace rnnkit::RNNKIT_TARGET {
 
@@ -15,3 +23,5 @@ RNNKIT_INLINE void sigmoids(typename M::V x, typename M::V& of_x, typename M::V&
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

@@ -5,37 +5,20 @@
 //   ...
 //   RNNKIT_CALL_TARGET((params), forward<float>);  // avx512::, avx2:: or baseline::forward<float>(params)
 //
-// A wheel built on any machine is so fast on every machine, without per-file compiler flags. The kernels, and the
-// headers of this folder that they include, have no include guards: they are meant to be read once per instruction set.
-// Standard headers must be included before this file, so that their templates are compiled for the baseline alone.
+// A wheel built on any machine is so fast on every machine, without per-file compiler flags. The kernels, and the headers
+// for targets that they include, are read once per instruction set, of which target.h tells.
 // RNNKIT_ONLY_TARGET compiles them once, for one instruction set: a third of the time, for rounds of edit and test.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <rnnkit/types.h>
+#include <rnnkit/target.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <limits>
-#include <memory>
-#include <string_view>
-#include <type_traits>
-#include <utility>
-#include <vector>
+#undef RNNKIT_TARGET
+#undef RNNKIT_VECTOR_BYTES
+#undef RNNKIT_F16C
 
-#if defined(__x86_64__) || defined(__amd64__)
-#define RNNKIT_X86 1
-#include <immintrin.h>
-#else
-#define RNNKIT_X86 0
-#endif
-
-#define RNNKIT_INLINE inline __attribute__((always_inline))
 #define RNNKIT_PRAGMA(text) _Pragma(#text)
 #ifdef __clang__
 #define RNNKIT_TARGET_BEGIN(isa) RNNKIT_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
@@ -90,16 +73,6 @@ inline CpuTarget cpu_target() {
   return target;
 }
 
-// 1 / i!, the series of math.h
-struct InverseFactorials {
-  double at[20] = {1};
-  constexpr InverseFactorials() {
-    double factorial = 1;
-    for (int i = 1; i < 20; ++i) at[i] = 1 / (factorial *= i);
-  }
-};
-inline constexpr InverseFactorials kInverseFactorials;
-
 }  // namespace rnnkit
 
 #if RNNKIT_COMPILES(RNNKIT_AVX512)
@@ -112,6 +85,7 @@ RNNKIT_TARGET_END
 #undef RNNKIT_TARGET
 #undef RNNKIT_VECTOR_BYTES
 #undef RNNKIT_F16C
+#include <rnnkit/cpu/toggle_target.h>
 #define RNNKIT_CALL_AVX512(arguments, ...) \
   if (::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx512) return ::rnnkit::avx512::__VA_ARGS__ arguments;
 #define RNNKIT_NAME_OF_AVX512 "avx512 "
@@ -130,6 +104,7 @@ RNNKIT_TARGET_END
 #undef RNNKIT_TARGET
 #undef RNNKIT_VECTOR_BYTES
 #undef RNNKIT_F16C
+#include <rnnkit/cpu/toggle_target.h>
 #define RNNKIT_CALL_AVX2(arguments, ...) \
   if (::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx2) return ::rnnkit::avx2::__VA_ARGS__ arguments;
 #define RNNKIT_NAME_OF_AVX2 "avx2 "
@@ -146,12 +121,15 @@ RNNKIT_TARGET_END
 #undef RNNKIT_TARGET
 #undef RNNKIT_VECTOR_BYTES
 #undef RNNKIT_F16C
+#include <rnnkit/cpu/toggle_target.h>
 #define RNNKIT_CALL_BASELINE(arguments, ...) return ::rnnkit::baseline::__VA_ARGS__ arguments;
 #define RNNKIT_NAME_OF_BASELINE "baseline "
 #else
 #define RNNKIT_CALL_BASELINE(arguments, ...)
 #define RNNKIT_NAME_OF_BASELINE
 #endif
+
+#include <rnnkit/cpu/toggle_target.h>  // back: what the last target has read is not to be read again
 
 // "avx512 avx2 baseline", as far as they are compiled: for the tests, which run them all.
 extern "C" __attribute__((visibility("default"), used)) inline const char* rnnkit_cpu_targets() {

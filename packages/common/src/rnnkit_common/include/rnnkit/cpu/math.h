@@ -1,10 +1,31 @@
-// Vectors of floats or doubles and their elementary functions, for one instruction set (see foreach_target.h; no
-// include guard). `Math<T>::V` is a compiler vector: + - * / and comparisons are its own, `select` chooses by lane.
+// Vectors of floats or doubles and their elementary functions, for one instruction set (see foreach_target.h).
+// `Math<T>::V` is a compiler vector: + - * / and comparisons are its own, `select` chooses by lane.
 // Accuracy, fp32: exp 1.2 ulp, sigmoid 2.2, tanh 2.9, log 0.9, sin and cos 1.7 (held by tests/common/test_math.py);
 // fp64: 1e-15.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_CPU_MATH_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_CPU_MATH_H
+#undef RNNKIT_CPU_MATH_H
+#else
+#define RNNKIT_CPU_MATH_H
+#endif
+
+#include <rnnkit/target.h>
 
 namespace rnnkit::RNNKIT_TARGET {
+
+// 1 / i!
+struct InverseFactorials {
+  double at[20] = {1};
+  constexpr InverseFactorials() {
+    double factorial = 1;
+    for (int i = 1; i < 20; ++i) {
+      factorial *= i;
+      at[i] = 1 / factorial;
+    }
+  }
+};
+inline constexpr InverseFactorials kInverseFactorials;
 
 template <class T>
 struct Format;
@@ -78,6 +99,12 @@ struct Math {
     expm1_r = expm1_reduced((x - k * F::kLn2High) - k * F::kLn2Low);
   }
 
+  static RNNKIT_INLINE V sqrt(V x) {
+    V y;
+    for (int i = 0; i < kLanes; ++i) y[i] = std::sqrt(x[i]);
+    return y;
+  }
+
   static RNNKIT_INLINE V scale_by_power(V x, I n) { return V(I(x) + (n << F::kMantissa)); }
 
   // -|x|
@@ -108,6 +135,20 @@ struct Math {
     const I half = n >> 1;  // in two steps, because 2^n itself may overflow where the result does not
     V y = scale_by_power(expm1_r + T(1), half) * scale_by_power(set(1), n - half);
     y = select(x < F::kMinExp, set(0), y);
+    return select(x > F::kMaxExp, set(std::numeric_limits<T>::infinity()), y);
+  }
+
+  // e^x - 1, which keeps its relative accuracy around 0.
+  static RNNKIT_INLINE V expm1(V x) {
+    V clamped = select(x < F::kMinExp, set(F::kMinExp), x);
+    clamped = select(clamped > F::kMaxExp, set(F::kMaxExp), clamped);
+    V expm1_r;
+    I n;
+    reduce(clamped, expm1_r, n);
+    const I half = n >> 1;
+    const V power = scale_by_power(set(1), half), rest = scale_by_power(set(1), n - half);
+    const V near = power * rest * expm1_r + (power * rest - T(1));
+    const V y = select(n > 64, power * (expm1_r + T(1)) * rest, near);  // where 2^n would overflow
     return select(x > F::kMaxExp, set(std::numeric_limits<T>::infinity()), y);
   }
 
@@ -373,3 +414,5 @@ struct Math {
 };
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#endif

@@ -1,13 +1,20 @@
-// The scan engine for the CPU, for one instruction set (see foreach_target.h; no include guard): SIMD over channels,
+// The scan engine for the CPU, for one instruction set (see foreach_target.h): SIMD over channels,
 // parallel over sequences and tiles of channels, and over chunks of time only where there are fewer of those than threads.
 //
 // Cells: see rnnkit/scan.h, with M = Math<acc>.
 // SPDX-License-Identifier: Apache-2.0
+#if defined(RNNKIT_CPU_SCAN_H) == defined(RNNKIT_TARGET_TOGGLE)
+#ifdef RNNKIT_CPU_SCAN_H
+#undef RNNKIT_CPU_SCAN_H
+#else
+#define RNNKIT_CPU_SCAN_H
+#endif
+
+#include <rnnkit/cell.h>
+#include <rnnkit/cpu/math.h>
+#include <torch/csrc/stable/ops.h>
 
 namespace rnnkit::RNNKIT_TARGET {
-
-template <class M, class Kind>
-struct Cell;  // the family's
 
 // The channels that one task walks through time together: of one sequence, or forward also of several that lie side by
 // side in memory, because the longer the rows, the better the hardware foresees them. The factors of a block stay in the
@@ -28,7 +35,9 @@ struct Tile {  // some channels of one sequence
   // The step that is s-th in the order of processing.
   int64_t position(int64_t s) const { return rnnkit::position(s, length, reverse); }
 
-  Coordinates at(int64_t s, int c, int lanes) const { return {b, d + c, s / kCarry, int(s % kCarry), lanes}; }
+  Coordinates at(int64_t s, int c, int lanes, bool reset) const {
+    return {b, d + c, s / kCarry, int(s % kCarry), lanes, reset};
+  }
 };
 
 struct Group {  // the same channels of some sequences
@@ -182,7 +191,8 @@ class Forward {
     for (int64_t s = tiling.boundary(chunk, tile.length); s < tiling.boundary(chunk + 1, tile.length); ++s) {
       const int64_t t = tile.position(s);
       if (p.pads(tile.b, t)) continue;
-      if (p.resets(tile.b, t)) {
+      const bool reset = p.resets(tile.b, t);
+      if (reset) {
         std::fill_n(total.a, tile.width, acc(0));
         std::fill_n(total.b, tile.width, p.initial);
       }
@@ -190,8 +200,8 @@ class Forward {
         const int n = std::min(M::kLanes, tile.width - c);
         V x[Kind::kPlanes], a, b;
         load_planes<M, Kind>(p.in, tile.b, t, tile.d + c, n, Kind::kPlanes - Kind::kOutputPlanes, x);
-        const Coordinates at = tile.at(s, c, n);
-        if constexpr (Kind::kLinear) cell.gates(at, cell.own(at), x, a, b);
+        const Coordinates at = tile.at(s, c, n, reset);
+        if constexpr (Kind::kLinear) cell.gates(at, own_of<M>(cell, p, at), x, a, b);
         M::store(total.a + c, a * M::load(total.a + c));
         M::store(total.b + c, a * M::load(total.b + c) + b);
       }
@@ -211,15 +221,16 @@ class Forward {
     scalar_t* const out = p.out.at(tile.b, t) + tile.d;
     if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, tile.width, p.carries + p.carry_offset(tile.b, s) + tile.d);
     if (p.pads(tile.b, t)) return void(std::fill_n(out, tile.width, scalar_t(0)));
-    if (p.resets(tile.b, t)) std::fill_n(h, tile.width, p.initial);
+    const bool reset = p.resets(tile.b, t);
+    if (reset) std::fill_n(h, tile.width, p.initial);
     for (int c = 0; c < tile.width; c += M::kLanes) {
       const int n = std::min(M::kLanes, tile.width - c);
       V x[Kind::kPlanes];
       load_planes<M, Kind>(p.in, tile.b, t, tile.d + c, n, Kind::kPlanes, x);
       prefetch_planes<M, Kind, 3>(p.in, tile.b, t + ahead, tile.d + c);
       __builtin_prefetch(out + c + ahead * p.out.step_stride, 1);
-      const Coordinates at = tile.at(s, c, n);
-      const auto own = cell.own(at);
+      const Coordinates at = tile.at(s, c, n, reset);
+      const auto own = own_of<M>(cell, p, at);
       const V before = M::load(h + c);
       V state;
       if constexpr (Kind::kLinear) {
@@ -238,7 +249,7 @@ class Forward {
   }
 
   const ScanForward<scalar_t, Kind>& p;
-  const Cell<M, Kind> cell;
+  const typename CheckedCell<M, Kind>::type cell;
 };
 
 // The adjoint, from the last step to the first: K_s = dL/dh_s = G_s + P_s, P_{s-1} = a_s K_s + u_s, and dL/dx = K_s dh_s/dx,
@@ -250,7 +261,7 @@ class Backward {
   using V = typename M::V;
   using acc = typename M::Scalar;
   static constexpr int kOutputPlanes = Kind::kOutputPlanes, kStatePlanes = Kind::kPlanes - kOutputPlanes;
-  static constexpr int kSums = Kind::kStateSums + Kind::kOutputSums;
+  static constexpr int kSums = Kind::kParameters, kFactors = kStatePlanes + kParameterFactors<Kind>;
   // Gradients of output planes are known before those of the state's; where they lie interleaved with these, they wait.
   static constexpr bool kWait = Kind::kInterleaved > 0;
 
@@ -309,7 +320,7 @@ class Backward {
     for (int64_t task = 0; kSums > 0 && task < tiling.tasks; ++task) {
       const Tile tile = tiling.group(task).tile(p, 0);
       for (int j = 0; j < kSums; ++j) {
-        acc* const to = p.sums + (sum_row<Kind>(j) * p.batch + tile.b) * p.channels + tile.d;
+        acc* const to = p.sums + (parameter_of_sum<Kind>(j) * p.batch + tile.b) * p.channels + tile.d;
         for (int c = 0; c < tile.width; ++c) {
           to[c] = 0;
           for (int64_t chunk = 0; chunk < tiling.chunks; ++chunk) to[c] += sums[sums_offset(task, chunk, j) + c];
@@ -320,7 +331,7 @@ class Backward {
 
  private:
   struct StepFactors {  // of one step: P_{s-1} = a K_s + u_s, dL/dx[j] = d[j] K_s, and the rest, where there is any
-    alignas(64) acc a[kBackwardTile<acc>], d[kStatePlanes][kBackwardTile<acc>];
+    alignas(64) acc a[kBackwardTile<acc>], d[kFactors][kBackwardTile<acc>];
     alignas(64) acc direct[kOutputPlanes == 0 ? 1 : kBackwardTile<acc>];
     alignas(64) acc to_h_prev[Kind::kOutputSeesPrevious ? kBackwardTile<acc> : 1];
     alignas(64) acc h_prev[Kind::kStateSums > 0 ? kBackwardTile<acc> : 1];
@@ -356,7 +367,12 @@ class Backward {
     }
   }
 
-  void put(scalar_t* to, V gradient, int n) const { past_caches ? M::stream(to, gradient, n) : M::store(to, gradient, n); }
+  void put(scalar_t* to, V gradient, int n) const {
+    if (past_caches)
+      M::stream(to, gradient, n);
+    else
+      M::store(to, gradient, n);
+  }
 
   // One step of the adjoint.
   void put_step(const Tile& tile, int64_t t, const StepFactors& factors, acc* past, acc* sums) const {
@@ -381,6 +397,10 @@ class Backward {
         cell.add_state(g, M::load(factors.h_prev + c), sum);
         for (int j = 0; j < Kind::kStateSums; ++j) M::store(sums + j * stride + c, sum[j]);
       }
+      for (int k = 0; k < kParameterFactors<Kind>; ++k) {
+        acc* const sum = sums + (Kind::kStateSums + Kind::kOutputSums + k) * stride + c;
+        M::store(sum, M::load(sum) + grad * M::load(factors.d[kStatePlanes + k] + c));
+      }
       V next = grad * M::load(factors.a + c);
       if constexpr (Kind::kOutputSeesPrevious) next += M::load(factors.to_h_prev + c);
       M::store(past + c, next);
@@ -404,18 +424,18 @@ class Backward {
       if (reset) std::fill_n(h, tile.width, p.initial);
       for (int c = 0; c < tile.width; c += M::kLanes) {
         const int n = std::min(M::kLanes, tile.width - c);
-        V x[Kind::kPlanes], a, d[kStatePlanes], state;
+        V x[Kind::kPlanes], a, d[kFactors], state;
         load_planes<M, Kind>(p.in, tile.b, t, tile.d + c, n, Kind::kPlanes, x);
         prefetch_planes<M, Kind, 2>(p.in, tile.b, t - ahead, tile.d + c);
         const scalar_t* const grad_out = p.grad_out.at(tile.b, t) + tile.d + c;
         __builtin_prefetch(grad_out - ahead * p.grad_out.step_stride, 0, 2);
-        const Coordinates at = tile.at(begin + i, c, n);
-        const auto own = cell.own(at);
+        const Coordinates at = tile.at(begin + i, c, n, reset);
+        const auto own = own_of<M>(cell, p, at);
         const V before = M::load(h + c);
         cell.gradients(at, own, x, before, state, a, d);
         M::store(h + c, state);
         M::store(factors[i].a + c, reset ? M::set(0) : a);
-        for (int j = 0; j < kStatePlanes; ++j) M::store(factors[i].d[j] + c, d[j]);
+        for (int j = 0; j < kFactors; ++j) M::store(factors[i].d[j] + c, d[j]);
         if constexpr (Kind::kStateSums > 0) M::store(factors[i].h_prev + c, before);
         if constexpr (kOutputPlanes > 0) {
           V d_output[kOutputPlanes], to_h_prev;
@@ -446,7 +466,7 @@ class Backward {
   }
 
   const ScanBackward<scalar_t, Kind>& p;
-  const Cell<M, Kind> cell;
+  const typename CheckedCell<M, Kind>::type cell;
   const bool past_caches;  // the gradients will not be in a cache when they are read: do not fetch them to be written
   std::vector<acc> sums;   // [tasks, chunks, kSums, stride]
 };
@@ -464,3 +484,9 @@ void run_scan(const ScanBackward<scalar_t, Kind>& p) {
 }
 
 }  // namespace rnnkit::RNNKIT_TARGET
+
+#ifdef RNNKIT_CELL
+#include RNNKIT_CELL
+#endif
+
+#endif

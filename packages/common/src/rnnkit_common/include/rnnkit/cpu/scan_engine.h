@@ -1,9 +1,12 @@
-// Runs scan problems on the CPU. Include it after foreach_target.h has read the kernels: cpu/scan.h and the cells.
+// Runs scan problems on the CPU, with the cells of the header that the macro RNNKIT_CELL names.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/scan.h>
 #include <torch/csrc/stable/device.h>
+
+#define RNNKIT_KERNELS <rnnkit/cpu/scan.h>
+#include <rnnkit/cpu/foreach_target.h>
 
 namespace rnnkit {
 

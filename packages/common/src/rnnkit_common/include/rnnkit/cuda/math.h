@@ -3,10 +3,8 @@
 #pragma once
 
 #include <rnnkit/cuda/launch.h>
+#include <rnnkit/target.h>
 #include <rnnkit/types.h>
-
-#define RNNKIT_TARGET cuda
-#define RNNKIT_INLINE __device__ __forceinline__
 
 namespace rnnkit::cuda {
 
@@ -40,6 +38,11 @@ struct Math {
   static RNNKIT_INLINE V set(V x) { return x; }
   static RNNKIT_INLINE V load(const V* from, int) { return *from; }
   static RNNKIT_INLINE V select(bool condition, V a, V b) { return condition ? a : b; }
+  static RNNKIT_INLINE V abs(V x) { return -negative_abs(x); }
+  static RNNKIT_INLINE V sigmoid(V x) {
+    const V e = exp_nonpositive(negative_abs(x));
+    return select(x >= V(0), V(1), e) / (V(1) + e);
+  }
 
   static RNNKIT_INLINE V negative_abs(V x) {
     if constexpr (sizeof(V) == 4) return -fabsf(x);
@@ -59,6 +62,26 @@ struct Math {
     }
     if constexpr (sizeof(V) == 4) return tanhf(x);
     return ::tanh(x);
+  }
+
+  static RNNKIT_INLINE V exp(V x) {
+    if constexpr (sizeof(V) == 4) return expf(x);
+    return ::exp(x);
+  }
+
+  static RNNKIT_INLINE V expm1(V x) {
+    if constexpr (sizeof(V) == 4) return expm1f(x);
+    return ::expm1(x);
+  }
+
+  static RNNKIT_INLINE V log(V x) {
+    if constexpr (sizeof(V) == 4) return logf(x);
+    return ::log(x);
+  }
+
+  static RNNKIT_INLINE V sqrt(V x) {
+    if constexpr (sizeof(V) == 4) return sqrtf(x);
+    return ::sqrt(x);
   }
 
   static RNNKIT_INLINE V sin(V x) {

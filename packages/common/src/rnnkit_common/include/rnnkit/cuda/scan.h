@@ -13,13 +13,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/cell.h>
 #include <rnnkit/cuda/math.h>
 #include <rnnkit/scan.h>
 
 namespace rnnkit::cuda {
-
-template <class M, class Kind>
-struct Cell;  // the family's
 
 constexpr int kLanes = 32, kMaxChunks = 8, kMaxCluster = 8;
 // Work for at least 12 warps on a multiprocessor, and registers for 16 (2 blocks) where a thread can do with 128: each warp
@@ -103,7 +101,10 @@ class Exchange {
     if (chunks * cluster == 1) return mine;
     acc* const of_chunks = shared_memory<acc>() + threadIdx.x;
     acc* const of_blocks = of_chunks + chunks * kLanes;
-    cluster > 1 ? cluster_barrier() : __syncthreads();  // what this memory held before has been read
+    if (cluster > 1)  // what this memory held before has been read
+      cluster_barrier();
+    else
+      __syncthreads();
     of_chunks[threadIdx.y * kLanes] = mine;
     __syncthreads();
     acc total = 0;
@@ -185,13 +186,13 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
     scan_forward_kernel(const ScanForward<scalar_t, Kind> p) {
   using acc = acc_t<scalar_t>;
   constexpr int planes = Kind::kPlanes, state_planes = planes - Kind::kOutputPlanes;
-  const Cell<Math<scalar_t>, Kind> cell(p.options);
+  const typename CheckedCell<Math<scalar_t>, Kind>::type cell(p.options);
   const Place at(p);
   const int64_t length = checked_length(p, at.b), tile = int64_t(at.count) * kCarry;
   const int64_t tiles = (length + tile - 1) / tile;
   Exchange<acc> exchange;
   acc state = p.h0 != nullptr && at.active ? p.h0[at.b * p.channels + at.d] : p.initial;
-  const auto own = cell.own({at.b, at.active ? at.d : 0, 0, 0, 1});
+  const auto own = own_of<Math<scalar_t>>(cell, p, {at.b, at.active ? at.d : 0, 0, 0, 1, false});
 
   scalar_t raw[planes][kCarry];
   const auto load = [&](int64_t s, int from, int to) {
@@ -213,9 +214,16 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
       acc x[planes];
       RNNKIT_UNROLL
       for (int j = 0; j < state_planes; ++j) x[j] = static_cast<acc>(raw[j][i]);
-      cell.gates({at.b, at.d, block, i, 1}, own, x, a[i], b[i]);
-      if (resets >> i & 1) b[i] += a[i] * p.initial, a[i] = 0;
-      if (i >= count || (pads >> i & 1)) a[i] = 1, b[i] = 0;
+      const bool reset = resets >> i & 1;
+      cell.gates({at.b, at.d, block, i, 1, reset}, own, x, a[i], b[i]);
+      if (reset) {
+        b[i] += a[i] * p.initial;
+        a[i] = 0;
+      }
+      if (i >= count || (pads >> i & 1)) {
+        a[i] = 1;
+        b[i] = 0;
+      }
     }
     if (n + 1 < tiles) load(s + tile, 0, state_planes);  // in flight during all that follows
 
@@ -253,12 +261,12 @@ template <class Kind, class scalar_t>
 __global__ void __launch_bounds__(kLanes) serial_forward_kernel(const ScanForward<scalar_t, Kind> p) {
   using acc = acc_t<scalar_t>;
   constexpr int planes = Kind::kPlanes;
-  const Cell<Math<scalar_t>, Kind> cell(p.options);
+  const typename CheckedCell<Math<scalar_t>, Kind>::type cell(p.options);
   const Place at(p);
   const int64_t length = checked_length(p, at.b);
   if (!at.active) return;
   acc h = p.h0 != nullptr ? p.h0[at.b * p.channels + at.d] : p.initial;
-  const auto own = cell.own({at.b, at.d, 0, 0, 1});
+  const auto own = own_of<Math<scalar_t>>(cell, p, {at.b, at.d, 0, 0, 1, false});
 
   scalar_t raw[planes][kCarry];
   const auto load = [&](int64_t s) {
@@ -282,9 +290,9 @@ __global__ void __launch_bounds__(kLanes) serial_forward_kernel(const ScanForwar
     RNNKIT_UNROLL
     for (int i = 0; i < kCarry; ++i, out.first += out.stride) {
       if (i >= count) break;
-      const bool pad = pads >> i & 1;
-      const acc before = resets >> i & 1 ? p.initial : h;
-      const acc after = cell.step({at.b, at.d, s / kCarry, i, 1}, own, x[i], before);
+      const bool pad = pads >> i & 1, reset = resets >> i & 1;
+      const acc before = reset ? p.initial : h;
+      const acc after = cell.step({at.b, at.d, s / kCarry, i, 1, reset}, own, x[i], before);
       acc y = after;
       if constexpr (Kind::kOutputPlanes > 0) y = cell.output(own, x[i], before, after);
       *out.first = static_cast<scalar_t>(pad ? acc(0) : y);
@@ -299,15 +307,16 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
     scan_backward_kernel(const ScanBackward<scalar_t, Kind> p) {
   using acc = acc_t<scalar_t>;
   constexpr int planes = Kind::kPlanes, state_planes = planes - Kind::kOutputPlanes;
-  constexpr int state_sums = Kind::kStateSums, output_sums = Kind::kOutputSums;
-  const Cell<Math<scalar_t>, Kind> cell(p.options);
+  constexpr int state_sums = Kind::kStateSums, output_sums = Kind::kOutputSums, parameter_factors = kParameterFactors<Kind>;
+  constexpr int factors = state_planes + parameter_factors;
+  const typename CheckedCell<Math<scalar_t>, Kind>::type cell(p.options);
   const Place at(p);
   const int64_t length = checked_length(p, at.b), tile = int64_t(at.count) * kCarry;
   const int64_t tiles = (length + tile - 1) / tile;
   const int from_end = at.count - 1 - at.index;  // the first thread in processing order takes the last steps
   Exchange<acc> exchange;
   acc state = p.grad_h_last != nullptr && at.active ? p.grad_h_last[at.b * p.channels + at.d] : acc(0);
-  const auto own = cell.own({at.b, at.active ? at.d : 0, 0, 0, 1});
+  const auto own = own_of<Math<scalar_t>>(cell, p, {at.b, at.active ? at.d : 0, 0, 0, 1, false});
 
   scalar_t raw[planes][kCarry], raw_grad[kCarry];
   acc h = 0;
@@ -320,26 +329,26 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
   };
   if (tiles > 0) load((tiles - 1) * tile + from_end * kCarry);
 
-  acc sums_of_state[state_sums + 1] = {}, sums_of_output[output_sums + 1] = {};  // + 1: there may be none
+  acc sums[Kind::kParameters + 1] = {};  // + 1: there may be none
   for (int64_t n = tiles - 1; n >= 0; --n) {
     const int64_t block = n * at.count + from_end, s = block * kCarry;
     const int count = at.active ? steps_from(s, length) : 0;
     const unsigned resets = marks_from(p.reset, p, at, s, length, count), pads = marks_from(p.pad, p, at, s, length, count);
     Steps<const scalar_t>(p.grad_out, at, length, s).load(raw_grad, count);
-    acc a[kCarry], factor[state_planes][kCarry], grad[kCarry];
+    acc a[kCarry], factor[factors][kCarry], grad[kCarry];
     acc to_h_prev[Kind::kOutputSeesPrevious ? kCarry : 1], h_prev[state_sums > 0 ? kCarry : 1];
     RNNKIT_UNROLL
     for (int i = 0; i < kCarry; ++i) {
       const bool reset = resets >> i & 1, skip = i >= count || (pads >> i & 1);
-      acc x[planes], d[state_planes], after, into_previous = 0;
+      acc x[planes], d[factors], after, into_previous = 0;
       RNNKIT_UNROLL
       for (int j = 0; j < planes; ++j) x[j] = static_cast<acc>(raw[j][i]);
       if (reset) h = p.initial;
-      cell.gradients({at.b, at.d, block, i, 1}, own, x, h, after, a[i], d);
+      cell.gradients({at.b, at.d, block, i, 1, reset}, own, x, h, after, a[i], d);
       if (reset) a[i] = 0;
       if (skip) a[i] = 1;
       RNNKIT_UNROLL
-      for (int j = 0; j < state_planes; ++j) factor[j][i] = skip ? acc(0) : d[j];
+      for (int j = 0; j < factors; ++j) factor[j][i] = skip ? acc(0) : d[j];
       grad[i] = static_cast<acc>(raw_grad[i]);
       if constexpr (Kind::kOutputPlanes > 0) {
         acc d_output[Kind::kOutputPlanes];
@@ -351,7 +360,7 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
           if (i < count) to.first[i * to.stride] = static_cast<scalar_t>(d_output[j - state_planes]);
         }
         if constexpr (output_sums > 0)
-          if (!skip) cell.add_output(d_output, h, sums_of_output);
+          if (!skip) cell.add_output(d_output, h, sums + state_sums);
       }
       if (skip) grad[i] = 0;
       if constexpr (Kind::kOutputSeesPrevious) to_h_prev[i] = skip || reset ? acc(0) : into_previous;
@@ -391,16 +400,19 @@ __global__ void __launch_bounds__(kLanes* kMaxChunks, kBlocksPerMultiprocessor<a
           if (i < count) *to[j] = static_cast<scalar_t>(g[j]);
           to[j] -= stride[j];
         }
-        if constexpr (state_sums > 0) cell.add_state(g, h_prev[i], sums_of_state);
+        if constexpr (state_sums > 0) cell.add_state(g, h_prev[i], sums);
+        RNNKIT_UNROLL
+        for (int k = 0; k < parameter_factors; ++k)
+          sums[state_sums + output_sums + k] += total * factor[state_planes + k][i];
       }
     }
     if (at.count == 1) state = past;
   }
 
   if (at.index == 0 && at.active) p.grad_h0[at.b * p.channels + at.d] = state;
-  for (int j = 0; j < state_sums + output_sums; ++j) {
-    const acc total = exchange.sum(j < state_sums ? sums_of_state[j] : sums_of_output[j - state_sums]);
-    if (at.index == 0 && at.active) p.sums[(sum_row<Kind>(j) * p.batch + at.b) * p.channels + at.d] = total;
+  for (int j = 0; j < Kind::kParameters; ++j) {
+    const acc total = exchange.sum(sums[j]);
+    if (at.index == 0 && at.active) p.sums[(parameter_of_sum<Kind>(j) * p.batch + at.b) * p.channels + at.d] = total;
   }
   RNNKIT_UNROLL
   for (int j = 0; j < planes; ++j) zero_padding(p.grad_in[j], p, at, length, channel_stride<Kind>(j));

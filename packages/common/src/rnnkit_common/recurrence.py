@@ -1,0 +1,75 @@
+"""The loop over time that the references of all scans share, in operations that torch can differentiate any number of times.
+
+`_recurrence.py` in a family is a link to this file, and a copy of it in its wheel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def split_planes(inputs: list[Tensor], count: int) -> list[Tensor]:
+    """`count` planes (B, T, D) from tensors (B, T, k * D) that hold some of them each, side by side."""
+    width = sum(t.shape[2] for t in inputs) // count
+    return [plane for t in inputs for plane in (t.split(width, dim=-1) if width else [t] * count)][:count]
+
+
+def absent_steps(like: Tensor, lengths: Tensor | None, pad: Tensor | None = None) -> Tensor:
+    """(B, T) bool, of sequences (B, T, ...): what lies behind `lengths` (B,), or is marked by `pad` (B, T)."""
+    batch, steps = like.shape[:2]
+    absent = torch.zeros(batch, steps, dtype=torch.bool, device=like.device) if pad is None else pad
+    if lengths is not None:
+        absent = absent | (torch.arange(steps, device=like.device) >= lengths[:, None])
+    return absent
+
+
+def present(sequences: list[Tensor], absent: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """The sequences in `dtype`, and 0 where they are absent, whatever stands there."""
+    return [t.masked_fill(absent[..., None], 0.0).to(dtype) for t in sequences]
+
+
+def run_steps(
+    step: Callable[..., tuple[Tensor, Tensor]],
+    sequences: list[Tensor],
+    h0: Tensor,
+    absent: Tensor,
+    *,
+    reset: Tensor | None = None,
+    initial: float = 0.0,
+    direction: str = "forward",
+) -> tuple[Tensor, Tensor]:
+    """out (B, T, D) and the last state (B, D).
+
+    Args:
+        step: (one value (B, D) of each sequence, h_prev) -> (h, out).
+        sequences: (B, T, D) each, 0 in absent steps.
+        h0: (B, D), in the dtype of all that is computed.
+        absent: (B, T) bool; such a step leaves the state as it is, and its out is 0.
+        reset: (B, T) bool; the state before such a step is `initial`.
+        direction: "forward"; "backward", from the last step to the first; or "both": the second half of the channels backward.
+    """
+    steps, channels = sequences[0].shape[1:]
+    goes_back = (
+        torch.arange(channels, device=h0.device) >= {"forward": channels, "backward": 0, "both": channels // 2}[direction]
+    )
+
+    def at(t: Tensor, i: int) -> Tensor:
+        """Step i of (B, T, 1) or (B, T, D), in the order of processing."""
+        if direction == "both":
+            return torch.where(goes_back, t[:, steps - 1 - i], t[:, i])
+        return t[:, i if direction == "forward" else steps - 1 - i]
+
+    h, rows = h0, []
+    for i in range(steps):
+        before = h if reset is None else torch.where(at(reset[..., None], i), h.new_tensor(initial), h)
+        after, out = step([at(t, i) for t in sequences], before)
+        is_absent = at(absent[..., None], i)
+        rows.append(out.masked_fill(is_absent, 0.0))
+        h = torch.where(is_absent, h, after)
+    if not rows:
+        return sequences[0], h
+    forward = torch.stack(rows, dim=1)
+    return torch.where(goes_back, forward.flip(1), forward), h
