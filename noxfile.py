@@ -210,6 +210,13 @@ def tests(session: nox.Session, package: str) -> None:
 
 
 @nox.session(venv_backend="none")
+@nox.parametrize("name", [nox.param(name, id=name) for name in re.findall(r"new\((\w+)\)", " ".join(sys.argv)) or ["NAME"]])
+def new(session: nox.Session, name: str) -> None:
+    """Make a family of scans, packages/NAME and tests/NAME, which builds and passes: `nox -s "new(NAME)"`."""
+    session.run(sys.executable, "examples/new.py", name, external=True)
+
+
+@nox.session(venv_backend="none")
 @per_package(FAMILIES, mingru=["quick"])
 def quick(session: nox.Session, package: str) -> None:
     """Compile one package's CPU kernels in place, hardly optimised, and run its fast tests: after an edit, within a minute."""

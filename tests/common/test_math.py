@@ -33,6 +33,8 @@ def arguments(name: str, dtype: torch.dtype) -> Tensor:
     x = torch.cat([torch.randn(200_001), 10 * torch.randn(100_000), 1e-4 * torch.randn(1_000), torch.tensor([0.0, -0.0])])
     if name == "log":
         x = torch.cat([x.abs() + 1e-30, 10 ** (30 * torch.rand(100_000) - 15), 1 + 1e-3 * torch.randn(100_000)])
+    if name in ("sqrt", "log1p"):
+        x = torch.cat([x.abs(), 10 ** (30 * torch.rand(100_000) - 15)])
     if name == "exp_nonpositive":
         x = -x.abs()
     if name in ("sin", "cos"):
@@ -45,11 +47,25 @@ TRUTH = {
     "exp_nonpositive": torch.exp,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
+    "expm1": torch.expm1,
+    "log1p": torch.log1p,
+    "sqrt": torch.sqrt,
     "log": torch.log,
     "sin": torch.sin,
     "cos": torch.cos,
 }
-ULPS = {"exp": 1.2, "exp_nonpositive": 1.2, "sigmoid": 2.2, "tanh": 2.9, "log": 0.9, "sin": 1.7, "cos": 1.7}
+ULPS = {
+    "exp": 1.2,
+    "exp_nonpositive": 1.2,
+    "sigmoid": 2.2,
+    "tanh": 2.9,
+    "expm1": 2.3,
+    "log1p": 2.3,
+    "sqrt": 0.5001,
+    "log": 0.9,
+    "sin": 1.7,
+    "cos": 1.7,
+}
 
 
 @pytest.mark.parametrize("name", TRUTH)

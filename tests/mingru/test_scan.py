@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from mingru import functional, reference
+from mingru import functional
 from rnnkit_common.testing import Backend, check_layer, check_what_a_layer_keeps, scans, some_sanitized
 from rnnkit_common.testing.backends import MULTIPROCESSORS
 from torch import Tensor
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.kernels
 class Case(scans.ScanCase):
     """A problem of minGRU's (one gate) or minLSTM's (two) op."""
 
+    family = "mingru"
     gates: int = 1
     activation: str = "g"
     initial: float | None = None
@@ -36,17 +37,9 @@ class Case(scans.ScanCase):
     def prepare(self, planes: list[Tensor]) -> list[Tensor]:
         return [planes[0] - 8, *planes[1:]] if self.keeps else planes
 
-    def op(
-        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, reset: Tensor | None, extra: None
-    ) -> tuple[Tensor, Tensor]:
-        options = (functional.cell_name(self.gates), self.activation, self.initial_state, self.direction, True)
-        return torch.ops.rnnkit_mingru.scan(planes, h0, lengths, reset, *options)[:2]
-
-    def reference(
-        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, reset: Tensor | None, extra: None
-    ) -> tuple[Tensor, Tensor]:
-        options = {"activation": self.activation, "initial": self.initial_state, "direction": self.direction}
-        return reference.scan(planes, h0, lengths, reset, **options)
+    @property
+    def options(self) -> tuple:
+        return (functional.cell_name(self.gates), self.activation, self.initial_state)
 
 
 CASES = [

@@ -200,7 +200,7 @@ SCAN_ON_CUDA = [
     fault(
         "no barrier before a sum overwrites what others read",
         _CUDA_SCAN,
-        "    cluster > 1 ? cluster_barrier() : __syncthreads();  // what this memory held before has been read\n",
+        "    if (cluster > 1)  // what this memory held before has been read\n      cluster_barrier();\n    else\n      __syncthreads();\n",
         "",
         families="sru",
     ),

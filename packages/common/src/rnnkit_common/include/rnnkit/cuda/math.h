@@ -79,6 +79,11 @@ struct Math {
     return ::log(x);
   }
 
+  static RNNKIT_INLINE V log1p(V x) {
+    if constexpr (sizeof(V) == 4) return log1pf(x);
+    return ::log1p(x);
+  }
+
   static RNNKIT_INLINE V sqrt(V x) {
     if constexpr (sizeof(V) == 4) return sqrtf(x);
     return ::sqrt(x);

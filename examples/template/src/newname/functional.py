@@ -1,0 +1,77 @@
+"""Newname as a function of its planes."""
+
+from __future__ import annotations
+
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from . import _ops, reference
+from ._checks import check_floating, check_lengths, check_reset, check_state
+from ._modes import needs_plain_torch, wants_gradients
+from ._tensors import run_reference
+
+__all__ = ["scan"]
+
+
+def scan(
+    inputs: List[Tensor],
+    h0: Optional[Tensor] = None,
+    lengths: Optional[Tensor] = None,
+    reset: Optional[Tensor] = None,
+    reverse: bool = False,
+) -> Tuple[Tensor, Tensor]:
+    """The recurrence over a batch of sequences.
+
+    Args:
+        inputs: the planes, side by side in one tensor or each in its own, (B, T, k * D); then the parameters, (D,) each, if there
+            are any: in the order of `reference.scan`. float64, float32, float16 or bfloat16; parameters in the dtype of states.
+        h0: h before the first step, anything that expands to (B, D). Default: 0.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
+        reset: (B, T) bool. Where True, the state is 0 before the step at t is taken.
+        reverse: runs each sequence from its last valid step to its first; the output stays aligned with the input.
+
+    Returns:
+        out (B, T, D) in the planes' dtype; and h_last (B, D), in float32 (float64 for float64 planes).
+
+    Raises:
+        ValueError: a shape, device or length that does not fit; the message names it.
+        TypeError: a dtype that does not.
+        RuntimeError: planes or parameters that do not fit each other.
+    """
+    x = inputs[0]
+    check_floating("inputs", x)
+    if x.dim() != 3:
+        raise ValueError(f"inputs: expected planes of shape (B, T, k * D), got {list(x.shape)}")
+    width = 0
+    for t in inputs:
+        width += t.shape[2] if t.dim() == 3 else 0
+    batch, steps, channels = x.shape[0], x.shape[1], width // reference.PLANES
+    if h0 is not None:
+        h0 = check_state(h0, x, [batch, channels], "h0").contiguous()
+    if lengths is not None:
+        lengths = check_lengths(lengths, x, batch, steps)
+    if reset is not None:
+        reset = check_reset(reset, x)
+    direction = "backward" if reverse else "forward"
+    save = wants_gradients(inputs, h0)
+    if torch.jit.is_scripting():
+        out, h_last, _ = torch.ops.rnnkit_newname.scan(inputs, h0, lengths, reset, direction, save)
+    elif needs_plain_torch():
+        out, h_last = _composite(inputs, channels, h0, lengths, reset, direction)
+    else:
+        out, h_last, _ = _ops.CALLS.scan(inputs, h0, lengths, reset, direction, save)
+    return out, h_last
+
+
+@torch.jit.unused
+def _composite(
+    inputs: List[Tensor],
+    channels: int,
+    h0: Optional[Tensor],
+    lengths: Optional[Tensor],
+    reset: Optional[Tensor],
+    direction: str,
+) -> Tuple[Tensor, Tensor]:
+    return run_reference(_ops.composite, channels, 0.0, inputs, h0, lengths, reset, direction)
