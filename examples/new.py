@@ -5,6 +5,7 @@ python examples/new.py NAME [FOLDER]: in FOLDER instead of this checkout; it has
 
 from __future__ import annotations
 
+import keyword
 import re
 import shutil
 import sys
@@ -16,8 +17,10 @@ LINKS = ("checks", "derivatives", "layers", "modes", "names", "recurrence", "ten
 
 def make(name: str, root: Path) -> None:
     """Writes the family, and the links to what it shares with the others."""
-    if not re.fullmatch("[a-z][a-z0-9_]*", name):
-        raise SystemExit(f"NAME: expected lower-case letters, digits and underscores, got {name!r}")
+    class_name = name.title().replace("_", "")
+    taken = {"torch", "tests", "rnnkit", "common", *sys.stdlib_module_names}
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in taken or any(map(keyword.iskeyword, (name, class_name))):
+        raise SystemExit(f"NAME: expected lower-case letters, digits and underscores, and no module's name, got {name!r}")
     package, tests = root / "packages" / name, root / "tests" / name
     for folder in (package, tests):
         if folder.exists():
@@ -27,8 +30,9 @@ def make(name: str, root: Path) -> None:
     shutil.move(package / "tests", tests)
     for path in sorted([*package.rglob("*"), *tests.rglob("*")], reverse=True):  # files before their folders
         if path.is_file():
-            text = path.read_text().replace("newname", name).replace("NEWNAME", name.upper())
-            path.write_text(text.replace("Newname", name.title().replace("_", "")))
+            text = path.read_text().replace("rnnkit-newname", "rnnkit-" + name.replace("_", "-"))
+            text = text.replace("newname", name).replace("NEWNAME", name.upper()).replace("Newname", class_name)
+            path.write_text(re.sub(r"(?m)(^from \w.*\n)+", lambda block: "".join(sorted(block[0].splitlines(True))), text))
         path.rename(path.with_name(path.name.replace("newname", name)))
     for link in LINKS:
         (package / "src" / name / f"_{link}.py").symlink_to(f"../../../common/src/rnnkit_common/{link}.py")
@@ -36,4 +40,6 @@ def make(name: str, root: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
     make(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else EXAMPLES.parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from mingru import MinConv2dGRU, MinGRU, MinGRUCell, MinLSTM, functional
-from rnnkit_common.testing import Backend, check_survives
+from rnnkit_common.testing import Backend, changed, check_survives
 from torch.nn.utils.rnn import pack_sequence
 
 pytestmark = pytest.mark.kernels
@@ -67,6 +67,9 @@ K = torch.randn(2, 5, 4)
         (ValueError, "positive sizes, got 0 and 4", lambda: MinGRU(0, 4)),
         (ValueError, "strides: expected 2 values, one per layer, got 1", lambda: MinConv2dGRU(3, [4, 4], 1, strides=[1])),
         (ValueError, r"planes: expected shape \(B, 2 \* D\)", lambda: functional.step(K, 1)),
+        (ValueError, "activation: expected 'g', 'identity' or 'tanh', got 'relu'", lambda: functional.step(K[0], 1, activation="relu")),
+        (ValueError, "activation: expected 'g', 'identity' or 'tanh', got 'b'g''", lambda: functional.step(K[0], 1, activation=b"g")),
+        (ValueError, "activation: expected 'g', 'identity' or 'tanh', got 'TANH'", lambda: changed(MinGRU(3, 4), "layers.0.activation", "TANH")(X)),
     ],
 )  # fmt: skip
 def test_refused(error: type[Exception], words: str, call) -> None:
@@ -86,8 +89,8 @@ def test_unsorted_lengths_are_fine() -> None:
         ("lengths", {"lengths": torch.tensor([5])}),
         ("inputs", {"inputs": [K, K[:1]]}),
         ("inputs", {"inputs": [K, K, K]}),
-        ("inputs: expected the planes before", {"inputs": [K, K[0, 0], K]}),
-        ("inputs: expected 0 parameters, got 1", {"inputs": [K, K, K[0, 0]]}),
+        ("inputs: expected no parameters", {"inputs": [K, K, K[0, 0]]}),
+        ("inputs: expected no parameters", {"inputs": [K, K, K[0, 0, :0]]}),
         ("no tensor arguments", {"inputs": []}),
         ("inputs", {"inputs": [K[0]]}),
         ("h0", {"h0": torch.zeros(2, 3)}),

@@ -144,3 +144,15 @@ def test_a_layer_keeps_what_a_linear_keeps(host_backends: Backend) -> None:
         return functional.layer_unchecked(x, weight, bias, 1, h0, None, None, False, "g", True)
 
     check_what_a_layer_keeps(layer, torch.randn(8, 5), torch.randn(8), 5)
+
+
+def test_ops_with_their_defaults_are_differentiated() -> None:
+    """`save` is for those who need no gradient: where one is recorded, what backward needs is kept."""
+    planes, weight = torch.randn(2, 5, 8, requires_grad=True), torch.randn(8, 3)
+    torch.ops.rnnkit_mingru.scan([planes])[0].sum().backward()
+    expected = torch.autograd.grad(functional.scan([planes], 1)[0].sum(), planes)[0]
+    torch.testing.assert_close(planes.grad, expected)
+    x = torch.randn(2, 5, 3, requires_grad=True)
+    torch.ops.rnnkit_mingru.layer(x, weight)[0].sum().backward()
+    (expected,) = torch.autograd.grad(functional.scan([x @ weight.T], 1)[0].sum(), x)
+    torch.testing.assert_close(x.grad, expected)

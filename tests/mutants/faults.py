@@ -463,8 +463,8 @@ MINGRU = [
     fault(
         "a stream begins at 0",
         "packages/mingru/src/mingru/functional.py",
-        '    start = initial if initial is not None else (0.5 if activation == "g" else 0.0)\n    return torch.ops',
-        "    start = initial if initial is not None else 0.0\n    return torch.ops",
+        "return torch.ops.rnnkit_mingru.step(planes, h, cell_name(gates), activation, start)",
+        "return torch.ops.rnnkit_mingru.step(planes, h, cell_name(gates), activation, 0.0)",
     ),
     fault(
         "dropout after the last layer too",

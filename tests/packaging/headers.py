@@ -20,12 +20,13 @@ FLAGS = ["-std=c++17", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DRNNKIT_NA
 
 def complaints(header: Path) -> str:
     """What is wrong with a header, or nothing."""
+    parts = header.relative_to(ROOT).parts
     flags = [*FLAGS, f"-I{INCLUDE}"]
     for folder in cpp_extension.include_paths():
         flags += ["-isystem", folder]
-    if "csrc" in header.parts:
-        flags.append(f"-I{header.parents[len(header.parts) - 1 - header.parts.index('csrc') - 1]}")
-    if "cuda" in header.parts:
+    if "csrc" in parts:
+        flags.append(f"-I{ROOT.joinpath(*parts[: parts.index('csrc') + 1])}")
+    if "cuda" in parts:
         flags.append("-DRNNKIT_EMULATE_CUDA")
     if header.name == "foreach_target.h":
         flags.append("-DRNNKIT_KERNELS=<rnnkit/cpu/math.h>")
@@ -37,7 +38,9 @@ def complaints(header: Path) -> str:
 def main() -> None:
     """All headers, two at a time or as many as there are cores; exits with an error if one has complaints."""
     headers = [Path(name).resolve() for name in sys.argv[1:]]
-    headers = headers or sorted([*INCLUDE.rglob("*.h"), *ROOT.glob("packages/*/csrc/**/*.h")])
+    headers = headers or sorted(
+        [*INCLUDE.rglob("*.h"), *ROOT.glob("packages/*/csrc/**/*.h"), *ROOT.glob("examples/*/csrc/*.h")]
+    )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         answers = dict(zip(headers, pool.map(complaints, headers), strict=True))
     for header, answer in answers.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from qrnn import QRNN, ForgetMult, QRNNLayer, functional
-from rnnkit_common.testing import Backend, check_survives
+from rnnkit_common.testing import Backend, changed, check_survives
 from torch.nn.utils.rnn import pack_sequence
 
 pytestmark = pytest.mark.kernels
@@ -73,6 +73,7 @@ def mixed() -> list[QRNNLayer]:
         (TypeError, "f: expected float64, float32, float16 or bfloat16, got torch.complex64", lambda: ForgetMult()(X.cfloat(), X.cfloat())),
         (ValueError, r"hidden: expected a shape that expands to \[2, 3\], got \[4, 3\]", lambda: ForgetMult()(X, X, torch.zeros(4, 3))),
         (ValueError, r"gates: expected 4 \* H features for pooling 'ifo', got 10", lambda: functional.pool(G[..., :10], pooling="ifo")),
+        (ValueError, "pooling: expected 'f', 'fo' or 'ifo', got 'mult'", lambda: changed(QRNNLayer(3, 4), "pooling", "mult")(X)),
         (TypeError, "gates: expected float64", lambda: functional.pool(G.bool())),
     ],
 )  # fmt: skip

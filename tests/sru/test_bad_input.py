@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rnnkit_common.testing import Backend, check_survives
+from rnnkit_common.testing import Backend, changed, check_survives
 from sru import SRU, SRUCell, SRUpp, SRUppAttention, functional
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
@@ -81,6 +81,8 @@ class Returns(nn.Module):
         (TypeError, "x: expected torch.float32, got torch.float64", lambda: functional.recurrence(U, BIAS, x=H.double())),
         (TypeError, "U: expected float64, float32, float16 or bfloat16, got torch.int64", lambda: functional.recurrence(U.long(), BIAS)),
         (ValueError, "weight_c: expected the shape and device of bias", lambda: functional.recurrence(U, BIAS, torch.randn(4))),
+        (ValueError, r"weight_c: expected 1 dimension, or 3 for each step its own, got \[\]", lambda: functional.recurrence(U, BIAS, torch.tensor(1.0))),
+        (ValueError, "activation: expected 'identity', 'tanh' or 'relu', got 'TANH'", lambda: changed(SRU(4, 4), "rnn_lst.0.activation", "TANH")(H)),
         (ValueError, "weight_c: expected the sequences of U with 8 features", lambda: functional.recurrence(U, BIAS, torch.randn(5, 2, 4))),
         (ValueError, "bias: expected device cpu, got meta", lambda: functional.recurrence(U, BIAS.to("meta"))),
         (ValueError, r"mask_c: expected a shape that expands to \[2, 4\]", lambda: functional.recurrence(U, BIAS, mask_c=torch.ones(3, 4))),
@@ -122,6 +124,7 @@ UB, HB = torch.randn(2, 5, 12), torch.randn(2, 5, 4)
         ("inputs: expected a tensor with just the interleaved", {"inputs": [UB[..., :4], UB[..., :8], P4]}),
         ("inputs: expected a tensor with just the interleaved", {"inputs": [HB, UB, P4], "skip": "input"}),
         ("inputs: expected .* all of one D", {"inputs": [UB[..., :5], UB[..., :7], P4]}),
+        ("inputs: expected the planes before", {"inputs": [UB, P4, HB], "skip": "input"}),
         ("inputs: expected 4 parameters, got 2", {"inputs": [UB, P2]}),
         ("inputs: expected parameters of shape", {"inputs": [UB, P4[:, :3]]}),
         ("inputs: expected parameters that are", {"inputs": [UB.double(), P4]}),

@@ -154,3 +154,14 @@ def test_a_layer_in_one_op_is_its_product_and_its_recurrence(host_backends: Back
 
     for layer in (fused, fused_by_time):
         check_layer(layer, apart, weight, bias, torch.randn(3, width), width)
+
+
+def test_no_channels_at_all() -> None:
+    none, bias = torch.zeros(2, 5, 0, requires_grad=True), torch.zeros(0, requires_grad=True)
+    for weight_c in (None, torch.zeros(0)):
+        h, c = functional.layer(none, torch.zeros(0, 0), bias, weight_c, batch_first=True)
+        (h.sum() + c.sum()).backward()
+        assert h.shape == (2, 5, 0)
+        assert c.shape == (2, 0)
+    out, _, _ = torch.ops.rnnkit_sru.scan([none, none, none, torch.zeros(2, 0)], skip="none", peephole="plane")
+    assert out.shape == (2, 5, 0)

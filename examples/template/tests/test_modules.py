@@ -35,5 +35,7 @@ def test_refused() -> None:
     planes, _ = inputs()
     with pytest.raises(ValueError, match=r"inputs: expected planes of shape \(B, T, k \* D\), got \[5, 4\]"):
         functional.scan([planes[0]])
+    with pytest.raises(ValueError, match=r"inputs: expected .* planes in all, got 5 features"):
+        functional.scan([planes, planes[..., :1]])
     with pytest.raises(TypeError, match="reset: expected bool"):
         functional.scan([planes], reset=torch.zeros(2, 5))

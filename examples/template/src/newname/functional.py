@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _ops, reference
-from ._checks import check_floating, check_lengths, check_reset, check_state
+from ._checks import check_lengths, check_planes, check_reset, check_state
 from ._modes import needs_plain_torch, wants_gradients
 from ._tensors import run_reference
 
@@ -38,16 +38,11 @@ def scan(
     Raises:
         ValueError: a shape, device or length that does not fit; the message names it.
         TypeError: a dtype that does not.
-        RuntimeError: planes or parameters that do not fit each other.
+        RuntimeError: parameters that do not fit the planes.
     """
+    channels = check_planes(inputs, reference.PLANES)
     x = inputs[0]
-    check_floating("inputs", x)
-    if x.dim() != 3:
-        raise ValueError(f"inputs: expected planes of shape (B, T, k * D), got {list(x.shape)}")
-    width = 0
-    for t in inputs:
-        width += t.shape[2] if t.dim() == 3 else 0
-    batch, steps, channels = x.shape[0], x.shape[1], width // reference.PLANES
+    batch, steps = x.shape[0], x.shape[1]
     if h0 is not None:
         h0 = check_state(h0, x, [batch, channels], "h0").contiguous()
     if lengths is not None:

@@ -108,3 +108,30 @@ def check_reset(reset: Tensor, x: Tensor) -> Tensor:
     if reset.device != x.device:
         raise ValueError(f"reset: expected device {x.device}, got {reset.device}")
     return reset.contiguous()
+
+
+def check_planes(inputs: list[Tensor], count: int) -> int:
+    """D of `count` planes in tensors (B, T, k * D), which parameters, of fewer dimensions, may follow; raises unless they fit."""
+    if len(inputs) == 0:
+        raise ValueError("inputs: expected the planes, got an empty list")
+    x = inputs[0]
+    check_tensor("inputs", x)
+    check_floating("inputs", x)
+    if x.dim() != 3:
+        raise ValueError(f"inputs: expected planes of shape (B, T, k * D), got {list(x.shape)}")
+    width = 0
+    for t in inputs:
+        check_tensor("inputs", t)
+        if t.device != x.device:
+            raise ValueError(f"inputs: expected one device, got {x.device} and {t.device}")
+        if t.dim() == 3:
+            if t.dtype != x.dtype:
+                raise TypeError(f"inputs: expected planes of one dtype, got {x.dtype} and {t.dtype}")
+            if t.shape[0] != x.shape[0] or t.shape[1] != x.shape[1]:
+                raise ValueError(f"inputs: expected planes of one B and T, got {list(x.shape)} and {list(t.shape)}")
+            width += t.shape[2]
+    channels = width // count
+    for t in inputs:
+        if width % count != 0 or (t.dim() == 3 and channels > 0 and t.shape[2] % channels != 0):
+            raise ValueError(f"inputs: expected (B, T, k * D) with {count} planes in all, got {width} features")
+    return channels

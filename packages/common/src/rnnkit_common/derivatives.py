@@ -238,6 +238,8 @@ def register_derivatives(
     class Forward(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, rest: tuple[Any, ...], h0: Tensor | None, *x: Tensor) -> tuple[Tensor, ...]:
+            if not rest[-1]:
+                rest = (*rest[:-1], True)  # whoever calls it so that it is differentiated wants that, whatever `save` says
             with torch._C._AutoDispatchBelowAutograd():
                 outputs = op(x, h0, *rest)
             ctx.options = rest[extras:-1]

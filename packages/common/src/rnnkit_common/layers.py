@@ -129,6 +129,8 @@ def register_layer(
         def forward(
             ctx: Any, rest: tuple[Any, ...], x: Tensor, weight: Tensor, h0: Tensor | None, *given: Tensor | None
         ) -> tuple[Tensor, ...]:
+            if not rest[-1]:
+                rest = (*rest[:-1], True)  # as in `register_derivatives`
             with torch._C._AutoDispatchBelowAutograd():
                 out, h_last, carries, planes = op(x, weight, *given, h0, *rest)
             ctx.options = rest[extras:-1]

@@ -14,7 +14,9 @@ from torch import Tensor
 def split_planes(inputs: list[Tensor], count: int) -> list[Tensor]:
     """`count` planes (B, T, D) from tensors (B, T, k * D) that hold some of them each, side by side."""
     width = sum(t.shape[2] for t in inputs) // count
-    return [plane for t in inputs for plane in (t.split(width, dim=-1) if width else [t] * count)][:count]
+    if width == 0:
+        return [inputs[0]] * count
+    return [plane for t in inputs for plane in t.split(width, dim=-1)]
 
 
 def absent_steps(like: Tensor, lengths: Tensor | None, pad: Tensor | None = None) -> Tensor:

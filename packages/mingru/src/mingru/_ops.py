@@ -36,6 +36,8 @@ NAMESPACE = "rnnkit_mingru"
 
 def plane_count(cell: str, *_: object) -> int:
     """Of a cell."""
+    if cell not in ("mingru", "minlstm"):
+        raise ValueError(f"cell: expected 'mingru' or 'minlstm', got {cell!r}")
     return 2 if cell == "mingru" else 3
 
 

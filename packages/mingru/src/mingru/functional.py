@@ -191,8 +191,9 @@ def scan(
     if x.dim() > 3:
         planes = [plane.flatten(2) for plane in planes]
 
-    _check_activation(activation)
-    start = initial if initial is not None else (0.5 if activation == "g" else 0.0)
+    start = initial_state(activation)  # also where another is given: it refuses unknown ones
+    if initial is not None:
+        start = initial
     direction = "backward" if reverse else "forward"
     cell = cell_name(gates)
     if h0 is not None:
@@ -232,7 +233,7 @@ def layer_unchecked(
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
     """`scan` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K)."""
-    start = 0.5 if activation == "g" else 0.0
+    start = initial_state(activation)
     if h0 is not None:
         h0 = check_state(h0, x, [x.shape[0 if batch_first else 1], weight.shape[0] // (gates + 1)]).contiguous()
     if reset is not None:
@@ -297,7 +298,9 @@ def step_unchecked(
     if differentiated:
         out, h_next = scan([planes.unsqueeze(1)], gates, h, None, None, False, activation, initial)
         return out.squeeze(1), h_next
-    start = initial if initial is not None else (0.5 if activation == "g" else 0.0)
+    start = initial_state(activation)
+    if initial is not None:
+        start = initial
     return torch.ops.rnnkit_mingru.step(planes, h, cell_name(gates), activation, start)
 
 
@@ -307,7 +310,7 @@ def stack_step_unchecked(
 ) -> Tuple[Tensor, Tensor]:
     """A step of layers of one width, in one op, without gradients; x (B, K), h (L, B, 1, D)."""
     h = None if h is None else h.contiguous()
-    start = 0.5 if activation == "g" else 0.0
+    start = initial_state(activation)
     return torch.ops.rnnkit_mingru.stack_step(x, weights, biases, h, cell_name(gates), activation, start)
 
 
@@ -341,6 +344,10 @@ def cell_name(gates: int) -> str:
     return "mingru" if gates == 1 else "minlstm"
 
 
-def _check_activation(activation: str) -> None:
-    if activation != "g" and activation != "identity" and activation != "tanh":
-        raise ValueError(f"activation: expected 'g', 'identity' or 'tanh', got '{activation}'")
+def initial_state(activation: str) -> float:
+    """c(0), of a candidate activation; raises ValueError if there is none of this name."""
+    if activation == "g":
+        return 0.5
+    if activation == "identity" or activation == "tanh":
+        return 0.0
+    raise ValueError(f"activation: expected 'g', 'identity' or 'tanh', got '{activation}'")

@@ -36,6 +36,13 @@ NAMESPACE = "rnnkit_qrnn"
 POOLINGS = {"mult": ("f", "x"), "f": ("Z", "F"), "fo": ("Z", "F", "O"), "ifo": ("Z", "F", "I", "O")}
 
 
+def plane_count(pooling: str, *_: object) -> int:
+    """Of a pooling."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling: expected one of {', '.join(map(repr, POOLINGS))}, got {pooling!r}")
+    return len(POOLINGS[pooling])
+
+
 def composite(
     inputs: list[Tensor],
     h0: Tensor,
@@ -48,16 +55,14 @@ def composite(
     direction: str,
 ) -> tuple[Tensor, Tensor]:
     """`scan` by the reference."""
-    planes = split_planes(inputs, len(POOLINGS[pooling]))
+    planes = split_planes(inputs, plane_count(pooling))
     options = (pooling, zoneout, scale, direction)
     return reference.scan(planes, h0, lengths, reset, seed, *options)
 
 
 def register(namespace: str) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
-    return register_family(
-        namespace, planes=lambda pooling, *_: len(POOLINGS[pooling]), reference=composite, extras=3
-    )  # lengths, reset, seed
+    return register_family(namespace, planes=plane_count, reference=composite, extras=3)  # lengths, reset, seed
 
 
 refuse_namesake("qrnn")

@@ -20,7 +20,7 @@ from . import _ops
 from ._checks import check_alike, check_floating, check_lengths, check_state, check_tensor
 from ._distributed import split_scan
 from ._modes import needs_plain_torch, wants_gradients
-from ._tensors import channels_of, run_reference
+from ._tensors import run_reference
 
 __all__ = ["forget_mult", "pool", "split_scan"]
 
@@ -104,7 +104,6 @@ def pool(
     if gates.dim() != 3:
         raise ValueError(f"gates: expected 3 dimensions (T, B, P * H), got shape {list(gates.shape)}")
     check_floating("gates", gates)
-    check_pooling(pooling)
     count = plane_count(pooling)
     if gates.shape[2] % count != 0:
         raise ValueError(f"gates: expected {count} * H features for pooling '{pooling}', got {gates.shape[2]}")
@@ -200,24 +199,19 @@ def _composite(
     direction: str,
 ) -> tuple[Tensor, Tensor]:
     options = (lengths, None, seed, pooling, zoneout, scale, direction)
-    return run_reference(_ops.composite, channels_of(planes, plane_count(pooling)), 0.0, planes, hidden, *options)
+    width = planes[0].shape[2] if len(planes) > 1 else planes[0].shape[2] // plane_count(pooling)
+    return run_reference(_ops.composite, width, 0.0, planes, hidden, *options)
 
 
 def plane_count(pooling: str) -> int:
-    """Of a pooling, of ForgetMult's too, which is "mult"."""
-    if pooling == "f" or pooling == "mult":
+    """Of a pooling of pre-activations; raises ValueError if there is none of this name."""
+    if pooling == "f":
         return 2
     if pooling == "fo":
         return 3
     if pooling == "ifo":
         return 4
-    raise ValueError(f"pooling: expected 'mult', 'f', 'fo' or 'ifo', got '{pooling}'")
-
-
-def check_pooling(pooling: str) -> None:
-    """Raises unless there is such a pooling of pre-activations."""
-    if pooling != "f" and pooling != "fo" and pooling != "ifo":
-        raise ValueError(f"pooling: expected 'f', 'fo' or 'ifo', got '{pooling}'")
+    raise ValueError(f"pooling: expected 'f', 'fo' or 'ifo', got '{pooling}'")
 
 
 def check_zoneout(zoneout: float, mode: str) -> None:

@@ -108,7 +108,6 @@ class QRNNLayer(nn.Module):
             raise ValueError(f"window: expected an integer >= 1, got {window}")
         qF.check_zoneout(zoneout, zoneout_mode)
         self.pooling = pooling if pooling is not None else ("fo" if output_gate else "f")
-        qF.check_pooling(self.pooling)
         gates = qF.plane_count(self.pooling)
         self.input_size, self.hidden_size, self.window = input_size, hidden_size, window
         self.save_prev_x, self.zoneout, self.zoneout_mode = save_prev_x, float(zoneout), zoneout_mode

@@ -41,6 +41,9 @@ EXTRAS = 5  # lengths, reset, pad, mask, scale
 
 def plane_count(activation: str, skip: str, peephole: str, *_: Any) -> int:
     """Of a kind of scan."""
+    for name, value, known in (("skip", skip, reference.SKIPS), ("peephole", peephole, reference.PEEPHOLES)):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
     return 3 + (skip != "none") + (2 if peephole == "plane" else 0)
 
 

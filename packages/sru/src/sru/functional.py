@@ -73,6 +73,8 @@ def recurrence(
     if x is not None and k == 4:
         raise ValueError("x: expected None where U has four values a channel, x' among them")
     peephole = "none" if weight_c is None else ("parameter" if weight_c.dim() == 1 else "plane")
+    if weight_c is not None and weight_c.dim() != 1 and weight_c.dim() != 3:
+        raise ValueError(f"weight_c: expected 1 dimension, or 3 for each step its own, got {list(weight_c.shape)}")
     if not batch_first:
         U = U.transpose(0, 1)
     highway: List[Tensor] = []
@@ -185,6 +187,7 @@ def layer_unchecked(
     batch_first: bool,
 ) -> Tuple[Tensor, Tensor]:
     """`layer` where `is_eager()`, of tensors that are known to fit and all of x's dtype, from the state 0 and without padding."""
+    _check_activation(activation)
     wanted = state_dtype(x)
     bias = bias.to(wanted).contiguous()
     weight_c = None if weight_c is None else weight_c.to(wanted).contiguous()
@@ -210,6 +213,7 @@ def stack_step_unchecked(
     activation: str,
 ) -> Tuple[Tensor, Tensor]:
     """A step of layers of one width and kind, in one op, without gradients; x (B, K), c (L, B, D) or None, contiguous."""
+    _check_activation(activation)
     return torch.ops.rnnkit_sru.stack_step(x, weights, biases, weights_c, scales, c, has_skip_term, activation)
 
 

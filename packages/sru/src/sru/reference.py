@@ -51,7 +51,8 @@ def scan(
     channels = c0.shape[1]
     absent = absent_steps(inputs[0], lengths, pad)
     sequences = present([t for t in inputs if t.dim() == 3], absent, c0.dtype)
-    parameters = torch.cat([t.reshape(-1, channels) for t in inputs if t.dim() < 3]).to(c0.dtype)
+    rows = [t.reshape(-1, channels) if channels else t.new_zeros(4, 0) for t in inputs if t.dim() < 3]
+    parameters = torch.cat(rows).to(c0.dtype)
     v_f, v_r = (parameters[2], parameters[3]) if peephole == "parameter" else (c0.new_zeros(()), c0.new_zeros(()))
     per_step: list[Tensor] = []
     if peephole == "plane":

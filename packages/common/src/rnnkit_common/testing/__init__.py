@@ -9,7 +9,7 @@ from .backends import Backend, backend_fixtures
 from .battery import ScanTests
 from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, some_sanitized, strided
 from .contract import CONTRACT, check_module_contract
-from .fuzz import check_survives
+from .fuzz import changed, check_survives
 from .interop import check_compile, check_export, check_op, check_script
 from .layers import check_layer, check_what_a_layer_keeps
 from .parallel import (
@@ -31,6 +31,7 @@ __all__ = [
     "alternate",
     "assert_no_worse",
     "backend_fixtures",
+    "changed",
     "check_captured_training",
     "check_compile",
     "check_current_stream",

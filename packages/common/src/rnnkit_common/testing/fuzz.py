@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 DTYPES = (torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.bool, torch.complex64)
 INTEGERS = (-(2**63), -1, 0, 1, 2, 3, 7, 2**40, 2**63 - 1)  # as a size, small, or beyond any memory
@@ -53,6 +53,13 @@ def _refuses(op: Callable[..., Any], arguments: Sequence[Any], changes: list[tup
 def _copied(arguments: Sequence[Any]) -> list[Any]:
     """The same, for ops that write to what they are given."""
     return torch.utils._pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, list(arguments))
+
+
+def changed(module: nn.Module, path: str, value: Any) -> nn.Module:
+    """The module, once an attribute of it, or of a submodule, has become another: as "layers.0.activation"."""
+    *where, name = path.rsplit(".", 1)
+    setattr(module.get_submodule(where[0] if where else ""), name, value)
+    return module
 
 
 def variations(value: Any) -> Iterator[Any]:

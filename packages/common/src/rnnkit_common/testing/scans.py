@@ -219,8 +219,9 @@ def result_names(case: ScanCase) -> list[str]:
 
 def _relative(actual: Tensor, oracle: Tensor) -> float:
     """The largest relative error, of numbers that float32 can tell from 0."""
+    actual, oracle = actual.detach().double(), oracle.detach().double()
     seen = oracle.abs() > 1e-30
-    errors = (actual.double() - oracle).abs()[seen] / oracle.abs()[seen]
+    errors = (actual - oracle).abs()[seen] / oracle.abs()[seen]
     return float(errors.max()) if errors.numel() else 0.0
 
 

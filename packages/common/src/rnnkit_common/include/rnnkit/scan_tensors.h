@@ -40,7 +40,8 @@ class ScanTensors {
         STD_TORCH_CHECK(channels == 0 || t.size(2) % channels == 0, "inputs: expected (B, T, k * D), all of one D");
         tensors_.push_back(rows(t, t.size(2), "inputs"));
       } else {
-        const int64_t count = channels == 0 ? parameters : t.numel() / channels;
+        const int64_t count = channels == 0 ? 0 : t.numel() / channels;
+        STD_TORCH_CHECK(parameters > 0, "inputs: expected no parameters");
         STD_TORCH_CHECK(t.dim() <= 2 && t.numel() == count * channels && (t.dim() != 2 || t.size(1) == channels),
                         "inputs: expected parameters of shape (k * D) or (k, D)");
         STD_TORCH_CHECK(t.scalar_type() == accumulate_type(dtype) && t.is_contiguous() && same_device(t, tensors_[0]),
@@ -49,7 +50,7 @@ class ScanTensors {
         rows_of_parameters += count;
       }
     }
-    STD_TORCH_CHECK(rows_of_parameters == parameters, "inputs: expected ", parameters, " parameters, got ",
+    STD_TORCH_CHECK(channels == 0 || rows_of_parameters == parameters, "inputs: expected ", parameters, " parameters, got ",
                     rows_of_parameters);
     if (lengths) check(*lengths, ScalarType::Long, {batch}, "lengths");
     if (reset) check(*reset, ScalarType::Bool, {batch, steps}, "reset");
@@ -130,9 +131,9 @@ class ScanTensors {
         ++i;
       }
       const bool interleaved = channel_stride<Kind>(j) > 1;
-      STD_TORCH_CHECK(
-          !interleaved || (tensors[i].size(2) == Kind::kInterleaved * channels && before == Kind::kFirstInterleaved),
-          "inputs: expected a tensor with just the interleaved planes");
+      STD_TORCH_CHECK(channels == 0 || !interleaved ||
+                          (tensors[i].size(2) == Kind::kInterleaved * channels && before == Kind::kFirstInterleaved),
+                      "inputs: expected a tensor with just the interleaved planes");
       rows[j] = strided<T>(tensors[i], interleaved ? j - before : (j - before) * channels);
     }
   }
