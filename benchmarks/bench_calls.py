@@ -80,20 +80,20 @@ def groups(machine: Machine) -> list[Group]:
     def timed(what: str) -> Callable[[nn.Module, Tensor], Run]:
         return training_step if what == "training step" else lambda module, x: inference(module.eval(), x)
 
-    found = [
+    all_groups = [
         Group("layers", what, sizes, lambda what=what: layers(device, timed(what)), ours, "nn.Linear", **about)
         for what in ("training step", "inference")
     ]
     names = dict(zip("BTSC", LOSS, strict=True))
-    found.append(Group("loss", "training step", names, lambda: loss(device), ["rnnt_loss"], "nn.Linear", **about))
+    all_groups.append(Group("loss", "training step", names, lambda: loss(device), ["rnnt_loss"], "nn.Linear", **about))
     for width, count in ((64, 1), (512, 2)):
         steps = {"B": 1, "H": width, "layers": count}
-        found.append(
+        all_groups.append(
             Group(
                 "stream", "step", steps, lambda w=width, c=count: stream(device, w, c), ["MinGRU.step", "SRU.step"], **about
             )
         )
-    return found
+    return all_groups
 
 
 if __name__ == "__main__":

@@ -57,19 +57,19 @@ def layer(
     arguments: dict[str, Any] = {"hidden_size": units, "input_shape": (batch, steps, features), **rnn}
 
     def modules() -> dict[str, nn.Module]:
-        found = {name: cls(**arguments) for name, cls in OURS.items()}
+        models = {name: cls(**arguments) for name, cls in OURS.items()}
         if peers is not None:
             theirs, mended = peers
-            found["SpeechBrain LiGRU"] = theirs.LiGRU(**arguments)
+            models["SpeechBrain LiGRU"] = theirs.LiGRU(**arguments)
             if part == "layer":
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", DeprecationWarning)
-                    found["same, jit.script"] = torch.jit.script(theirs.LiGRU(**arguments))
-            found["same, mended"] = mended.LiGRU(**arguments)
-            found["SpeechBrain SLiGRU"] = theirs.SLiGRU(**arguments)
-        found["nn.GRU"] = nn.GRU(features, units, batch_first=True, **rnn)
-        found["nn.LSTM"] = nn.LSTM(features, units, batch_first=True, **rnn)
-        return found
+                    models["same, jit.script"] = torch.jit.script(theirs.LiGRU(**arguments))
+            models["same, mended"] = mended.LiGRU(**arguments)
+            models["SpeechBrain SLiGRU"] = theirs.SLiGRU(**arguments)
+        models["nn.GRU"] = nn.GRU(features, units, batch_first=True, **rnn)
+        models["nn.LSTM"] = nn.LSTM(features, units, batch_first=True, **rnn)
+        return models
 
     rows = batch * steps
     inputs = [features] + [directions * units] * (count - 1)
@@ -98,23 +98,23 @@ def step(peers: tuple[Any, Any] | None, device: str) -> Group:
 
 def groups(machine: Machine) -> list[Group]:
     peers = suite.peer(PEER, lambda: (speechbrain(), speechbrain(mended=True)))
-    found = [step(peers, machine.device)] if machine.gpu else []
+    all_groups = [step(peers, machine.device)] if machine.gpu else []
     if machine.gpu:  # theirs take seconds a step
         for (b, t, h), dtype in itertools.product(GPU_SHAPES, (torch.float16, torch.float32)):
-            found += layer("layers", machine.fit(b, t, h, h), None, machine, rnn={}, dtype=dtype, share=0.2)
+            all_groups += layer("layers", machine.fit(b, t, h, h), None, machine, rnn={}, dtype=dtype, share=0.2)
     for shape in LAYERS:
-        found += layer("layer", machine.fit(*shape), peers, machine, rnn={}, share=1.2)
+        all_groups += layer("layer", machine.fit(*shape), peers, machine, rnn={}, share=1.2)
     for units in GPU_UNITS if machine.gpu else UNITS:
-        found += layer("by size", machine.fit(8, 100, 256, units), peers, machine, rnn={}, share=0.4)
+        all_groups += layer("by size", machine.fit(8, 100, 256, units), peers, machine, rnn={}, share=0.4)
     for steps in LENGTHS:  # SpeechBrain's is quadratic
         shape = machine.fit(8, steps, 64, 128)
-        found += layer("by length", shape, None, machine, rnn={}, kinds=["training step"], share=0.5)
+        all_groups += layer("by length", shape, None, machine, rnn={}, kinds=["training step"], share=0.5)
     if machine.gpu:
         for rnn in ({"bidirectional": True}, {"num_layers": 4}):
-            found += layer("layers", machine.fit(16, 400, 512, 512), None, machine, rnn=rnn, share=0.2)
+            all_groups += layer("layers", machine.fit(16, 400, 512, 512), None, machine, rnn=rnn, share=0.2)
     else:
-        found.append(step(peers, machine.device))
-    return found
+        all_groups.append(step(peers, machine.device))
+    return all_groups
 
 
 if __name__ == "__main__":

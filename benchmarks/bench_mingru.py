@@ -43,15 +43,15 @@ def layer(
     b, t, d = shape
 
     def modules() -> dict[str, nn.Module]:
-        found: dict[str, nn.Module] = {"minGRU": MinGRU(d, d)}
+        models: dict[str, nn.Module] = {"minGRU": MinGRU(d, d)}
         if lstm:
-            found["minLSTM"] = MinLSTM(d, d)
-        found["nn.GRU"] = nn.GRU(d, d, batch_first=True)
+            models["minLSTM"] = MinLSTM(d, d)
+        models["nn.GRU"] = nn.GRU(d, d, batch_first=True)
         if lstm:
-            found["nn.LSTM"] = nn.LSTM(d, d, batch_first=True)
+            models["nn.LSTM"] = nn.LSTM(d, d, batch_first=True)
         if peer is not None:
-            found["minGRU-pytorch"] = peer(d)
-        return found
+            models["minGRU-pytorch"] = peer(d)
+        return models
 
     ours = ["minGRU", "minLSTM"] if lstm else ["minGRU"]
     sizes = {"B": b, "T": t, "D": d}
@@ -91,23 +91,23 @@ def step(device: str) -> Group:
 
 def groups(machine: Machine) -> list[Group]:
     peer = suite.peer(PEER, their_layer)
-    found = layer("layer", machine.fit(*LAYER), peer, machine)
+    all_groups = layer("layer", machine.fit(*LAYER), peer, machine)
     if not machine.gpu:
         for length in LENGTHS:
             shape = (64, length, 64)
-            found += layer("by length", shape, peer, machine, lstm=True, kinds=["training step"], share=0.6)
+            all_groups += layer("by length", shape, peer, machine, lstm=True, kinds=["training step"], share=0.6)
         for dtype in (torch.float32, torch.bfloat16):
-            found += op(LAYER, machine, dtype, 1)
-        return [*found, step(machine.device)]
-    found.append(step(machine.device))
+            all_groups += op(LAYER, machine, dtype, 1)
+        return [*all_groups, step(machine.device)]
+    all_groups.append(step(machine.device))
     for shape, dtype in itertools.product(GPU_SHAPES, (torch.bfloat16, torch.float32)):
-        found += op(machine.fit(*shape), machine, dtype, None)
+        all_groups += op(machine.fit(*shape), machine, dtype, None)
     for length in GPU_LENGTHS:
         shape = machine.fit(64, length, 64)
-        found += layer("by length", shape, peer, machine, lstm=True, kinds=["training step"], share=0.6)
+        all_groups += layer("by length", shape, peer, machine, lstm=True, kinds=["training step"], share=0.6)
     for shape in GPU_SHAPES[:4]:
-        found += layer("layers", machine.fit(*shape), None, machine, dtype=torch.bfloat16, share=0.2)
-    return found
+        all_groups += layer("layers", machine.fit(*shape), None, machine, dtype=torch.bfloat16, share=0.2)
+    return all_groups
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ class Processes(Group):
 
     def measure(self, seconds: float, device: str, least: int = 5) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder) / "found.pt")
+            path = str(Path(folder) / "results.pt")
             given = (free_port(), self.what, seconds, least, path)
             torch.multiprocessing.spawn(work, given, nprocs=2)
             times: dict[str, list[float]] = torch.load(path)
@@ -132,10 +132,10 @@ class Processes(Group):
 def groups(machine: Machine) -> list[Group]:
     if machine.gpu:
         return []
-    found = [name for name in (*MODELS, "rnnt_loss") if importlib.util.find_spec(name)]
+    families = [name for name in (*MODELS, "rnnt_loss") if importlib.util.find_spec(name)]
     sizes, long = {"B": BATCH, "T": STEPS, "H": WIDTH}, dict(zip("BTD", LONG, strict=True))
-    made: list[Group] = [Processes("training", name, sizes, dict, ["two processes"]) for name in found]
-    if "mingru" in found:
+    made: list[Group] = [Processes("training", name, sizes, dict, ["two processes"]) for name in families]
+    if "mingru" in families:
         made += [Processes("split", name, long, dict, ["two processes"]) for name in MAKERS if "cut in two" in name]
     return made
 

@@ -64,10 +64,10 @@ def layer(shape: tuple[int, ...], window: int, peer: Any, machine: Machine) -> l
     t, b, h = shape
 
     def modules() -> dict[str, nn.Module]:
-        found: dict[str, nn.Module] = {"QRNN": QRNN(h, h, window=window), "nn.LSTM": nn.LSTM(h, h)}
+        models: dict[str, nn.Module] = {"QRNN": QRNN(h, h, window=window), "nn.LSTM": nn.LSTM(h, h)}
         if peer is not None:
-            found["fastai 1.0.61"] = peer.QRNN(h, h, window=window, batch_first=False)
-        return found
+            models["fastai 1.0.61"] = peer.QRNN(h, h, window=window, batch_first=False)
+        return models
 
     sizes = {"T": t, "B": b, "H": h, "window": window}
     return suite.layer("layer", sizes, modules, shape, [(t * b, window * h, 3 * h)], ours=["QRNN"], machine=machine)
@@ -151,28 +151,28 @@ def figure4(machine: Machine, dtype: torch.dtype) -> list[Group]:
         runs = {name: inference(module.to(**where), x) for name, module in modules.items()}
         return {**runs, "products alone": inference(products)}
 
-    found = []
+    groups = []
     for b, t in itertools.product(BATCHES, LENGTHS):
         sizes = dict(zip("BTH", machine.fit(b, t, UNITS), strict=True))
         run = functools.partial(make, *sizes.values())
         sizes = {name: sizes[name] for name in "TBH"}
-        found.append(Group("figure 4", "inference", sizes, run, ["QRNN"], "products alone", dtype, share=0.05))
-    return found
+        groups.append(Group("figure 4", "inference", sizes, run, ["QRNN"], "products alone", dtype, share=0.05))
+    return groups
 
 
 def groups(machine: Machine) -> list[Group]:
     peer = suite.peer(PEER, fastai, compiles=machine.name == "cuda")
-    found = [group for window in (1, 2) for group in layer(machine.fit(*LANGUAGE_MODEL), window, peer, machine)]
-    found += [forget_mult(machine.fit(*shape), machine.device) for shape in (LANGUAGE_MODEL, (2000, 1, 256))]
+    all_groups = [group for window in (1, 2) for group in layer(machine.fit(*LANGUAGE_MODEL), window, peer, machine)]
+    all_groups += [forget_mult(machine.fit(*shape), machine.device) for shape in (LANGUAGE_MODEL, (2000, 1, 256))]
     if not machine.gpu:
         for dtype in (torch.float32, torch.bfloat16):
-            found += op(LANGUAGE_MODEL, machine, dtype, 1)
-        return found + figure4(machine, torch.float32)
+            all_groups += op(LANGUAGE_MODEL, machine, dtype, 1)
+        return all_groups + figure4(machine, torch.float32)
     for shape, dtype in itertools.product(GPU_SHAPES, (torch.bfloat16, torch.float32)):
-        found += op(machine.fit(*shape), machine, dtype, None)
+        all_groups += op(machine.fit(*shape), machine, dtype, None)
     if machine.name == "cuda":
-        found.append(serial_kernel())
-    return [*found, *figure4(machine, torch.float16)]
+        all_groups.append(serial_kernel())
+    return [*all_groups, *figure4(machine, torch.float16)]
 
 
 if __name__ == "__main__":

@@ -131,12 +131,12 @@ class Batch:
         """The losses of logits."""
         lengths = self.boundary[:, 3].int(), self.boundary[:, 2].int()
         given = (self.symbols, 0, self.boundary)
-        found: dict[str, Callable[[Tensor], Tensor]] = {"rnnt_loss": lambda z: ours.rnnt_loss(z, *given, reduction="sum")}
+        losses: dict[str, Callable[[Tensor], Tensor]] = {"rnnt_loss": lambda z: ours.rnnt_loss(z, *given, reduction="sum")}
         if "fast_rnnt" in peers:
-            found["fast_rnnt"] = lambda z: peers["fast_rnnt"].rnnt_loss(z, *given, reduction="sum")
+            losses["fast_rnnt"] = lambda z: peers["fast_rnnt"].rnnt_loss(z, *given, reduction="sum")
         if "torchaudio" in peers:
-            found["torchaudio"] = lambda z: peers["torchaudio"](z, self.symbols.int(), *lengths)
-        return found
+            losses["torchaudio"] = lambda z: peers["torchaudio"](z, self.symbols.int(), *lengths)
+        return losses
 
 
 class Step:
@@ -244,12 +244,12 @@ def batches(order: str, count: int) -> list[Tensor]:
     drawn = shapes(30 * count)
     if order == "30 in a row":
         return list(drawn.split(30))
-    rows, found = drawn.sort(0, descending=True).values, []
-    while len(rows) > 0 and len(found) < count:
+    rows, batches = drawn.sort(0, descending=True).values, []
+    while len(rows) > 0 and len(batches) < count:
         size = max(1, int((rows[:, 0].cumsum(0) <= 10_000).sum()))
-        found.append(rows[:size])
+        batches.append(rows[:size])
         rows = rows[size:]
-    return found
+    return batches
 
 
 def protocol(order: str, ends: Tensor, peers: Peers, device: str) -> Group:
@@ -289,17 +289,17 @@ def groups(machine: Machine) -> list[Group]:
     peers = {name: peer for name, peer in loaded.items() if peer is not None}
     batch, frames, symbols = machine.fit(*SHAPE[:3])
     ends = torch.tensor([[frames, symbols]] * batch)
-    found = [exact(ends, peers, machine.device, "losses", share=4.0)]  # theirs take seconds
-    found += [smoothed(ends, peers, machine.device, what) for what in ("smoothed, forward", "smoothed")]
-    found.append(pruned(ends, peers, machine.device))
+    all_groups = [exact(ends, peers, machine.device, "losses", share=4.0)]  # theirs take seconds
+    all_groups += [smoothed(ends, peers, machine.device, what) for what in ("smoothed, forward", "smoothed")]
+    all_groups.append(pruned(ends, peers, machine.device))
     if machine.gpu:
         for order in ("30 in a row", "sorted"):
             for drawn in batches(order, 4)[1:3]:
                 fitted = torch.tensor([machine.fit(*pair) for pair in drawn.tolist()])
                 for dtype in (torch.float32, torch.bfloat16):
-                    found.append(exact(fitted, peers, machine.device, "protocol, loss alone", dtype, share=0.05))
-                found.append(protocol(order, fitted, peers, machine.device))
-    return found
+                    all_groups.append(exact(fitted, peers, machine.device, "protocol, loss alone", dtype, share=0.05))
+                all_groups.append(protocol(order, fitted, peers, machine.device))
+    return all_groups
 
 
 if __name__ == "__main__":

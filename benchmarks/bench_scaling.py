@@ -60,8 +60,8 @@ def sweep(family: str, axis: str, machine: Machine) -> Group:
 
 
 def groups(machine: Machine) -> list[Group]:
-    found = [family for family in CASES if importlib.util.find_spec(family)]
-    return [sweep(family, axis, machine) for family in found for axis in CASES[family][1]]
+    families = [family for family in CASES if importlib.util.find_spec(family)]
+    return [sweep(family, axis, machine) for family in families for axis in CASES[family][1]]
 
 
 if __name__ == "__main__":

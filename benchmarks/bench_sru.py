@@ -46,10 +46,10 @@ def layers(part: str, shape: tuple[int, ...], count: int, peer: Any, machine: Ma
     t, b, d = shape
 
     def modules() -> dict[str, nn.Module]:
-        found: dict[str, nn.Module] = {"SRU": SRU(d, d, count), "nn.LSTM": nn.LSTM(d, d, count)}
+        models: dict[str, nn.Module] = {"SRU": SRU(d, d, count), "nn.LSTM": nn.LSTM(d, d, count)}
         if peer is not None and options.get("dtype") != torch.bfloat16:  # which upstream has not
-            found["sru 2.6.0"] = peer.SRU(d, d, count, amp_recurrence_fp16=True)
-        return found
+            models["sru 2.6.0"] = peer.SRU(d, d, count, amp_recurrence_fp16=True)
+        return models
 
     sizes = {"T": t, "B": b, "D": d, "layers": count}
     return suite.layer(part, sizes, modules, shape, [(t * b, d, 3 * d)] * count, ours=["SRU"], machine=machine, **options)
@@ -115,19 +115,19 @@ def op(
 
 def groups(machine: Machine) -> list[Group]:
     peer = suite.peer(PEER, upstream, compiles=True)
-    found = layers("layers", machine.fit(*SHAPE), LAYERS, peer, machine)
+    all_groups = layers("layers", machine.fit(*SHAPE), LAYERS, peer, machine)
     for shape, what in itertools.product(FIGURE, ("training step", "inference")):
-        found.append(figure(machine.fit(*shape), machine.device, what))
-    found.append(step(peer, machine.device))
+        all_groups.append(figure(machine.fit(*shape), machine.device, what))
+    all_groups.append(step(peer, machine.device))
     if not machine.gpu:
         for dtype, v1 in itertools.product((torch.float32, torch.bfloat16), (False, True)):
-            found += op(SHAPE, machine, dtype, 1, v1=v1, share=0.5)
-        return found
+            all_groups += op(SHAPE, machine, dtype, 1, v1=v1, share=0.5)
+        return all_groups
     for shape, dtype, v1 in itertools.product(GPU_SHAPES, (torch.bfloat16, torch.float32), (False, True)):
-        found += op(machine.fit(*shape), machine, dtype, None, v1=v1, share=0.1)
+        all_groups += op(machine.fit(*shape), machine, dtype, None, v1=v1, share=0.1)
     for shape in GPU_SHAPES:
-        found += layers("grid", machine.fit(*shape), 1, peer, machine, kinds=["training step"], share=0.1)
-    return found
+        all_groups += layers("grid", machine.fit(*shape), 1, peer, machine, kinds=["training step"], share=0.1)
+    return all_groups
 
 
 if __name__ == "__main__":

@@ -126,10 +126,10 @@ def main() -> None:
     wheels = [
         max(options.wheels.glob(f"rnnkit_{f}-*.whl"), key=lambda path: path.stat().st_mtime, default=None) for f in FAMILIES
     ]
-    found = [str(wheel) for wheel in wheels if wheel is not None]
-    if len(found) < len(FAMILIES):
-        sys.exit(f"{options.wheels} has wheels of {len(found)} of the {len(FAMILIES)} families")
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(site), *found]
+    files = [str(wheel) for wheel in wheels if wheel is not None]
+    if len(files) < len(FAMILIES):
+        sys.exit(f"{options.wheels} has wheels of {len(files)} of the {len(FAMILIES)} families")
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(site), *files]
     session.step("install", seconds["install"], {"wheels": pip}, {})
     if "tests" in options.steps:
         commands = {family: tests(family, options.emulate, workers) for family in FAMILIES}

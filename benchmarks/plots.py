@@ -22,7 +22,7 @@ OURS, OTHERS, LIMIT = (
 
 def bars(records: Sequence[Record], title: str) -> Figure:
     """Two panels for each record: times with their quartiles, and peak memory."""
-    memory = any("peak memory, MB" in found for record in records for found in record["candidates"].values())
+    memory = any("peak memory, MB" in entry for record in records for entry in record["candidates"].values())
     panels, beside = (2 if memory else 1), (2 if len(records) > 3 else 1)
     rows = math.ceil(len(records) / beside)
     height = rows * (0.8 + 0.21 * max(len(record["candidates"]) for record in records))
@@ -65,16 +65,16 @@ def lines(records: Sequence[Record], title: str, *, x: str, per: str | None = No
         others = iter(OTHERS * 2)
         for name in names:
             has = [record for record in row if name in record["candidates"]]
-            found = [record["candidates"][name] for record in has]
+            times = [record["candidates"][name] for record in has]
             sizes = [record["sizes"][x] for record in has]
             unit = [1e6 / record["sizes"][per] if per else 1e3 for record in has]
             ours, limit = name in row[0]["ours"], name == row[0]["limit"]
             color = OURS[row[0]["ours"].index(name)] if ours else LIMIT if limit else next(others)
             style = {"color": color, "marker": "o" if ours else "s", "markersize": 3, "linestyle": "--" if limit else "-"}
-            left.plot(sizes, [u * f["median"] for u, f in zip(unit, found, strict=True)], label=name, **style)
-            if "over ours" in found[0]:
-                middle.plot(sizes, [f["over ours"] for f in found], **style)
-            right.plot(sizes, [f["peak memory, MB"] or math.nan for f in found], **style)
+            left.plot(sizes, [u * f["median"] for u, f in zip(unit, times, strict=True)], label=name, **style)
+            if "over ours" in times[0]:
+                middle.plot(sizes, [f["over ours"] for f in times], **style)
+            right.plot(sizes, [f["peak memory, MB"] or math.nan for f in times], **style)
         left.set(ylabel="us" if per else "ms", title=f"{what}, {dtype}" + (f": time / {per}" if per else ": time"))
         middle.set(title=f"times {row[0]['ours'][0]}'s")
         right.set(ylabel="MB", title="peak memory")
@@ -131,20 +131,20 @@ def shares(records: Sequence[Record], title: str) -> Figure:
         sharey=True,
     )
     for axis, (part, what) in zip(axes.flat, kinds, strict=True):
-        found = {
+        shares = {
             sizes_of(g): 1 / g["candidates"][g["ours"][0]]["over limit"]
             for g in records
             if (g["part"], g["what"]) == (part, what)
         }
-        shown = [row for row in reversed(rows) if row in found]
+        shown = [row for row in reversed(rows) if row in shares]
         axis.bar_label(
-            axis.barh(shown, [100 * found[row] for row in shown], color=OURS[0]),
-            [f"{100 * found[row]:.0f} %" for row in shown],
+            axis.barh(shown, [100 * shares[row] for row in shown], color=OURS[0]),
+            [f"{100 * shares[row]:.0f} %" for row in shown],
             padding=2,
             fontsize=7,
         )
         axis.axvline(100, color=LIMIT, linewidth=1)
-        axis.set(xlim=(0, 1.25 * max(100, *(100 * share for share in found.values()))))
+        axis.set(xlim=(0, 1.25 * max(100, *(100 * share for share in shares.values()))))
         axis.set_title(f"{part}: {what}", fontsize=7)
         axis.tick_params(labelsize=7)
     _plain(axes)
@@ -161,10 +161,10 @@ def growth(records: Sequence[Record], title: str) -> Figure:
     figure, axes = plt.subplots(
         len(parts), columns, figsize=(2.6 * columns, 2.1 * len(parts)), layout="constrained", squeeze=False
     )
-    for row, (part, found) in zip(axes, parts.items(), strict=True):
-        for axis in row[len(found) :]:
+    for row, (part, panels) in zip(axes, parts.items(), strict=True):
+        for axis in row[len(panels) :]:
             axis.set_visible(False)
-        for axis, record in zip(row, found, strict=False):
+        for axis, record in zip(row, panels, strict=False):
             name = record["what"]
             sizes = [int(size) for size in record["candidates"]]
             seconds = [1e3 * entry["median"] for entry in record["candidates"].values()]

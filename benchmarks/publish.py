@@ -40,8 +40,8 @@ class Headline:
     def record(self) -> Record:
         """The measurement."""
         records = load(RESULTS / f"{self.package}-cpu.json")["groups"]
-        found: Record = next(record for record in records if (record["part"], record["what"]) == self.group)
-        return found
+        match: Record = next(record for record in records if (record["part"], record["what"]) == self.group)
+        return match
 
     @property
     def label(self) -> str:
@@ -50,8 +50,8 @@ class Headline:
 
     def candidate(self, name: str | None = None) -> dict[str, Any]:
         """Ours, or another."""
-        found: dict[str, Any] = self.record["candidates"][name or self.ours or self.record["ours"][0]]
-        return found
+        entry: dict[str, Any] = self.record["candidates"][name or self.ours or self.record["ours"][0]]
+        return entry
 
     def factors(self) -> dict[str, float]:
         """Times of the limit, which comes first, and of the peers that were measured, over ours."""
@@ -132,14 +132,14 @@ def table(document: dict[str, Any], part: str) -> str:
             "peak memory",
         ]
         lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for name, found in record["candidates"].items():
-            unit, scale = ("ms", 1e3) if found["median"] > 1e-3 else ("us", 1e6)
+        for name, times in record["candidates"].items():
+            unit, scale = ("ms", 1e3) if times["median"] > 1e-3 else ("us", 1e6)
             spread = ""
-            if "quartile1" in found:
-                spread = f" ± {scale * (found['quartile3'] - found['quartile1']) / 2:.1f}"
-            time = f"{scale * found['median']:.1f}{spread} {unit}"
-            ratios = [f"{found[key]:.2f}" for key in ("over limit", "over ours") if key in found]
-            memory = found.get("peak memory, MB")
+            if "quartile1" in times:
+                spread = f" ± {scale * (times['quartile3'] - times['quartile1']) / 2:.1f}"
+            time = f"{scale * times['median']:.1f}{spread} {unit}"
+            ratios = [f"{times[key]:.2f}" for key in ("over limit", "over ours") if key in times]
+            memory = times.get("peak memory, MB")
             shown = "" if memory is None else f"{memory:.0f} MB" if memory >= 1 else "< 1 MB"
             label = f"**{name}**" if name in record["ours"] else name
             lines.append(f"| {' | '.join([label, time, *ratios, shown])} |")
@@ -153,8 +153,8 @@ def growth_table(records: list[Record]) -> str:
     lines = [f"| time (memory) grows with the power | {' | '.join(axes)} |", "|---" * (len(axes) + 1) + "|"]
     rows: dict[str, dict[str, str]] = {}
     for record in records:
-        sizes, found = [int(size) for size in record["candidates"]], list(record["candidates"].values())
-        time, memory = (slope(sizes, [entry[key] for entry in found]) for key in ("median", "peak memory, MB"))
+        sizes, times = [int(size) for size in record["candidates"]], list(record["candidates"].values())
+        time, memory = (slope(sizes, [entry[key] for entry in times]) for key in ("median", "peak memory, MB"))
         rows.setdefault(record["part"], {})[record["what"]] = f"{time:.2f} ({memory:.2f})"
     rows["the mathematics"] = {record["what"]: str(record["exponent of the mathematics"]) for record in records}
     return "\n".join(
@@ -221,10 +221,10 @@ def drawn_from(picture: Path) -> str:
 
 def stale(folder: Path) -> list[Path]:
     """Pictures in a folder, and READMEs, that are not those of the JSON."""
-    found = [path for path, sources, _ in pictures(folder) if drawn_from(path) != digest(sources)]
+    stale = [path for path, sources, _ in pictures(folder) if drawn_from(path) != digest(sources)]
     if folder == RESULTS:
-        found += [path for path in READMES if tables(path.read_text()) != path.read_text()]
-    return found
+        stale += [path for path in READMES if tables(path.read_text()) != path.read_text()]
+    return stale
 
 
 def publish(folder: Path, *, everything: bool = False) -> None:

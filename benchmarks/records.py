@@ -16,8 +16,8 @@ Record = dict[str, Any]  # a group of candidates, as suite.Group.measure leaves 
 
 
 def load(path: Path) -> Document:
-    found: Document = json.loads(path.read_text())
-    return found
+    document: Document = json.loads(path.read_text())
+    return document
 
 
 def records_of(document: Document, parts: tuple[str, ...]) -> list[Record]:

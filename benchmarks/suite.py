@@ -96,14 +96,14 @@ class Group:
                     failed[name] = f"{type(error).__name__}: {error}"  # of a peer: said, kept, and the others go on
                     del runs[name]
             times = alternate(runs, seconds=seconds * self.share, least=least, warmup=0, cuda=device == "cuda")
-        found = {name: {**time, "peak memory, MB": memory[name]} for name, time in times.items()}
-        return self.document(found, **({"failed": failed} if failed else {}))
+        candidates = {name: {**time, "peak memory, MB": memory[name]} for name, time in times.items()}
+        return self.document(candidates, **({"failed": failed} if failed else {}))
 
     def document(self, candidates: dict[str, dict[str, Any]], **more: Any) -> Record:
         """A group as it stands in the JSON, with the candidates' ratios."""
         for ratio, base in (("over ours", self.ours[0] if self.ours else None), ("over limit", self.limit)):
-            for found in candidates.values() if base is not None else ():
-                found[ratio] = found["median"] / candidates[base]["median"]
+            for times in candidates.values() if base is not None else ():
+                times[ratio] = times["median"] / candidates[base]["median"]
         return {
             "part": self.part,
             "what": self.what,
@@ -176,25 +176,25 @@ def main(name: str, groups: Callable[[Machine], list[Group]], *, seconds: float 
 def _few(groups: list[Group]) -> list[Group]:
     """One size of each kind, and two of what is drawn against size."""
     counts: dict[tuple[str, str], int] = {}
-    found = []
+    chosen = []
     for group in groups:
         counts[group.part, group.what] = counts.get((group.part, group.what), 0) + 1
         if counts[group.part, group.what] <= (2 if group.part.startswith("by ") else 1):
-            found.append(group)
-    return found
+            chosen.append(group)
+    return chosen
 
 
 def report(record: Record) -> None:
     """Prints a record as it comes."""
     print(f"\n{record['part']}: {record['what']}, {sizes_of(record)}")
-    for name, found in record["candidates"].items():
+    for name, times in record["candidates"].items():
         ratios = [
-            f"{found[key]:8.2f} x {base}"
+            f"{times[key]:8.2f} x {base}"
             for key, base in (("over limit", record["limit"]), ("over ours", (record["ours"] or [None])[0]))
-            if key in found
+            if key in times
         ]
-        memory = found.get("peak memory, MB")
-        print(f"  {name:28}{1e3 * found['median']:11.3f} ms{f'{memory:10.1f} MB' if memory is not None else '':13}", *ratios)
+        memory = times.get("peak memory, MB")
+        print(f"  {name:28}{1e3 * times['median']:11.3f} ms{f'{memory:10.1f} MB' if memory is not None else '':13}", *ratios)
     for name, error in record.get("failed", {}).items():
         print(f"  {name:28} failed: {error}")
 
@@ -359,8 +359,8 @@ def fetched(requirement: str, *options: str) -> Path:
     if not files():
         pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(PEERS), *options, requirement]
         subprocess.run(pip, check=True)
-    (found,) = files()
-    return found
+    (file,) = files()
+    return file
 
 
 def module_of_file(path: Path, name: str, needs: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -403,5 +403,5 @@ def _status(field: str) -> float:
 
 def _versions() -> dict[str, str]:
     wanted = ("rnnkit-", "torch", "mingru", "numpy")
-    found = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    return {name: found[name] for name in sorted(found) if name.lower().startswith(wanted)}
+    versions = {d.metadata["Name"]: d.version for d in metadata.distributions()}
+    return {name: versions[name] for name in sorted(versions) if name.lower().startswith(wanted)}

@@ -83,10 +83,10 @@ def test_every_candidate_has_spread_memory_and_both_ratios(
     (group,) = measured["groups"]
     assert group["failed"] == {"broken": "RuntimeError: no kernel"}
     assert set(group["candidates"]) == {"ours", "peer", "limit"}
-    for found in group["candidates"].values():
-        assert found["quartile1"] <= found["median"] <= found["quartile3"]
-        assert found["over ours"] == pytest.approx(found["median"] / group["candidates"]["ours"]["median"])
-        assert found["over limit"] == pytest.approx(found["median"] / group["candidates"]["limit"]["median"])
+    for times in group["candidates"].values():
+        assert times["quartile1"] <= times["median"] <= times["quartile3"]
+        assert times["over ours"] == pytest.approx(times["median"] / group["candidates"]["ours"]["median"])
+        assert times["over limit"] == pytest.approx(times["median"] / group["candidates"]["limit"]["median"])
     assert group["candidates"]["peer"]["peak memory, MB"] == pytest.approx(8.4, abs=1)
 
 

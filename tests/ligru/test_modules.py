@@ -192,8 +192,8 @@ def test_packed_sequences(net: nn.Module, enforce_sorted: bool) -> None:
     pieces = [torch.randn(n, 6) for n in lengths]
     out, h = net(pack_sequence(pieces, enforce_sorted=enforce_sorted))
     assert (out.sorted_indices is None) == enforce_sorted
-    padded, found = pad_packed_sequence(out, batch_first=True)
-    assert found.tolist() == lengths
+    padded, unpacked_lengths = pad_packed_sequence(out, batch_first=True)
+    assert unpacked_lengths.tolist() == lengths
     for b, piece in enumerate(pieces):
         alone, last = net(piece[None])
         torch.testing.assert_close(padded[b : b + 1, : len(piece)], alone)

@@ -789,8 +789,8 @@ RNNT_LOSS = [
     fault(
         "sigma is added",
         _FUNCTIONAL.format("rnnt_loss"),
-        "arcs = (label[:, None] - sigma, found[:, of_blanks] - sigma)",
-        "arcs = (label[:, None] + sigma, found[:, of_blanks] + sigma)",
+        "arcs = (label[:, None] - sigma, blank_scores[:, of_blanks] - sigma)",
+        "arcs = (label[:, None] + sigma, blank_scores[:, of_blanks] + sigma)",
     ),
     fault(
         "torchaudio's blank is 0 by default",

@@ -111,8 +111,8 @@ def table(results: list[dict[str, Any]]) -> str:
         where = row["test"].removeprefix("tests.").replace("|", "\\|") if row["test"] else "**nothing**"
         file = row["file"].removeprefix("packages/").replace("common/src/rnnkit_common/include/rnnkit/", "common: ")
         rows.append(f"| {file} | {row['fault']} | {where} | {row['seconds']:.0f} |")
-    found = sum(row["test"] is not None for row in results)
-    return f"{found} of {len(results)} faults are found.\n\n" + "\n".join(rows) + "\n"
+    count = sum(row["test"] is not None for row in results)
+    return f"{count} of {len(results)} faults are found.\n\n" + "\n".join(rows) + "\n"
 
 
 def main() -> None:

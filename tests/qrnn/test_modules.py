@@ -8,8 +8,9 @@ import warnings
 import pytest
 import torch
 from qrnn import QRNN, ForgetMult, QRNNLayer, fastai
-from rnnkit_common.testing import check_replicas
+from rnnkit_common.testing import Backend, check_replicas
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 
@@ -372,6 +373,48 @@ def test_steps_are_the_whole(options: dict) -> None:
         out, state = rnn.step(row, state)
         streamed.append(out)
     torch.testing.assert_close((torch.stack(streamed, 1 if "batch_first" in options else 0), state), (whole, last))
+
+
+def wrapped(rnn: QRNN) -> QRNN:
+    rnn.layers[1] = checkpoint_wrapper(rnn.layers[1])
+    return rnn
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: QRNN(3, 4, num_layers=3),
+        lambda: QRNN(3, 4, num_layers=2, pooling="ifo", bias=False),
+        lambda: QRNN(3, 4, num_layers=2, layers=[QRNNLayer(3, 4), QRNNLayer(4, 4, pooling="f")]),
+        lambda: wrapped(QRNN(3, 4, num_layers=2)),
+        lambda: QRNN(3, 4, num_layers=2, zoneout=0.3).eval(),
+        lambda: QRNN(3, 4, num_layers=2, dropout=0.3).eval(),
+    ],
+)
+def test_steps_without_gradients_are_the_whole(make, few_backends: Backend) -> None:
+    """Those of layers that are alike in one op; the state is a piece of a larger tensor."""
+    torch.manual_seed(0)
+    rnn, x = make().to(few_backends.device), torch.randn(6, 2, 3, device=few_backends.device)
+    state = torch.randn(rnn.num_layers + 1, 2, 4, device=few_backends.device)[1:]
+    with torch.no_grad():
+        whole, last = rnn(x, state)
+        streamed = []
+        for row in x:
+            out, state = rnn.step(row, state)
+            streamed.append(out)
+        torch.testing.assert_close((torch.stack(streamed), state), (whole, last))
+        torch.testing.assert_close(rnn.step(x[0])[0], rnn(x[:1])[0][0])
+
+
+def test_a_step_calls_what_is_more_than_a_layer() -> None:
+    rnn, row = QRNN(3, 4, num_layers=2), torch.randn(2, 3)
+    with torch.no_grad():
+        plain, _ = rnn.step(row)
+        rnn.layers[1].linear.register_forward_hook(lambda module, inputs, out: out * 2)
+        assert not torch.equal(rnn.step(row)[0], plain)
+        rnn = QRNN(3, 4, num_layers=2)
+        rnn.layers[0].register_forward_hook(lambda module, inputs, out: (out[0] * 2, out[1]))
+        torch.testing.assert_close(rnn.step(row)[0], rnn(row[None])[0][0])
 
 
 def test_a_step_needs_what_went_before_alone() -> None:

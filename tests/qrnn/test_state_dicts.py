@@ -10,11 +10,11 @@ from torch import Tensor
 def torchqrnn_dict(sizes: list[tuple[int, int, int]], prefix: str = "layers.{}.linear.") -> dict[str, Tensor]:
     """(inputs, window, hidden) of each layer -> keys and shapes of salesforce/pytorch-qrnn."""
     torch.manual_seed(0)
-    found = {}
+    state = {}
     for i, (inputs, window, hidden) in enumerate(sizes):
-        found[prefix.format(i) + "weight"] = torch.randn(3 * hidden, window * inputs)
-        found[prefix.format(i) + "bias"] = torch.randn(3 * hidden)
-    return found
+        state[prefix.format(i) + "weight"] = torch.randn(3 * hidden, window * inputs)
+        state[prefix.format(i) + "bias"] = torch.randn(3 * hidden)
+    return state
 
 
 SIZES = [(4, 2, 6), (6, 1, 6)]

@@ -95,9 +95,9 @@ def test_offsets_beyond_32_bits() -> None:
     leaf = logits.requires_grad_()
     loss = rl.rnnt_loss(leaf, targets, 0, reduction="none")
     torch.testing.assert_close(loss[-1], expected)
-    (found,) = torch.autograd.grad(loss[-1], leaf)
-    assert torch.equal(found[-1:], grad)
-    assert not found[:-1].any()
+    (of_last,) = torch.autograd.grad(loss[-1], leaf)
+    assert torch.equal(of_last[-1:], grad)
+    assert not of_last[:-1].any()
 
 
 @pytest.mark.parametrize(

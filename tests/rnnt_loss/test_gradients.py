@@ -82,8 +82,8 @@ def test_second_derivatives(name: str) -> None:
 def test_functional_gradients(name: str) -> None:
     loss, names = LOSSES[name]
     leaves = inputs(names)
-    found = torch.func.grad(loss, argnums=tuple(range(len(leaves))))(*[t.detach() for t in leaves])
-    torch.testing.assert_close(found, torch.autograd.grad(loss(*leaves), leaves))
+    actual = torch.func.grad(loss, argnums=tuple(range(len(leaves))))(*[t.detach() for t in leaves])
+    torch.testing.assert_close(actual, torch.autograd.grad(loss(*leaves), leaves))
 
 
 @pytest.mark.parametrize("sizes", [(0, 4), (2, 0)], ids=["no sequences", "no frames"])

@@ -40,9 +40,9 @@ def test_opcheck_joint_scores() -> None:
     given = [torch.randn(2, 6, 3), torch.randn(2, 1, 6, 4), logits.detach(), symbols, norm, boundary, None, None]
     check_op(OPS.joint_scores_backward, [*given, [0], "softmax", 0.0, 1.0])
     check_op(OPS.joint_scores_backward_, [*given[:2], logits.detach().nan_to_num(), *given[3:], 0, [0], "softmax", 0.0, 1.0])
-    found = [torch.zeros(2, 6, 3), torch.zeros(2, 1, 6, 4), torch.zeros(2, 6, 4)]
+    scores = [torch.zeros(2, 6, 3), torch.zeros(2, 1, 6, 4), torch.zeros(2, 6, 4)]
     clean = logits.detach().nan_to_num().flatten(0, 1)
-    check_op(OPS.joint_scores_, [clean, symbols.clamp(min=0), None, None, 0, [0], "softmax", *found])
+    check_op(OPS.joint_scores_, [clean, symbols.clamp(min=0), None, None, 0, [0], "softmax", *scores])
 
 
 def test_opcheck_the_others() -> None:

@@ -13,8 +13,8 @@ def multiblank_reference(acts, symbols, act_lens, label_lens, blank, durations, 
     """As NeMo describes it: the i-th big blank is class blank - 1 - i."""
     ends = torch.stack([torch.zeros_like(act_lens), torch.zeros_like(act_lens), label_lens, act_lens], 1)
     blanks = [blank - i for i in range(len(durations) + 1)]
-    label, found = reference.joint_scores(acts, symbols, ends, None, blanks)
-    return -reference.lattice(label[:, None] - sigma, found - sigma, [0], [1, *durations], ends)
+    label, blank_scores = reference.joint_scores(acts, symbols, ends, None, blanks)
+    return -reference.lattice(label[:, None] - sigma, blank_scores - sigma, [0], [1, *durations], ends)
 
 
 def test_multiblank() -> None:
@@ -76,22 +76,22 @@ def test_the_clamp_comes_after_fastemit_and_before_the_reduction(loss: str, redu
     given = (reduction, by, limit)
     classes = clamped(acts, limit)
     if loss == "torchaudio":
-        found = torchaudio_loss(acts, symbols, *ends, 3, limit, reduction, fastemit_lambda=by)
+        actual = torchaudio_loss(acts, symbols, *ends, 3, limit, reduction, fastemit_lambda=by)
         label, blank = weighted(classes, symbols, bounds, [3], by)
         expected = -reference.lattice(label[:, None], blank, [0], [1], bounds)
     elif loss == "multi-blank":
-        found = MultiblankRNNTLoss(6, [2], *given)(acts, symbols, *ends)
+        actual = MultiblankRNNTLoss(6, [2], *given)(acts, symbols, *ends)
         label, blank = weighted(classes, symbols, bounds, [6, 5], by)
         expected = -reference.lattice(label[:, None], blank, [0], [1, 2], bounds)
     else:
-        found = TDTLoss(4, [0, 2], *given)(acts, symbols, *ends)
+        actual = TDTLoss(4, [0, 2], *given)(acts, symbols, *ends)
         label, blank = weighted(clamped(acts[..., :5], limit), symbols, bounds, [4], by)
         lasts = acts[..., 5:].log_softmax(-1).permute(0, 3, 1, 2)
         arcs = (label[:, None] + lasts[..., :-1], blank + lasts[:, 1:])
         expected = -reference.lattice(*arcs, [0, 2], [2], bounds)
     weight = torch.tensor([3.0, 0.5]) if reduction == "none" else torch.tensor(1.0)
     by_hand = torch.tensor([3.0, 0.5]) if reduction == "none" else torch.tensor([0.5, 0.5])
-    (grad,) = torch.autograd.grad(found, acts, weight.double())
+    (grad,) = torch.autograd.grad(actual, acts, weight.double())
     (unit,) = torch.autograd.grad(expected.sum(), acts)  # each sequence's own loss
     assert (unit.abs() > 0.0999).any()
     torch.testing.assert_close(grad, unit * by_hand[:, None, None, None])

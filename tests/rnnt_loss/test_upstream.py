@@ -397,8 +397,8 @@ def test_am_only_smoothing_of_16_bits_loses_only_the_inputs_rounding() -> None:
     lm, am = torch.randn(2, 4, 50).bfloat16(), torch.randn(2, 9, 50).bfloat16()
     arguments = (torch.randint(0, 50, (2, 3)), 0, 0.1, 0.3)
     expected = fast_rnnt.rnnt_loss_smoothed(lm.double(), am.double(), *arguments)
-    found = fast_rnnt.rnnt_loss_smoothed(lm, am, *arguments)
-    torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=0)
+    actual = fast_rnnt.rnnt_loss_smoothed(lm, am, *arguments)
+    torch.testing.assert_close(actual.double(), expected, rtol=2e-6, atol=0)
 
 
 def test_the_readme_runs() -> None:

@@ -53,26 +53,26 @@ def outcomes(suite: Suite, sources: Path) -> dict[str, str]:
     (copy / "log").write_text(done.stdout + done.stderr)
     if done.returncode not in (0, 1) or not report.exists():  # 1: some tests failed
         raise RuntimeError(f"its tests could not be run: pytest returned {done.returncode}, {copy / 'log'} says why")
-    found = {}
+    outcomes = {}
     for case in xml.etree.ElementTree.parse(report).iter("testcase"):
         bad = [child for child in case if child.tag in ("failure", "error")]
         skipped = any(child.tag == "skipped" for child in case)
         outcome = (bad[0].get("message") or "failed").split("\n")[0] if bad else "skipped" if skipped else "passed"
-        found[f"{case.get('classname')}::{case.get('name')}"] = outcome
-    return found
+        outcomes[f"{case.get('classname')}::{case.get('name')}"] = outcome
+    return outcomes
 
 
-def judge(suite: Suite, found: dict[str, str]) -> list[str]:
+def judge(suite: Suite, outcomes: dict[str, str]) -> list[str]:
     """What is wrong: failures that suites.py does not explain, and explanations that fit other than the tests they are of."""
-    failed = [test for test, outcome in found.items() if outcome not in ("passed", "skipped")]
+    failed = [test for test, outcome in outcomes.items() if outcome not in ("passed", "skipped")]
     explained, wrong = set(), []
     for reason in suite.different:
-        tests = [test for test in fnmatch.filter(failed, f"*::{reason.tests}") if reason.message in found[test]]
+        tests = [test for test in fnmatch.filter(failed, f"*::{reason.tests}") if reason.message in outcomes[test]]
         explained.update(tests)
         if len(tests) != reason.count:
             wrong.append(f"{reason.tests}: {reason.count} are to differ, by {reason.message!r}, and {len(tests)} do")
-    wrong += [f"{test}: {found[test]}" for test in failed if test not in explained]
-    passed, skipped = ([outcome == kind for outcome in found.values()].count(True) for kind in ("passed", "skipped"))
+    wrong += [f"{test}: {outcomes[test]}" for test in failed if test not in explained]
+    passed, skipped = ([outcome == kind for outcome in outcomes.values()].count(True) for kind in ("passed", "skipped"))
     if passed == 0:
         wrong.append("no test passed")
     print(

@@ -188,5 +188,5 @@ def _architectures(cuda_home: Path) -> str:
         return wanted
     nvcc = subprocess.run([cuda_home / "bin" / "nvcc", "--list-gpu-arch"], capture_output=True, text=True, check=True)
     known = nvcc.stdout.split()
-    found = [name for name in RELEASE_ARCHITECTURES if f"compute_{name.replace('.', '')}" in known]
-    return ";".join(found) + "+PTX"
+    targets = [name for name in RELEASE_ARCHITECTURES if f"compute_{name.replace('.', '')}" in known]
+    return ";".join(targets) + "+PTX"

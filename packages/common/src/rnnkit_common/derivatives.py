@@ -116,8 +116,8 @@ def one_by_one(name: str) -> None:
         return value if dim is None else value.select(dim, i)
 
     def each(info: Any, dims: Any, *arguments: Any) -> tuple[list[Tensor], list[int]]:
-        found = [op(*sample(i, arguments, dims)) for i in range(info.batch_size)]
-        return [torch.stack(samples) for samples in zip(*found, strict=True)], [0] * len(found[0])
+        samples_of_outputs = [op(*sample(i, arguments, dims)) for i in range(info.batch_size)]
+        return [torch.stack(samples) for samples in zip(*samples_of_outputs, strict=True)], [0] * len(samples_of_outputs[0])
 
     def older(*arguments: Any) -> list[Tensor]:
         level = torch._C._vmapmode_increment_nesting() - 1
@@ -128,8 +128,8 @@ def one_by_one(name: str) -> None:
             t if dim is None else torch._remove_batch_dim(t, level, 1, 0) for t, dim in zip(arguments, dims, strict=True)
         ]
         size = next(len(t) for t, dim in zip(plain, dims, strict=True) if dim is not None)
-        found, _ = each(SimpleNamespace(batch_size=size), dims, *plain)
-        return [torch._add_batch_dim(t, 0, level) for t in found]
+        batches, _ = each(SimpleNamespace(batch_size=size), dims, *plain)
+        return [torch._add_batch_dim(t, 0, level) for t in batches]
 
     library = torch.library.Library(namespace, "IMPL")
     library.impl(short, older, "Batched")

@@ -89,6 +89,27 @@ def parameters_as_they_are(module: nn.Module) -> tuple[Tensor, Tensor | None] | 
     return (weight, bias) if known and weight.layout is torch.strided else None
 
 
+def stack_parameters(
+    linears: Iterable[nn.Module], width: int, x: Tensor, h: Tensor | None
+) -> tuple[list[Tensor], list[Tensor]] | None:
+    """The weights and biases of products of one width, for an op that makes them one after the other, without gradients, from x and
+    states h; None where they have to be called one by one."""
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
+    for linear in linears:
+        parameters = parameters_as_they_are(linear)
+        if parameters is None or len(parameters[0]) != width or not fits(x, parameters[0]):
+            return None
+        weights.append(parameters[0])
+        if parameters[1] is not None:
+            biases.append(parameters[1])
+    if len(biases) not in (0, len(weights)):
+        return None
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, h, *weights, *biases)):
+        return None
+    return weights, biases
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether a call of the module does more than its forward, not counting what is done before it."""
     hooks = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks

@@ -39,8 +39,8 @@ class Choice {
     const std::string_view wanted = wanted_engine();
     static thread_local std::map<std::tuple<int64_t, int64_t, int, int, std::string>, Choice> made;
     const auto key = std::tuple(rows, units, int(device.index()), properties.multiprocessors, std::string(wanted));
-    const auto found = made.find(key);
-    if (found != made.end()) return found->second;
+    const auto entry = made.find(key);
+    if (entry != made.end()) return entry->second;
     return made.emplace(key, Choice(rows, units, in_cluster, device, properties, wanted)).first->second;
   }
 

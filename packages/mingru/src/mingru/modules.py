@@ -13,7 +13,7 @@ from . import functional as mF
 from . import reference
 from ._checks import check_input, check_lengths, check_state, check_tensor
 from ._modes import is_eager
-from ._plain import child, children, fits, fusible, is_plain, parameters_as_they_are
+from ._plain import child, children, fits, fusible, is_plain, stack_parameters
 from ._tensors import pack_like
 from .convert import convert_state_dict
 
@@ -245,23 +245,14 @@ class MinGRU(_ByEitherName):
         """`step`, where all layers are of one width and nothing but a product and a scan, and no gradient is wanted."""
         if not is_eager():
             return None
-        width = (self.gates + 1) * self.state_size
-        weights: List[Tensor] = []
-        biases: List[Tensor] = []
         for layer in children(self, "layers"):
             if not (type(layer) is _Layer and layer.is_bare() and layer.activation == self.activation):
                 return None
-            parameters = parameters_as_they_are(child(layer, "gate_hidden"))
-            if parameters is None or len(parameters[0]) != width or not fits(x, parameters[0]):
-                return None
-            weights.append(parameters[0])
-            if parameters[1] is not None:
-                biases.append(parameters[1])
-        if len(biases) not in (0, len(weights)):
+        linears = [child(layer, "gate_hidden") for layer in children(self, "layers")]
+        parameters = stack_parameters(linears, (self.gates + 1) * self.state_size, x, h)
+        if parameters is None:
             return None
-        given = [x, *weights, *biases, *([] if h is None else [h])]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in given):
-            return None
+        weights, biases = parameters
         return mF.stack_step_unchecked(x, weights, biases, self.gates, h, self.activation)
 
     def flatten_parameters(self) -> None:

@@ -140,6 +140,16 @@ def layer_unchecked(
     return out, last
 
 
+@torch.jit.unused
+def stack_step_unchecked(
+    x: Tensor, weights: List[Tensor], biases: List[Tensor], hidden: Optional[Tensor], pooling: str
+) -> Tuple[Tensor, Tensor]:
+    """A step of layers of one width, in one op, without gradients or zoneout; x (B, K), hidden (L, B, H)."""
+    h = None if hidden is None else hidden.contiguous().unsqueeze(2)
+    out, last = torch.ops.rnnkit_qrnn.stack_step(x, weights, biases, h, None, pooling)
+    return out, last.squeeze(2)
+
+
 def _zoneout(like: Tensor, zoneout: float, mode: str, training: bool) -> Tuple[float, Optional[Tensor]]:
     """The factor of the gates, and the seed of what is drawn, or None."""
     scale = 1.0

@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as qF
 from ._checks import check_input, check_lengths, check_state, check_tensor
-from ._plain import child, children, fits, fusible, linear_parameters
+from ._modes import is_eager
+from ._plain import child, children, fits, fusible, is_hooked, linear_parameters, stack_parameters
 from ._tensors import pack_like
 from .convert import join_language_model, unwrap_weight_drop
 
@@ -367,9 +368,34 @@ class QRNN(nn.Module):
         for layer in self.layers:
             if layer.window > 1 and not layer.save_prev_x:  # type: ignore[operator]
                 raise ValueError("step: expected save_prev_x with a window > 1, as steps need the inputs before them")
+        if not torch.jit.is_scripting():
+            made = self._step_in_one_op(X, hidden)
+            if made is not None:
+                return made
         dim = 1 if self.batch_first else 0
         out, last = self._run(X.unsqueeze(dim), hidden, None)
         return out.squeeze(dim), last
+
+    @torch.jit.unused
+    def _step_in_one_op(self, X: Tensor, hidden: Optional[Tensor]) -> Optional[Tuple[Tensor, Tensor]]:
+        """`step`, where all layers are alike, and nothing but a product and a pooling, and no gradient is wanted."""
+        if not is_eager() or (self.dropout > 0.0 and self.training):
+            return None
+        poolings: List[str] = []
+        linears: List[nn.Module] = []
+        for layer in children(self, "layers"):
+            if type(layer) is not QRNNLayer or layer._forward_pre_hooks or is_hooked(layer):
+                return None
+            if layer.window > 1 or layer.zoneout > 0.0:
+                return None
+            poolings.append(layer.pooling)
+            linears.append(child(layer, "linear"))
+        if any(pooling != poolings[0] for pooling in poolings):
+            return None
+        if hidden is not None:
+            hidden = check_state(hidden, X, [self.num_layers, X.shape[0], self.hidden_size], "hidden")
+        parameters = stack_parameters(linears, qF.plane_count(poolings[0]) * self.hidden_size, X, hidden)
+        return None if parameters is None else qF.stack_step_unchecked(X, *parameters, hidden, poolings[0])
 
     def _run(self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         _check_sequence(X, self.input_size, self.batch_first)

@@ -153,8 +153,8 @@ def solve(
     wanted = occupancies or wants_gradients([label, blank], None)
     duration = 0 if rnnt_type == "regular" else 1
     arcs = ([duration], [1], boundary, begin, duration > 0, viterbi, wanted, 1 + fastemit_lambda)
-    score, *found = _ops.lattice(label, blank, *arcs)
-    return score, *(t[:, 0] if t.dim() == 4 else t for t in found)
+    score, *of_arcs = _ops.lattice(label, blank, *arcs)
+    return score, *(t[:, 0] if t.dim() == 4 else t for t in of_arcs)
 
 
 def _restricted(label: Tensor, boundary: Tensor | None, delay_penalty: float, emission_window: Tensor | None) -> Tensor:

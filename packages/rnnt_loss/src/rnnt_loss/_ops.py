@@ -57,8 +57,9 @@ def lattice(label: Tensor, blank: Tensor, *options: Any) -> tuple[Tensor, Tensor
     """The op; under torch.func, whose transforms cannot see into it, the reference, with occupancies as its derivatives."""
     if needs_plain_torch():
         score = _lattice_reference(label, blank, *options)
-        found = torch.func.vjp(lambda *planes: _lattice_reference(*planes, *options), label.detach(), blank.detach())
-        of_label, of_blank = found[1](torch.ones_like(score))
+        planes = (label.detach(), blank.detach())
+        occupancies_at = torch.func.vjp(lambda *planes: _lattice_reference(*planes, *options), *planes)[1]
+        of_label, of_blank = occupancies_at(torch.ones_like(score))
         return score, of_label, of_blank
     return CALLS.lattice(label, blank, *options)
 
@@ -167,12 +168,12 @@ def _gradients(
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
         wanted = [v for v in views if v.requires_grad]
-        found = iter(
+        of_wanted = iter(
             torch.autograd.grad(
                 [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, materialize_grads=True
             )
         )
-        return [next(found) if v.requires_grad else None for v in views]
+        return [next(of_wanted) if v.requires_grad else None for v in views]
 
 
 def _both(
@@ -209,8 +210,8 @@ def register(namespace: str) -> SimpleNamespace:
 
     def shapes_of_lattice(label, blank, *rest):  # type: ignore[no-untyped-def]
         *_, occupancies, _ = rest
-        found = [t.new_empty(t.shape if occupancies else (0,)) for t in (label, blank)]
-        return blank.new_empty(blank.shape[0]), *found
+        of_arcs = [t.new_empty(t.shape if occupancies else (0,)) for t in (label, blank)]
+        return blank.new_empty(blank.shape[0]), *of_arcs
 
     register_shapes(f"{namespace}::lattice", shapes_of_lattice)
 
@@ -340,14 +341,14 @@ def register(namespace: str) -> SimpleNamespace:
         kind: str,
         rows_at_once: int,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        found = _empty_scores(enc, symbols, begin, rows)
+        scores = _empty_scores(enc, symbols, begin, rows)
         for first, count in chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
             hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
             logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
-            ops.joint_scores_(logits, symbols, boundary, begin, first, [blank], kind, *found)
-        if rows_at_once == 0 and found[2].numel() > 0:
-            return *found, hidden, logits
-        return *found, enc.new_empty(0), enc.new_empty(0)
+            ops.joint_scores_(logits, symbols, boundary, begin, first, [blank], kind, *scores)
+        if rows_at_once == 0 and scores[2].numel() > 0:
+            return *scores, hidden, logits
+        return *scores, enc.new_empty(0), enc.new_empty(0)
 
     def _empty_scores(enc: Tensor, symbols: Tensor, begin: Tensor | None, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         batch, frames, dtype = enc.shape[0], enc.shape[1], state_dtype(enc)

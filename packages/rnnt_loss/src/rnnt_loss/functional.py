@@ -585,10 +585,10 @@ def mutual_information_recursion(
     boundary = check_boundary(boundary, batch, symbols, frames, px)
     wanted = return_grad or wants_gradients([px, py], None)
     arcs = ([0 if columns > frames else 1], [1], boundary, None, True, False, wanted, 1.0)
-    score, *found = _ops.lattice(px.transpose(1, 2), py.transpose(1, 2), *arcs)
+    score, *occupancies = _ops.lattice(px.transpose(1, 2), py.transpose(1, 2), *arcs)
     if not return_grad:
         return score
-    px_grad, py_grad = (t.transpose(1, 2) for t in found)
+    px_grad, py_grad = (t.transpose(1, 2) for t in occupancies)
     return score, (px_grad, py_grad)
 
 
@@ -745,9 +745,9 @@ def multiblank_rnnt_loss(
     logits, symbols, boundary, _ = _checked_joint(logits, symbols, blanks[0], boundary, "regular", reduction)
     classes = [check_index("blanks", blank, logits.shape[3]) for blank in blanks]
     options = (logits.shape[1], classes, "softmax", max(clamp, 0.0), 1 + fastemit_lambda, False)
-    label, found = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
+    label, blank_scores = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
     of_blanks, durations = _possible(blank_durations, logits.shape[1], 1)
-    arcs = (label[:, None] - sigma, found[:, of_blanks] - sigma)
+    arcs = (label[:, None] - sigma, blank_scores[:, of_blanks] - sigma)
     return _duration_loss(*arcs, [0], durations, boundary, reduction, fastemit_lambda, zero_infinity)
 
 
@@ -985,8 +985,8 @@ def _callable_scores(
         s0, t0, s1, t1 = bounds.unbind(1)
         t0, t1 = ((t - first).clamp(0, am.shape[1]) for t in (t0, t1))
         options = (None, am.shape[1], [blank], mode, 0.0, 1.0, False)
-        found = _ops.joint_scores(with_unit_stride(logits), targets, torch.stack([s0, t0, s1, t1], 1), part, *options)
-        return found[0], found[1][:, 0]
+        scores = _ops.joint_scores(with_unit_stride(logits), targets, torch.stack([s0, t0, s1, t1], 1), part, *options)
+        return scores[0], scores[1][:, 0]
 
     if needs_plain_torch():  # which checkpoint is not
         return scores(am, lm, 0)

@@ -29,8 +29,8 @@ def dense(x: Tensor, begin: Tensor | None, symbols: int) -> Tensor:
         return x
     k = torch.arange(symbols + 1, device=x.device) - begin[:, None, :, None]
     k = k.expand(x.shape[0], x.shape[1], x.shape[2], symbols + 1)
-    found = x.gather(3, k.clamp(0, x.shape[3] - 1))
-    return torch.where((k >= 0) & (k < x.shape[3]), found, -torch.inf)
+    values = x.gather(3, k.clamp(0, x.shape[3] - 1))
+    return torch.where((k >= 0) & (k < x.shape[3]), values, -torch.inf)
 
 
 def log_sum_exp(terms: list[Tensor]) -> Tensor:

@@ -69,11 +69,11 @@ def rnnt_loss(
             logits = logits.contiguous()
         blanks = [blank + classes if blank < 0 else blank]
         mode = "softmax" if fused_log_softmax else "log_probs"
-        label, found, _ = torch.ops.rnnkit_rnnt_loss.joint_scores(
+        label, blank_scores, _ = torch.ops.rnnkit_rnnt_loss.joint_scores(
             logits, symbols, boundary, None, None, frames, blanks, mode, max(clamp, 0.0), 1 + fastemit_lambda, False
         )
         score, _, _ = torch.ops.rnnkit_rnnt_loss.lattice(
-            label[:, None], found, [0], [1], boundary, None, False, False, label.requires_grad, 1 + fastemit_lambda
+            label[:, None], blank_scores, [0], [1], boundary, None, False, False, label.requires_grad, 1 + fastemit_lambda
         )
         loss = -score
         if zero_infinity:
@@ -82,8 +82,8 @@ def rnnt_loss(
     logits, symbols, boundary, blank = _checked(logits, targets, logit_lengths, target_lengths, blank, reduction)
     mode = "softmax" if fused_log_softmax else "log_probs"
     options = (boundary, None, None, logits.shape[1], [blank], mode, max(clamp, 0.0), 1 + fastemit_lambda, False)
-    label, found = _ops.joint_scores(logits, symbols, *options)
-    score = solve(label, found, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
+    label, blank_scores = _ops.joint_scores(logits, symbols, *options)
+    score = solve(label, blank_scores, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
     return reduce(score, reduction, zero_infinity)
 
 

@@ -43,8 +43,8 @@ def check_layer(fused: Layer, apart: Layer, weight: Tensor, bias: Tensor | None,
         x = rows if layout == "batch-first" else strided(rows, layout)
         for needed in ([True] * 4, [False, True, False, False], [True, False, False, True], [False] * 4):
             for h0 in (state, None):
-                found = gradients(fused, x, h0, needed, autocast=True)
-                torch.testing.assert_close(found, gradients(apart, x, h0, needed, autocast=False), rtol=1e-4, atol=1e-4)
+                actual = gradients(fused, x, h0, needed, autocast=True)
+                torch.testing.assert_close(actual, gradients(apart, x, h0, needed, autocast=False), rtol=1e-4, atol=1e-4)
 
 
 def check_what_a_layer_keeps(layer: Layer, weight: Tensor, bias: Tensor, width: int) -> None:

@@ -114,13 +114,13 @@ def check_split_scan(
     leaves = [t.requires_grad_() for t in (*planes, h0)]
     out, state = scan(*leaves)
     grads = torch.autograd.grad(out.square().sum() + state.square().sum(), leaves)
-    found = [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
-    torch.testing.assert_close(torch.cat([f[0] for f in found], 1), out)
-    for f in found:
+    results = [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
+    torch.testing.assert_close(torch.cat([f[0] for f in results], 1), out)
+    for f in results:
         torch.testing.assert_close(f[1], state)
     for i in range(len(planes)):
-        torch.testing.assert_close(torch.cat([f[2 + i] for f in found], 1), grads[i])
-    torch.testing.assert_close(sum(f[-1] for f in found), grads[-1])
+        torch.testing.assert_close(torch.cat([f[2 + i] for f in results], 1), grads[i])
+    torch.testing.assert_close(sum(f[-1] for f in results), grads[-1])
 
 
 def check_current_stream(run: Callable[[Tensor], Tensor], x: Tensor) -> None:

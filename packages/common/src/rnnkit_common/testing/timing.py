@@ -104,13 +104,13 @@ def summary(times: list[float]) -> dict[str, float]:
 
 def hardware(cuda: bool = False) -> dict[str, Any]:
     """What the numbers were measured on, and with: the commit is that of the running script, with a + where sources differ from it."""
-    found: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "commit": _commit()}
+    machine: dict[str, Any] = {"torch": torch.__version__, "python": platform.python_version(), "commit": _commit()}
     if cuda:
         properties = torch.cuda.get_device_properties(0)
-        found |= {"gpu": properties.name, "multiprocessors": properties.multi_processor_count, "cuda": torch.version.cuda}
-    found |= {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    found["simd"] = torch.backends.cpu.get_cpu_capability()
-    return found
+        machine |= {"gpu": properties.name, "multiprocessors": properties.multi_processor_count, "cuda": torch.version.cuda}
+    machine |= {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    machine["simd"] = torch.backends.cpu.get_cpu_capability()
+    return machine
 
 
 def _commit() -> str | None:

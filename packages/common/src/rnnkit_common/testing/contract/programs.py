@@ -112,8 +112,8 @@ def traced(s: Subject) -> None:
         program = torch.jit.trace(module, example_kwarg_inputs=given, check_trace=not has_batch_norm(module))
 
     def call(*inputs: Any) -> Any:
-        found = dict(zip(names, inputs, strict=False))
-        return program(**{name: value for name, value in found.items() if value is not None})
+        by_name = dict(zip(names, inputs, strict=False))
+        return program(**{name: value for name, value in by_name.items() if value is not None})
 
     expected = s.run(s.make())
     assert_same(s.run(call, module), expected)
@@ -151,8 +151,8 @@ def functional(s: Subject) -> None:
     samples = [torch.stack([leaves[i], 0.5 * leaves[i] + 0.1, -leaves[i]]) for i in varied]
     together = torch.func.vmap(gradient, in_dims=(None, 0))(parameters, samples)
     alone = [gradient(parameters, [t[i] for t in samples]) for i in range(3)]
-    for i, found in enumerate(alone):
-        torch.testing.assert_close(torch.utils._pytree.tree_map(lambda t, i=i: t[i], together), found, rtol=1e-4, atol=1e-5)
+    for i, sample in enumerate(alone):
+        torch.testing.assert_close(torch.utils._pytree.tree_map(lambda t, i=i: t[i], together), sample, rtol=1e-4, atol=1e-5)
 
 
 def in_forward_mode(s: Subject) -> None:
@@ -192,10 +192,10 @@ def gradients_in_batches(s: Subject) -> None:
         return [*torch.autograd.grad(outputs, leaves, seeds, **options, **more)]
 
     together = torch.func.vmap(lambda *seeds: take(list(seeds)))(*seeds)
-    for found in (take(seeds, is_grads_batched=True), together):
+    for grads in (take(seeds, is_grads_batched=True), together):
         for i in range(3):
             expected = take([seed[i] for seed in seeds])
-            torch.testing.assert_close([None if f is None else f[i] for f in found], expected)
+            torch.testing.assert_close([None if f is None else f[i] for f in grads], expected)
 
 
 def results_of_its_own(s: Subject) -> None:
@@ -271,8 +271,8 @@ def called_twice(s: Subject) -> None:
     """Two calls before one backward; and calls without gradients, whose outputs are the same."""
     expected = s.run(s.make())
     module = s.make()
-    found = s.run(lambda *x: [*tensors(module(*x)), *tensors(module(*x))][: len(expected.outputs)], module)
-    assert_same(found, expected)
+    results = s.run(lambda *x: [*tensors(module(*x)), *tensors(module(*x))][: len(expected.outputs)], module)
+    assert_same(results, expected)
     for context in (torch.no_grad(), torch.inference_mode()):
         module = s.make()
         with context:
@@ -283,15 +283,15 @@ def called_twice(s: Subject) -> None:
 
 def on_a_small_stack(s: Subject) -> None:
     """A thread with 256 KB, as pools of threads have; nn.LSTM needs less."""
-    expected, found = s.run(s.make()), []
+    expected, results = s.run(s.make()), []
     before = threading.stack_size(256 << 10)
     try:
-        thread = threading.Thread(target=lambda: found.append(s.run(s.make())))
+        thread = threading.Thread(target=lambda: results.append(s.run(s.make())))
         thread.start()
         thread.join()
     finally:
         threading.stack_size(before)
-    assert_same(found[0], expected)
+    assert_same(results[0], expected)
 
 
 def differentiated_by_threads(s: Subject) -> None:
@@ -305,8 +305,8 @@ def differentiated_by_threads(s: Subject) -> None:
 
     expected = take(0)
     with ThreadPoolExecutor(6) as pool:
-        for found in pool.map(take, range(24)):
-            torch.testing.assert_close(found, expected)
+        for grads in pool.map(take, range(24)):
+            torch.testing.assert_close(grads, expected)
 
 
 def under_autocast(s: Subject) -> None:
@@ -314,8 +314,8 @@ def under_autocast(s: Subject) -> None:
     expected = s.run(s.make())
     module = s.make()
     with torch.autocast("cpu", torch.bfloat16):
-        found = s.run(module)
-    for t, e in zip(found.outputs, expected.outputs, strict=True):
+        results = s.run(module)
+    for t, e in zip(results.outputs, expected.outputs, strict=True):
         if e.is_floating_point():
             assert float((t.float() - e).abs().max()) <= 0.1 * float(e.abs().max()) + 0.02
-    assert all(g is None or g.dtype == torch.float32 for g in found.of_parameters.values())
+    assert all(g is None or g.dtype == torch.float32 for g in results.of_parameters.values())

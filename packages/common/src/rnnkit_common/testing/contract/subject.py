@@ -50,8 +50,8 @@ class Subject:
         named = [] if owner is None else [(name, p) for name, p in owner.named_parameters() if p.requires_grad]
         leaves = [t for t in tensors(inputs) if t.requires_grad]
         grads = torch.autograd.grad(weighted(outputs), [*leaves, *(p for _, p in named)], allow_unused=True)
-        found: dict[str, Tensor | None] = dict(zip([name for name, _ in named], grads[len(leaves) :], strict=True))
-        return Results([t.detach() for t in outputs], list(grads[: len(leaves)]), found)
+        of_parameters: dict[str, Tensor | None] = dict(zip([name for name, _ in named], grads[len(leaves) :], strict=True))
+        return Results([t.detach() for t in outputs], list(grads[: len(leaves)]), of_parameters)
 
 
 def tensors(result: Any) -> list[Tensor]:
@@ -73,11 +73,11 @@ def weights(t: Tensor) -> Tensor:
     return torch.linspace(-1, 1, t.numel(), dtype=t.dtype).view(t.shape)
 
 
-def assert_same(found: Results, expected: Results, **options: Any) -> None:
+def assert_same(actual: Results, expected: Results, **options: Any) -> None:
     """Outputs and gradients are close; a gradient that is None is as good as zeros."""
-    torch.testing.assert_close(found.outputs, expected.outputs, **options)
-    pairs = list(zip(found.of_inputs, expected.of_inputs, strict=True))
-    pairs += [(found.of_parameters[name], e) for name, e in expected.of_parameters.items() if name in found.of_parameters]
+    torch.testing.assert_close(actual.outputs, expected.outputs, **options)
+    pairs = list(zip(actual.of_inputs, expected.of_inputs, strict=True))
+    pairs += [(actual.of_parameters[name], e) for name, e in expected.of_parameters.items() if name in actual.of_parameters]
     for f, e in pairs:
         if f is not None or e is not None:
             f = torch.zeros_like(e) if f is None and e is not None else f

@@ -60,9 +60,9 @@ def replaced(s: Subject) -> None:
         for training in (True, False):
             module = s.make()
             replace(module, name, Adapter(module.get_submodule(name)))
-            found = s.run(module.train(module.training and training))
-            assert_same(found, expected if training else still)
-            learned = found.of_parameters[f"{name}.learns"]
+            results = s.run(module.train(module.training and training))
+            assert_same(results, expected if training else still)
+            learned = results.of_parameters[f"{name}.learns"]
             assert learned is not None, f"{name} is not called"
             assert learned != 0, f"{name} is not called"
 
@@ -122,9 +122,9 @@ def quantised(s: Subject) -> None:
         warnings.simplefilter("ignore")
         changed = torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {nn.Linear}, dtype=torch.qint8)
     with torch.no_grad():
-        for found, expected in zip(tensors(changed(*s.inputs())), tensors(module(*s.inputs())), strict=True):
+        for actual, expected in zip(tensors(changed(*s.inputs())), tensors(module(*s.inputs())), strict=True):
             if expected.is_floating_point():
-                assert float((found - expected).abs().max()) <= 0.1 * float(expected.abs().max()) + 0.02
+                assert float((actual - expected).abs().max()) <= 0.1 * float(expected.abs().max()) + 0.02
 
 
 def wrapped(s: Subject) -> None:
@@ -135,9 +135,9 @@ def wrapped(s: Subject) -> None:
     for name in parts(s.make()):
         module = s.make()
         replace(module, name, checkpoint_wrapper(module.get_submodule(name)))
-        found = s.run(module)
-        names = {key.replace("_checkpoint_wrapped_module.", ""): grad for key, grad in found.of_parameters.items()}
-        assert_same(Results(found.outputs, found.of_inputs, names), expected)
+        results = s.run(module)
+        names = {key.replace("_checkpoint_wrapped_module.", ""): grad for key, grad in results.of_parameters.items()}
+        assert_same(Results(results.outputs, results.of_inputs, names), expected)
 
 
 @contextmanager
