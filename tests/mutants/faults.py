@@ -278,6 +278,27 @@ SCAN_ON_CUDA = [
 
 TENSORS_AND_DERIVATIVES = [
     fault(
+        "a plane's place counts those of the tensors before",
+        _TENSORS,
+        "interleaved ? j - before : (j - before) * channels",
+        "interleaved ? j - before : j * channels",
+        families="mingru",
+    ),
+    fault(
+        "arguments that were left out are missing in Python's kernels",
+        _DERIVATIVES,
+        "return lambda arguments: (*arguments, *defaults[len(arguments) :])",
+        "return lambda arguments: arguments",
+        families="mingru",
+    ),
+    fault(
+        "an op that is differentiated keeps nothing unless it was asked to",
+        _DERIVATIVES,
+        "if not rest[-1]:",
+        "if False:",
+        families="mingru",
+    ),
+    fault(
         "h0 does not reach the kernel",
         _SCAN_OPS,
         "p.h0 = h0 ? h0->template const_data_ptr<acc>() : nullptr;",
@@ -477,6 +498,12 @@ MINGRU = [
 _FUNCTIONAL = "packages/{0}/src/{0}/functional.py"
 
 QRNN = [
+    fault(
+        "a step in one op forgets zoneout's factor",
+        "packages/qrnn/src/qrnn/modules.py",
+        "if layer.window > 1 or layer.zoneout > 0.0:",
+        "if layer.window > 1:",
+    ),
     fault(
         "zoneout keeps half as often",
         "packages/qrnn/csrc/family.h",
