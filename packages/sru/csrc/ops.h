@@ -39,7 +39,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, Tensor
   const Family family = family_of_layer(pad, mask, scale, activation, weight_c.has_value());
   return layer_op(x, transposed(weight, 0, 1), std::nullopt, batch_first, save, [&](const Tensor& u) {
     const ScanTensors t(inputs_of(u, x, bias, weight_c), family.planes(), family.parameters(), lengths, reset);
-    return run_forward<Engine>(family, t, c0, direction, save);
+    return run_forward<Engine>(family, t, c0, parse_direction(direction), save);
   });
 }
 
@@ -55,7 +55,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
   const Family family = family_of_layer(pad, mask, scale, activation, weight_c.has_value());
   const ScanTensors t(inputs_of(u, x, bias, weight_c), family.planes(), family.parameters(), lengths, reset);
   const ScanGradients grads =
-      run_backward<Engine>(family, t, by_batch(grad_out, batch_first), grad_c_last, carries, direction);
+      run_backward<Engine>(family, t, by_batch(grad_out, batch_first), grad_c_last, carries, parse_direction(direction));
   const MemoryOrder order(x);
   const auto none = [&] { return empty(x, {0}); };
   const auto grad_x = [&] { return order.back(add_linear(order.of(grads.inputs[1]), order.of(grads.inputs[0]), *weight)); };
@@ -101,7 +101,8 @@ std::tuple<Tensor, Tensor> stack_step(Tensor x, std::vector<Tensor> weights, std
     if (c) state = states_of(*c, int64_t(i));
     const ScanTensors t(inputs, family.planes(), family.parameters(), std::nullopt, std::nullopt);
     STD_TORCH_CHECK(t.channels == channels, "weights and biases: expected (K, 3 * D) or (K, 4 * D), and (2 * D)");
-    const Tensor out = std::get<0>(run_forward<Engine>(family, t, state, "forward", false, states_of(c_next, int64_t(i))));
+    const Tensor out =
+        std::get<0>(run_forward<Engine>(family, t, state, Direction::forward, false, states_of(c_next, int64_t(i))));
     x = view_strided(out, {batch, channels}, {channels, 1});
   }
   return {x, c_next};

@@ -86,14 +86,10 @@ class ScanTests:
             check_survives(scan, _detached(arguments))
             check_survives(backward, saved, unread=[4])
 
-    def _problem(self, **changes: Any) -> tuple[scans.ScanCase, scans.Problem]:
-        case = self.vary(channels=4, lengths=(20, 7), reset=(3,), direction="backward", **changes)
-        case = dataclasses.replace(case, steps=20)
-        return case, scans.Problem.of(case, torch.device("cpu"))
-
     def _arguments(self, layout: str) -> list[tuple[Any, list[Any]]]:
         """The ops forward and backward, and arguments of each."""
-        case, problem = self._problem(layout=layout)
+        case = self.vary(steps=20, channels=4, lengths=(20, 7), reset=(3,), direction="backward", layout=layout)
+        problem = scans.Problem.of(case, torch.device("cpu"))
         ops = getattr(torch.ops, f"rnnkit_{case.family}")
         planes = [plane.nan_to_num() for plane in problem.planes]
         if layout == "time-major":

@@ -1,7 +1,9 @@
 // What cells are made with, and whether they are made well. Cells: see rnnkit/scan.h. M is Math<acc> on the CPU
 // (cpu/math.h) and cuda::Math<scalar_t> on the GPU: a vector type V, whose scalars are M::Scalar, and its functions set,
 // select, abs, negative_abs, reciprocal (of 1 to 4), exp, exp_nonpositive, expm1, log, log1p (of x >= 0), sqrt, sigmoid,
-// tanh, sin and cos. SPDX-License-Identifier: Apache-2.0
+// tanh, sin and cos.
+//
+// SPDX-License-Identifier: Apache-2.0
 #if defined(RNNKIT_CELL_H) == defined(RNNKIT_TARGET_TOGGLE)
 #ifdef RNNKIT_CELL_H
 #undef RNNKIT_CELL_H

@@ -3,9 +3,9 @@
 //   kArguments       the schema of what it lets a caller choose, tensors first: "Tensor? seed=None, str pooling='fo'"
 //   parse(...)       static; takes these, and returns the Family. It refuses what it does not know
 //   planes()         how many there are
-//   parameters()     how many of those there are, if there are any
+//   parameters()     how many there are, if there are any
 //   initial()        the state of a fresh sequence, if it is not 0
-//   dispatch(f)      calls f(TypeTag<scalar_t>, Kind)
+//   dispatch(dtype, f)   calls f(TypeTag<scalar_t>, Kind)
 //   fill(p, t)       what else is to be said of a problem, if there is anything: p.options, p.pad
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -38,9 +38,13 @@ inline Tensor states_of(const Tensor& stack, int64_t i) {
 
 enum class Direction { forward, backward, both };  // both: the second half of the channels goes backward
 
-inline int64_t first_reversed(const std::string& direction, int64_t channels) {
+inline Direction parse_direction(const std::string& direction) {
   constexpr std::string_view kDirections[] = {"forward", "backward", "both"};
-  switch (parse<Direction>("direction", direction, kDirections)) {
+  return parse<Direction>("direction", direction, kDirections);
+}
+
+inline int64_t first_reversed(Direction direction, int64_t channels) {
+  switch (direction) {
     case Direction::forward: return channels;
     case Direction::backward: return 0;
     case Direction::both:
@@ -53,7 +57,7 @@ inline int64_t first_reversed(const std::string& direction, int64_t channels) {
 // The last state is written to `into`, if given.
 template <class Engine, class Family>
 std::tuple<Tensor, Tensor, Tensor> run_forward(const Family& family, const ScanTensors& t, const std::optional<Tensor>& h0,
-                                               const std::string& direction, bool save,
+                                               Direction direction, bool save,
                                                const std::optional<Tensor>& into = std::nullopt) {
   const int64_t reverse_from = first_reversed(direction, t.channels);
   if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
@@ -82,7 +86,7 @@ struct ScanGradients {
 
 template <class Engine, class Family>
 ScanGradients run_backward(const Family& family, const ScanTensors& t, const Tensor& grad_out,
-                           const std::optional<Tensor>& grad_h_last, const Tensor& carries, const std::string& direction) {
+                           const std::optional<Tensor>& grad_h_last, const Tensor& carries, Direction direction) {
   const int64_t reverse_from = first_reversed(direction, t.channels), parameters = family.parameters();
   const ScalarType acc_dtype = accumulate_type(t.dtype);
   const Tensor grad_rows = t.rows(grad_out, t.channels, "grad_out");
@@ -118,7 +122,7 @@ Tensor run_step(const Family& family, const Tensor& planes, const std::optional<
   const Tensor sequences = view_strided(planes, {planes.size(0), 1, planes.size(1)},
                                         {planes.stride(0), planes.stride(0), planes.stride(1)});  // [B, 1, P * D]
   const ScanTensors t({sequences}, family.planes(), 0, std::nullopt, std::nullopt);
-  const Tensor out = std::get<0>(run_forward<Engine>(family, t, h, "forward", false, h_next));
+  const Tensor out = std::get<0>(run_forward<Engine>(family, t, h, Direction::forward, false, h_next));
   return view_strided(out, {t.batch, t.channels}, {t.channels, 1});
 }
 
@@ -132,7 +136,7 @@ struct ScanOps<Engine, Family, Family (*)(Arguments...)> {
                                                  Arguments... arguments, std::string direction, bool save) {
     const Family family = Family::parse(arguments...);
     const ScanTensors t(inputs, family.planes(), family.parameters(), lengths, reset);
-    return run_forward<Engine>(family, t, h0, direction, save);
+    return run_forward<Engine>(family, t, h0, parse_direction(direction), save);
   }
 
   // h0 only serves the derivative of this op: carries start with it. Returns the gradients of the inputs and, at the end, of
@@ -142,7 +146,7 @@ struct ScanOps<Engine, Family, Family (*)(Arguments...)> {
                                            std::optional<Tensor> reset, Arguments... arguments, std::string direction) {
     const Family family = Family::parse(arguments...);
     const ScanTensors t(inputs, family.planes(), family.parameters(), lengths, reset);
-    ScanGradients grads = run_backward<Engine>(family, t, grad_out, grad_h_last, carries, direction);
+    ScanGradients grads = run_backward<Engine>(family, t, grad_out, grad_h_last, carries, parse_direction(direction));
     grads.inputs.push_back(grads.h0);
     return std::move(grads.inputs);
   }

@@ -2,7 +2,9 @@
 // [B, T, k * D] that hold the planes, k of them each, in the order of the Kind; and then the parameters, [k * D] or [k, D].
 // As an example, one tensor that a single nn.Linear has produced, or one for each plane. Gradients come back as one tensor
 // for each input. Outputs are laid out in memory like the first input: [B, T, D], or [T, B, D] transposed. What is checked
-// here keeps memory safe; the Python layer checks first, and in the user's words. SPDX-License-Identifier: Apache-2.0
+// here keeps memory safe; the Python layer checks first, and in the user's words.
+//
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/scan.h>
@@ -114,10 +116,11 @@ class ScanTensors {
     p.reverse_from = reverse_from;
     fill_planes<Kind>(p.in, tensors_);
     int k = 0;
-    for (const Tensor& t : parameters_)
-      for (const acc* row = t.const_data_ptr<acc>(); k < Kind::kParameters && row < t.const_data_ptr<acc>() + t.numel();
-           row += channels)
-        p.parameters[k++] = row;
+    for (const Tensor& t : parameters_) {
+      const int64_t count = channels == 0 ? 0 : t.numel() / channels;
+      for (int64_t i = 0; i < count && k < Kind::kParameters; ++i, ++k)
+        p.parameters[k] = t.const_data_ptr<acc>() + i * channels;
+    }
   }
 
   // Where each plane lies in `tensors`, which are laid out like those of the planes.

@@ -7,7 +7,9 @@
 // per block at its exact size, so that the address sanitizer sees an access beyond it, and starts out as NaN.
 //
 // This file is the scheduler; builtins.h has CUDA's own names, launch.h what kernels are launched with. Static __shared__
-// arrays are not supplied: they do not compile. SPDX-License-Identifier: Apache-2.0
+// arrays are not supplied: they do not compile.
+//
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <ucontext.h>
