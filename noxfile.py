@@ -62,6 +62,7 @@ nox.options.sessions = [
     "headers",
     "wheels",
     "audit",
+    "sass",
     "tests",
     "install_alone",
     "sanitize",
@@ -202,7 +203,7 @@ def tests(session: nox.Session, package: str) -> None:
     environment = Environment(session, "torch", *BUILD, *group("test"))
     environment.has_only(*([package] if package in FAMILIES else []))
     if package in ("packaging", "benchmarks"):
-        environment.install("nox", *group("demo"))
+        environment.install("nox", *group("demo"), *group("sass"))
     if package == "packaging":
         for family in FAMILIES:
             wheel(session, family)
@@ -353,6 +354,14 @@ def audit(session: nox.Session) -> None:
     environment.tool("abi3audit", "--strict", *map(str, wheels))
     environment.tool("twine", "check", *map(str, wheels))
     environment.python("tests/packaging/contents.py", *map(str, wheels))
+
+
+@nox.session(venv_backend="none", tags=["wheels"])
+def sass(session: nox.Session) -> None:
+    """Count the instructions, registers and spills of every kernel in dist/'s wheels: `-- FILE ... [--kernel WORD --steady]`."""
+    environment = Environment(session, "torch", *group("sass"))
+    files = session.posargs or [str(path) for path in sorted(DIST.glob("*+cu*.whl"))]
+    environment.python("benchmarks/sass.py", *files)
 
 
 @nox.session(python=PYTHONS, reuse_venv=False)

@@ -14,6 +14,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import publish  # noqa: E402
+import sass  # noqa: E402
 import suite  # noqa: E402
 
 
@@ -94,3 +95,26 @@ def test_a_failure_of_ours_ends_the_measurement() -> None:
     group = suite.Group("layer", "training step", {}, lambda: {"ours": lambda: 1 / 0}, ["ours"])
     with pytest.raises(ZeroDivisionError):
         group.measure(0, "cpu")
+
+
+def test_instructions_are_counted_along_the_way_of_a_full_tile() -> None:
+    """Of a loop that loads one word of 4 bytes, or two of 2 bytes, and does more where a mark is set."""
+    code = """
+        Function : _Z6kernelv
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 BRA 0x50 ;
+        /*0020*/                   LDG.E.U16 R4, desc[UR4][R2.64] ;
+        /*0030*/                   LDG.E.U16 R6, desc[UR4][R2.64+0x2] ;
+        /*0040*/                   BRA 0x60 ;
+        /*0050*/                   LDG.E R4, desc[UR4][R2.64] ;
+        /*0060*/               @P1 BRA 0x90 ;
+        /*0070*/                   FADD R5, R8, 1 ;
+        /*0080*/                   STL [R1+0x8], R5 ;
+        /*0090*/                   FADD R5, R4, R5 ;
+        /*00a0*/               @P2 BRA 0x10 ;
+        /*00b0*/                   EXIT ;
+        /*00c0*/                   BRA 0xc0 ;
+    """
+    (kernel,) = sass.parse(code)
+    assert [hex(one.address) for one in kernel.steady] == ["0x10", "0x50", "0x60", "0x90", "0xa0"]
+    assert (kernel.local, kernel.wait) == (0, 2)

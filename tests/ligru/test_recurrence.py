@@ -10,7 +10,7 @@ import pytest
 import torch
 from ligru import reference
 from rnnkit_common.testing import Backend, assert_no_worse, some_sanitized
-from rnnkit_common.testing.backends import ORDERS, emulate
+from rnnkit_common.testing.backends import DEVICES, ORDERS, EmulatedDevice, emulate
 from rnnkit_common.testing.cases import poisoned_outputs, saturated, strided, torch_threads
 from rnnkit_common.testing.scans import TOLERANCE
 from torch import Tensor
@@ -177,7 +177,7 @@ def test_sizes_that_are_used_emulated_too(units: int, normalize: bool, monkeypat
     case = Case(batch=4, steps=3, units=units, normalize=normalize, activation="tanh", bidirectional=True)
     check(case, torch.device("cpu"))
     if units < 300:
-        emulate("ligru", CSRC, "forward", 132, monkeypatch)
+        emulate("ligru", CSRC, "forward", DEVICES["large"], monkeypatch)
         for engine, dtype in (("cluster", torch.float32), ("grid", torch.bfloat16)):
             monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
             check(dataclasses.replace(case, dtype=dtype, steps=2), torch.device("cpu"))
@@ -192,7 +192,9 @@ def test_emulated_orders_of_threads_agree_bit_for_bit(engine: str, normalize: bo
     monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
     results = []
     for order in ORDERS:
-        emulate("ligru", CSRC, order, 2 if engine == "grid" else 20, monkeypatch)  # one group takes all the rows
+        emulate(
+            "ligru", CSRC, order, EmulatedDevice(2 if engine == "grid" else 20, 90), monkeypatch
+        )  # one group takes all the rows
         results.append(run_op(case, problem))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -232,7 +234,7 @@ def test_every_engine_finds_lengths_out_of_range(backend: Backend) -> None:
 
 
 def test_an_emulated_engine_that_cannot_is_not_replaced_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    emulate("ligru", CSRC, "forward", 1, monkeypatch)
+    emulate("ligru", CSRC, "forward", EmulatedDevice(1, 90), monkeypatch)
     g, u = torch.randn(1, 2, 600), torch.randn(600, 300)
     for engine, words in (("grid", "cannot hold 300 units"), ("warp", "may be cluster, grid or steps")):
         monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)

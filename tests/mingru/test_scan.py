@@ -8,7 +8,7 @@ import pytest
 import torch
 from mingru import functional
 from rnnkit_common.testing import Backend, check_layer, check_what_a_layer_keeps, scans, some_sanitized
-from rnnkit_common.testing.backends import MULTIPROCESSORS
+from rnnkit_common.testing.backends import DEVICES, EmulatedDevice
 from torch import Tensor
 
 from .conftest import CSRC
@@ -64,10 +64,10 @@ def test_gradients_too_large_for_the_caches(gates: int) -> None:
     scans.check_large_gradients(Case(steps=9000, channels=67, gates=gates))
 
 
-@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS.values(), ids=MULTIPROCESSORS.keys())
-def test_emulated_orders_of_threads_agree_bit_for_bit(multiprocessors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES.keys())
+def test_emulated_orders_of_threads_agree_bit_for_bit(device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(batch=1, steps=300, channels=40, lengths=(290,), reset=(100,))
-    scans.check_orders_agree(case, "mingru", CSRC, multiprocessors, monkeypatch)
+    scans.check_orders_agree(case, "mingru", CSRC, device, monkeypatch)
 
 
 @pytest.mark.parametrize("gates", [1, 2])

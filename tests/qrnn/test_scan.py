@@ -9,7 +9,7 @@ import torch
 from qrnn import functional
 from qrnn._ops import POOLINGS
 from rnnkit_common.testing import Backend, check_layer, check_what_a_layer_keeps, scans, some_sanitized
-from rnnkit_common.testing.backends import MULTIPROCESSORS
+from rnnkit_common.testing.backends import DEVICES, EmulatedDevice
 from torch import Tensor
 
 from .conftest import CSRC
@@ -62,10 +62,10 @@ def test_matches_the_reference(case: Case, backend: Backend) -> None:
     scans.check_against_reference(case, backend.device)
 
 
-@pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS.values(), ids=MULTIPROCESSORS.keys())
-def test_emulated_orders_of_threads_agree_bit_for_bit(multiprocessors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES.keys())
+def test_emulated_orders_of_threads_agree_bit_for_bit(device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(batch=1, steps=300, channels=40, lengths=(290,), zoneout=0.2)
-    scans.check_orders_agree(case, "qrnn", CSRC, multiprocessors, monkeypatch)
+    scans.check_orders_agree(case, "qrnn", CSRC, device, monkeypatch)
 
 
 @pytest.mark.parametrize(

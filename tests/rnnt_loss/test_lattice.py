@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from rnnkit_common.testing import Backend, poisoned_outputs, some_sanitized
-from rnnkit_common.testing.backends import ORDERS, emulate
+from rnnkit_common.testing.backends import DEVICES, ORDERS, emulate
 from rnnt_loss import _ops, reference
 
 from .conftest import CSRC
@@ -166,7 +166,7 @@ def test_emulated_threads_in_any_order_give_the_same_bits(kind: str, monkeypatch
     label, blank, durations, label_end = draw(kind, 24, 40, torch.device("cpu"))
     results = []
     for order in ORDERS:
-        emulate("rnnt_loss", CSRC, order, 132, monkeypatch)
+        emulate("rnnt_loss", CSRC, order, DEVICES["large"], monkeypatch)
         results.append(solve(label.float(), blank.float(), durations, bounds(24, 40, torch.device("cpu")), None, label_end))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

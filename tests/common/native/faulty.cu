@@ -76,7 +76,7 @@ int main(int, char** arguments) {
   Fault fault = none;
   for (int i = 0; i < fault_count; ++i)
     if (arguments[1] == std::string(kNames[i])) fault = Fault(i);
-  rnnkit_emulation_configure(std::stoi(arguments[2]), std::stoul(arguments[3]), 132);
+  rnnkit_emulation_configure(std::stoi(arguments[2]), std::stoul(arguments[3]), 132, 90);
   const int blocks = 4;
   std::vector<float> out(blocks * kThreads), total(1);
   const unsigned cluster = fault == missing_cluster_barrier || fault == early_cluster_write || fault == none ? 2 : 1;

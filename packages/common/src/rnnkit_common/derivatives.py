@@ -178,8 +178,6 @@ def register_scan(
         The shortest way to call `scan`.
     """
 
-    steps_per_carry = getattr(torch.ops, namespace).steps_per_carry()
-
     def channels(inputs: list[Tensor], *options: Any) -> int:
         return sum(t.shape[2] for t in inputs if t.dim() == 3) // planes(*options)
 
@@ -188,7 +186,7 @@ def register_scan(
         width = channels(x, *options)
         batch, steps = x[0].shape[:2]
         h_last = x[0].new_empty(batch, width, dtype=state_dtype(x[0]))
-        return empty_rows(x[0], width), h_last, empty_carries(h_last, steps if save else 0, steps_per_carry)
+        return empty_rows(x[0], width), h_last, empty_carries(namespace, h_last, steps if save else 0)
 
     def shapes_of_backward(grad_out, grad_h_last, x, carries, h0, *rest):  # type: ignore[no-untyped-def]
         width = channels(x, *rest[extras:])
@@ -202,9 +200,10 @@ def register_scan(
     )
 
 
-def empty_carries(h_last: Tensor, steps: int, steps_per_carry: int) -> Tensor:
+def empty_carries(namespace: str, h_last: Tensor, steps: int) -> Tensor:
     """For tracing: what a scan keeps for backward, of so many steps, flat."""
     batch, width = h_last.shape
+    steps_per_carry = getattr(torch.ops, namespace).steps_per_carry(h_last.device.type)
     return h_last.new_empty(batch, (steps + steps_per_carry - 1) // steps_per_carry * width)
 
 

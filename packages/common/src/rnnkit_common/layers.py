@@ -84,7 +84,6 @@ def register_layer(
     """
     ops = getattr(torch.ops, namespace)
     op, op_backward = ops.layer.default, ops.layer_backward.default
-    steps_per_carry = ops.steps_per_carry()
     scan_takes_inputs = scan_backward is not None
 
     def of_planes_alone(grad_out: Tensor, grad_h_last: Tensor | None, x: Any, bias: None, *rest: Any) -> Any:
@@ -98,7 +97,7 @@ def register_layer(
         *options, batch_first, save = rest[parameters + 1 + extras :]
         width, rows = weight.shape[planes_dim] // planes(*options), x if batch_first else x.transpose(0, 1)
         h_last = x.new_empty(rows.shape[0], width, dtype=state_dtype(x))
-        carries = empty_carries(h_last, rows.shape[1] if save else 0, steps_per_carry)
+        carries = empty_carries(namespace, h_last, rows.shape[1] if save else 0)
         kept = empty_rows(rows, weight.shape[planes_dim]) if save else x.new_empty(0)
         out = empty_rows(rows, width)
         return out if batch_first else out.transpose(0, 1), h_last, carries, kept

@@ -13,7 +13,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -21,8 +21,17 @@ import torch
 from rnnkit_common import build
 
 ORDERS = {"forward": (0, 0), "reversed": (1, 0), "shuffled-1": (2, 1), "shuffled-2": (2, 2)}
-# Emulated devices: one so small that no sequence is cut in time, one so large that blocks and clusters share each.
-MULTIPROCESSORS = {"small": 1, "large": 132}
+
+
+class EmulatedDevice(NamedTuple):
+    """What the kernels are told of the device that is emulated."""
+
+    multiprocessors: int
+    capability: int  # 90 for 9.0; it decides on clusters, shared memory, and which instructions there are
+
+
+# One so small that no sequence is cut in time, one whose blocks share each, and one with clusters of blocks.
+DEVICES = {"small": EmulatedDevice(1, 75), "medium": EmulatedDevice(84, 86), "large": EmulatedDevice(132, 90)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Backend:
 
     name: str
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)  # that makes them run there
-    multiprocessors: int | None = None  # of the emulated device
+    emulated: EmulatedDevice | None = None
 
     @property
     def device(self) -> torch.device:
@@ -42,21 +51,21 @@ class Backend:
         """Makes `torch.ops.rnnkit_<family>` run on this backend until the test, of that name, ends."""
         for name, value in self.environment.items():
             monkeypatch.setenv(name, value)
-        if self.multiprocessors is not None:
+        if self.emulated is not None:
             order = list(ORDERS)[zlib.crc32(test.encode()) % len(ORDERS)]
-            emulate(family, csrc, order, self.multiprocessors, monkeypatch)
+            emulate(family, csrc, order, self.emulated, monkeypatch)
 
 
-def emulate(family: str, csrc: Path, order: str, multiprocessors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def emulate(family: str, csrc: Path, order: str, device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `torch.ops.rnnkit_<family>` run emulated CUDA, its threads in one of ORDERS, until the test ends."""
     configure, ops, calls = _emulated(family, csrc)
-    configure(*ORDERS[order], multiprocessors)
+    configure(*ORDERS[order], *device)
     monkeypatch.setattr(torch.ops, f"rnnkit_{family}", ops)
     monkeypatch.setattr(importlib.import_module(f"{family}._ops"), "CALLS", calls)
 
 
 def backend_fixtures(
-    family: str, csrc: Path, emulated: Mapping[str, int] = MULTIPROCESSORS, engine: str | None = None
+    family: str, csrc: Path, emulated: Mapping[str, EmulatedDevice] = DEVICES, engine: str | None = None
 ) -> tuple[Any, Any, Any]:
     """The fixtures for the conftest.py of a family's tests: `backend`, all backends; `few_backends`, one of a kind; and
     `host_backends`, those of `few_backends` without the GPU, whose context ends with the first error on it.
@@ -66,7 +75,7 @@ def backend_fixtures(
     Args:
         family: its name.
         csrc: where its native sources are.
-        emulated: names of emulated devices, and how many multiprocessors each has.
+        emulated: the emulated devices, by name.
         engine: the environment variable that chooses an engine, which those names are then, on a GPU too.
     """
 
@@ -74,7 +83,7 @@ def backend_fixtures(
         return {} if engine is None else {engine: name}
 
     targets = [Backend(f"cpu-{target}", {"RNNKIT_CPU_TARGET": target}) for target in compiled_targets(family)]
-    devices = [Backend(f"emulated-{name}", environment(name), count) for name, count in emulated.items()]
+    devices = [Backend(f"emulated-{name}", environment(name), device) for name, device in emulated.items()]
     gpus = [Backend("cuda")] if engine is None else [Backend(f"cuda-{name}", environment(name)) for name in emulated]
     no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -114,12 +123,12 @@ def cpu_targets() -> list[str]:
 
 @functools.cache
 def _emulated(family: str, csrc: Path) -> tuple[Any, Any, Any]:
-    """(configure(order, seed, multiprocessors), ops, the shortest ways to call them) of the family's CUDA code compiled for the CPU."""
+    """(configure(order, seed, multiprocessors, capability), ops, the shortest ways to call them) of the family's CUDA code compiled for the CPU."""
     name = {"1": "sanitized", "2": "sanitized-long"}.get(os.environ.get("RNNKIT_SANITIZE", ""), "plain")
     library = build.emulate(csrc, family, csrc.parent / "build" / "emulated" / name)
     torch.ops.load_library(str(library))
     namespace = f"rnnkit_{family}_emulated"
     calls = importlib.import_module(f"{family}._ops").register(namespace)
     configure = ctypes.CDLL(str(library)).rnnkit_emulation_configure
-    configure.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int]
+    configure.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int]
     return configure, getattr(torch.ops, namespace), calls

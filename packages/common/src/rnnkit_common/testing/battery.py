@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import scans
-from .backends import MULTIPROCESSORS, Backend
+from .backends import DEVICES, Backend, EmulatedDevice
 from .fuzz import check_survives
 from .interop import check_op
 
@@ -45,11 +45,11 @@ class ScanTests:
         """Values and gradients, of everything that a caller may pass."""
         scans.check_against_reference(case, backend.device)
 
-    @pytest.mark.parametrize("multiprocessors", MULTIPROCESSORS.values(), ids=MULTIPROCESSORS.keys())
-    def test_emulated_threads_agree(self, multiprocessors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES.keys())
+    def test_emulated_threads_agree(self, device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
         """In any order, they give the same bits."""
         case = self.vary(batch=1, steps=300, channels=40, lengths=(290,), reset=(100,))
-        scans.check_orders_agree(case, case.family, self.csrc, multiprocessors, monkeypatch)
+        scans.check_orders_agree(case, case.family, self.csrc, device, monkeypatch)
 
     def test_threads_share_the_time(self, few_backends: Backend) -> None:
         """Where there are more of them than sequences."""

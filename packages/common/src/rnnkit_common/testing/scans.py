@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .accuracy import assert_no_worse
-from .backends import ORDERS, emulate
+from .backends import ORDERS, EmulatedDevice, emulate
 from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, strided, torch_threads
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -226,13 +226,13 @@ def _relative(actual: Tensor, oracle: Tensor) -> float:
 
 
 def check_orders_agree(
-    case: ScanCase, family: str, csrc: Path, multiprocessors: int, monkeypatch: pytest.MonkeyPatch
+    case: ScanCase, family: str, csrc: Path, device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Emulated threads in any order give the same bits."""
     problem = Problem.of(case, torch.device("cpu"))
     results = []
     for order in ORDERS:
-        emulate(family, csrc, order, multiprocessors, monkeypatch)
+        emulate(family, csrc, order, device, monkeypatch)
         results.append(run_op(case, problem))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

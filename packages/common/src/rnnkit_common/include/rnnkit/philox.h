@@ -17,8 +17,7 @@ namespace rnnkit::RNNKIT_TARGET {
 template <class M>
 RNNKIT_INLINE typename M::U random_bits(uint64_t seed, const Coordinates& at) {
   using U = typename M::U;
-  U counter[4] = {U{} + uint32_t(at.block * (kCarry / 4) + at.i / 4), M::count_from(uint32_t(at.d)), U{} + uint32_t(at.b),
-                  U{}};
+  U counter[4] = {U{} + uint32_t(at.first / 4 + at.i / 4), M::count_from(uint32_t(at.d)), U{} + uint32_t(at.b), U{}};
   uint32_t key[2] = {uint32_t(seed), uint32_t(seed >> 32)};
   for (int round = 0; round < 10; ++round) {
     U low[2], high[2];

@@ -3,8 +3,8 @@
 //   h_s = step(x_s, h_{s-1}),   s = 0 .. length-1,   for every sequence and channel; where it is linear, a_s h_{s-1} + b_s,
 //
 // with x one value per plane of the input, and out_s is h_s or what the cell makes of it. Shapes: planes, out [B, T, D];
-// h0, h_last [B, D]; carries [B, ceil(T / kCarry), D]; lengths [B]; reset, pad [B, T].
-// Forward keeps the state before every kCarry-th step; backward recomputes the states between. Backward is linear in the
+// h0, h_last [B, D]; carries [B, ceil(T / K), D]; lengths [B]; reset, pad [B, T].
+// Forward keeps the state before every K-th step; backward recomputes the states between. Backward is linear in the
 // gradient that it carries, whatever the step is, so that it can always be cut in time; forward can where the step is
 // linear.
 //
@@ -34,10 +34,11 @@
 
 namespace rnnkit {
 
-constexpr int kCarry = 16;
+// The steps from one state that is kept to the next. A thread of the GPU holds as many at a time in its registers.
+constexpr int kCarryCpu = 16, kCarryCuda = 8;
 
-// The first step from s on before which the state is kept.
-RNNKIT_HOST_DEVICE int64_t next_carry(int64_t s) { return (s + kCarry - 1) / kCarry * kCarry; }
+// How many states are kept, of so many steps.
+RNNKIT_HOST_DEVICE int64_t carries_of(int64_t steps, int carry) { return (steps + carry - 1) / carry; }
 
 // Where step s of the processing order lies in memory; padding keeps its place.
 RNNKIT_HOST_DEVICE int64_t position(int64_t s, int64_t length, bool reverse) {
@@ -52,9 +53,10 @@ struct Rows {  // [B, T, D]
   RNNKIT_HOST_DEVICE T* at(int64_t b, int64_t t) const { return data + b * batch_stride + t * step_stride; }
 };
 
-// A step as cells see it: the i-th of a block of kCarry, in processing order, of sequence b, from channel d on.
+// A step as cells see it: the i-th from step `first`, a multiple of 4, in processing order, of sequence b, from channel d
+// on.
 struct Coordinates {
-  int64_t b, d, block;
+  int64_t b, d, first;
   int i, lanes;  // lanes: how many channels
   bool reset;    // whether the state before was replaced
 };
@@ -112,8 +114,8 @@ struct ScanProblem {
 
   RNNKIT_HOST_DEVICE bool pads(int64_t b, int64_t t) const { return pad != nullptr && pad[b * steps + t]; }
 
-  RNNKIT_HOST_DEVICE int64_t carry_offset(int64_t b, int64_t s) const {
-    return (b * (next_carry(steps) / kCarry) + s / kCarry) * channels;
+  RNNKIT_HOST_DEVICE int64_t carry_offset(int64_t b, int64_t s, int carry) const {
+    return (b * carries_of(steps, carry) + s / carry) * channels;
   }
 };
 

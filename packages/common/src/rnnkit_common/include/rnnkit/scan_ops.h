@@ -27,8 +27,13 @@ struct FamilyDefaults {
   static void fill(Problem&, const ScanTensors&) {}
 };
 
-// An op, so that Python need not know the number a second time.
-inline int64_t steps_per_carry() { return kCarry; }
+// An op, so that Python need not know the numbers a second time.
+inline int64_t steps_per_carry(std::string device) {
+#ifdef RNNKIT_EMULATE_CUDA
+  device = "cuda";
+#endif
+  return device == "cuda" ? kCarryCuda : kCarryCpu;
+}
 
 // The states [B, D] of the i-th of a stack of layers, contiguous [L, B, D] or [L, B, 1, D].
 inline Tensor states_of(const Tensor& stack, int64_t i) {
@@ -63,7 +68,7 @@ std::tuple<Tensor, Tensor, Tensor> run_forward(const Family& family, const ScanT
   if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
   if (into) t.check(*into, accumulate_type(t.dtype), {t.batch, t.channels}, "h_last");
   Tensor out = t.empty_rows(t.channels), h_last = into ? *into : t.empty_state();
-  Tensor carries = empty(h_last, {t.batch, save ? t.carries_size() : 0});
+  Tensor carries = empty(h_last, {t.batch, save ? t.carries_size(Engine::kCarry) : 0});
   family.dispatch(t.dtype, [&](auto tag, auto kind) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
@@ -91,7 +96,7 @@ ScanGradients run_backward(const Family& family, const ScanTensors& t, const Ten
   const ScalarType acc_dtype = accumulate_type(t.dtype);
   const Tensor grad_rows = t.rows(grad_out, t.channels, "grad_out");
   if (grad_h_last) t.check(*grad_h_last, acc_dtype, {t.batch, t.channels}, "grad_h_last");
-  t.check(carries, acc_dtype, {t.batch, t.carries_size()}, "carries");
+  t.check(carries, acc_dtype, {t.batch, t.carries_size(Engine::kCarry)}, "carries");
   ScanGradients grads{t.empty_gradients(), t.empty_state()};
   const Tensor sums = parameters == 0 ? Tensor() : empty(grads.h0, {parameters, t.batch, t.channels});
   family.dispatch(t.dtype, [&](auto tag, auto kind) {
@@ -222,7 +227,7 @@ void define_scan(Library& m) {
   m.def(("scan_backward(Tensor grad_out, Tensor? grad_h_last, Tensor[] inputs, Tensor carries, Tensor? h0=None, " + masks +
          arguments + ") -> Tensor[]")
             .c_str());
-  m.def("steps_per_carry() -> int");
+  m.def("steps_per_carry(str device) -> int");
 }
 
 template <class Family, class Library>

@@ -99,8 +99,8 @@ class ScanTensors {
     return gradients;
   }
 
-  // [B, ceil(T / kCarry) * D]: flat, because a dimension of 1 for short sequences would make tracers treat them apart.
-  int64_t carries_size() const { return next_carry(steps) / kCarry * channels; }
+  // [B, ceil(T / carry) * D]: flat, because a dimension of 1 for short sequences would make tracers treat them apart.
+  int64_t carries_size(int carry) const { return carries_of(steps, carry) * channels; }
 
   // A problem without padding but behind lengths; `reverse_from`: the first channel that runs backward.
   template <class scalar_t, class Kind>

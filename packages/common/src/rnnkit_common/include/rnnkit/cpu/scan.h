@@ -23,6 +23,7 @@ template <class acc>
 constexpr int kForwardTile = 32768 / sizeof(acc);
 template <class acc>
 constexpr int kBackwardTile = 4096 / sizeof(acc);
+constexpr int kCarry = kCarryCpu;
 constexpr int64_t kMinChunk = 256;         // steps that are worth a task of their own
 constexpr int64_t kCachedBytes = 8 << 20;  // more than that, written by one pass, is out of the caches before the next
 constexpr int64_t kStepsAhead = 4;         // of the prefetch: where rows end, the hardware loses track
@@ -36,7 +37,7 @@ struct Tile {  // some channels of one sequence
   int64_t position(int64_t s) const { return rnnkit::position(s, length, reverse); }
 
   Coordinates at(int64_t s, int c, int lanes, bool reset) const {
-    return {b, d + c, s / kCarry, int(s % kCarry), lanes, reset};
+    return {b, d + c, s / kCarry * kCarry, int(s % kCarry), lanes, reset};
   }
 };
 
@@ -212,14 +213,14 @@ class Forward {
   void finish(const Tile& tile, const acc* h) const {
     std::copy_n(h, tile.width, p.h_last + tile.b * p.channels + tile.d);
     for (int64_t t = tile.length; t < p.steps; ++t) std::fill_n(p.out.at(tile.b, t) + tile.d, tile.width, scalar_t(0));
-    for (int64_t s = next_carry(tile.length); p.carries != nullptr && s < p.steps; s += kCarry)
-      std::fill_n(p.carries + p.carry_offset(tile.b, s) + tile.d, tile.width, acc(0));
+    for (int64_t s = carries_of(tile.length, kCarry) * kCarry; p.carries != nullptr && s < p.steps; s += kCarry)
+      std::fill_n(p.carries + p.carry_offset(tile.b, s, kCarry) + tile.d, tile.width, acc(0));
   }
 
   void step(const Tile& tile, int64_t s, acc* h) const {
     const int64_t ahead = tile.reverse ? -kStepsAhead : kStepsAhead, t = tile.position(s);
     scalar_t* const out = p.out.at(tile.b, t) + tile.d;
-    if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, tile.width, p.carries + p.carry_offset(tile.b, s) + tile.d);
+    if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, tile.width, p.carries + p.carry_offset(tile.b, s, kCarry) + tile.d);
     if (p.pads(tile.b, t)) return void(std::fill_n(out, tile.width, scalar_t(0)));
     const bool reset = p.resets(tile.b, t);
     if (reset) std::fill_n(h, tile.width, p.initial);
@@ -413,7 +414,7 @@ class Backward {
     const int count = int(std::min<int64_t>(kCarry, tiling.boundary(chunk + 1, tile.length) - begin));
     const int64_t ahead = tile.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next, for the L2 cache
     alignas(64) acc h[kBackwardTile<acc>];
-    std::copy_n(p.carries + p.carry_offset(tile.b, begin) + tile.d, tile.width, h);
+    std::copy_n(p.carries + p.carry_offset(tile.b, begin, kCarry) + tile.d, tile.width, h);
     for (int i = 0; i < count; ++i) {
       const int64_t t = tile.position(begin + i);
       if (p.pads(tile.b, t)) {

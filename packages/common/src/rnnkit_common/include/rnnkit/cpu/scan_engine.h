@@ -11,6 +11,8 @@
 namespace rnnkit {
 
 struct CpuEngine {
+  static constexpr int kCarry = kCarryCpu;
+
   template <class Problem>
   static void run(const Problem& p, torch::stable::Device) {
     for (int64_t b = 0; p.lengths != nullptr && b < p.batch; ++b)  // here: an error inside parallel_for loses its message

@@ -49,7 +49,9 @@ struct DeviceProperties {
 #ifdef RNNKIT_EMULATE_CUDA
 template <class Device>
 DeviceProperties device_properties(Device) {
-  return {emulation::configuration().multiprocessors, true, 90, 227 * 1024};
+  const int capability = emulation::configuration().capability;
+  const size_t kilobytes = capability >= 90 ? 227 : capability == 80 ? 163 : capability > 80 ? 99 : 64;
+  return {emulation::configuration().multiprocessors, capability >= 90, capability, kilobytes * 1024};
 }
 
 template <class Device, class Parameters>
@@ -114,7 +116,8 @@ int active_clusters(void (*kernel)(Parameters), const Launch& shape, torch::stab
   const torch::stable::accelerator::DeviceGuard guard(device.index());
   allow_shape(kernel, shape);
   cudaLaunchAttribute attribute;
-  const cudaLaunchConfig_t config = launch_config(shape, attribute);
+  cudaLaunchConfig_t config = launch_config(shape, attribute);
+  config.numAttrs = 1;  // a cluster of one block is one, too
   int count = 0;
   const cudaError_t error = cudaOccupancyMaxActiveClusters(&count, reinterpret_cast<const void*>(kernel), &config);
   if (error == cudaSuccess) return count;

@@ -45,7 +45,7 @@ enum class Order { forward, reversed, shuffled };
 struct Configuration {
   Order order = Order::forward;
   uint64_t seed = 0;          // of Order::shuffled
-  int multiprocessors = 132;  // what the kernels' launch heuristics are told
+  int multiprocessors = 132, capability = 90;  // what the kernels' launch heuristics are told
 };
 
 inline Configuration& configuration() {
@@ -318,6 +318,7 @@ inline Thread& self() { return Cluster::current()->self(); }
 }  // namespace rnnkit::emulation
 
 extern "C" __attribute__((visibility("default"), used)) inline void rnnkit_emulation_configure(int order, uint64_t seed,
-                                                                                               int multiprocessors) {
-  rnnkit::emulation::configuration() = {static_cast<rnnkit::emulation::Order>(order), seed, multiprocessors};
+                                                                                               int multiprocessors,
+                                                                                               int capability) {
+  rnnkit::emulation::configuration() = {static_cast<rnnkit::emulation::Order>(order), seed, multiprocessors, capability};
 }

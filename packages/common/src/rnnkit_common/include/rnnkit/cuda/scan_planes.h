@@ -1,0 +1,215 @@
+// How the scan kernels read and write planes: whole words of neighbouring channels, where they lie so that this can be done.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <rnnkit/cuda/launch.h>
+#include <rnnkit/cuda/tuning.h>
+#include <rnnkit/scan.h>
+
+#include <cstring>
+
+#ifndef RNNKIT_EMULATE_CUDA
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
+namespace rnnkit::cuda {
+
+// A problem, and whether a thread's channels can be read and written by one access: they lie at multiples of their size,
+// within 4 GB of their sequence's first, and none of them has another direction than its neighbour.
+template <class Problem>
+struct Packable : Problem {
+  bool packed;
+};
+
+// Values of neighbouring channels, which are read and written together. Two of 16 bits stay in one register until they are
+// used: taken apart where a tile is loaded, they would have to be waited for there.
+template <class scalar_t, int channels, bool pair = sizeof(scalar_t) == 2 && channels == 2>
+struct alignas(sizeof(scalar_t) * channels) Word {
+  using acc = acc_t<scalar_t>;
+  scalar_t values[channels];
+
+  __device__ __forceinline__ acc get(int c) const { return static_cast<acc>(values[c]); }
+  __device__ __forceinline__ void set(int c, scalar_t value) { values[c] = value; }
+
+  static __device__ __forceinline__ Word rounded(const acc (&from)[channels]) {
+    Word word;
+    RNNKIT_UNROLL
+    for (int c = 0; c < channels; ++c) word.values[c] = static_cast<scalar_t>(from[c]);
+    return word;
+  }
+};
+
+template <class scalar_t>
+struct Word<scalar_t, 2, true> {
+  uint32_t bits;
+
+  __device__ __forceinline__ float get(int c) const {
+    if constexpr (std::is_same_v<scalar_t, BFloat16>) {
+      const uint32_t wide = c == 0 ? bits << 16 : bits & 0xffff0000u;
+      float value;
+      memcpy(&value, &wide, sizeof(value));
+      return value;
+    }
+    return static_cast<float>(scalar_t(uint16_t(bits >> 16 * c), scalar_t::from_bits()));
+  }
+
+  __device__ __forceinline__ void set(int c, scalar_t value) {
+    bits = (bits & ~(0xffffu << 16 * c)) | uint32_t(value.x) << 16 * c;
+  }
+
+  static __device__ __forceinline__ Word rounded(const float (&from)[2]) {
+    Word word;
+#ifdef RNNKIT_EMULATE_CUDA
+    word.set(0, static_cast<scalar_t>(from[0]));
+    word.set(1, static_cast<scalar_t>(from[1]));
+#else
+    if constexpr (std::is_same_v<scalar_t, BFloat16>) {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(from[0], from[1]);
+      memcpy(&word, &pair, sizeof(word));
+    } else {
+      const __half2 pair = __floats2half2_rn(from[0], from[1]);
+      memcpy(&word, &pair, sizeof(word));
+    }
+#endif
+    return word;
+  }
+};
+
+// A thread's values of the planes from..to, at kSteps steps: in words as they lie in memory, those of interleaved planes
+// one group after the other.
+template <class scalar_t, class Kind, class Tile, int from, int to>
+class Planes {
+ public:
+  static constexpr int kChannels = Tile::kChannels, kSteps = Tile::kSteps;
+
+  __device__ __forceinline__ acc_t<scalar_t> get(int plane, int i, int c) const {
+    const Within within = within_words(plane, c);
+    return words_[within.word][i].get(within.place);
+  }
+
+  __device__ __forceinline__ void set(int plane, int i, int c, scalar_t value) {
+    const Within within = within_words(plane, c);
+    words_[within.word][i].set(within.place, value);
+  }
+
+  // Rounds the values of a step, one of each channel.
+  __device__ __forceinline__ void set(int plane, int i, const acc_t<scalar_t> (&values)[kChannels]) {
+    if (channel_stride<Kind>(plane) == 1) {
+      words_[plane - from][i] = WordOf<scalar_t>::rounded(values);
+    } else {
+      RNNKIT_UNROLL
+      for (int c = 0; c < kChannels; ++c) set(plane, i, c, static_cast<scalar_t>(values[c]));
+    }
+  }
+
+  // Steps that do not exist, and channels, are 0.
+  template <class At>
+  __device__ __forceinline__ void load(const Rows<const scalar_t>* rows, const At& at, int s, int length, int count,
+                                       bool packed) {
+    if (packed && count == kSteps) {
+      RNNKIT_UNROLL
+      for (int j = from; j < to; ++j) {
+        Walk<const scalar_t> walk(rows, j, at, s, length);
+        RNNKIT_UNROLL
+        for (int i = 0; i < kSteps; ++i) words_[j - from][i] = walk.next();
+      }
+      return;
+    }
+    RNNKIT_UNROLL
+    for (int j = from; j < to; ++j) {
+      const int64_t stride = at.reverse ? -rows[j].step_stride : rows[j].step_stride;
+      const scalar_t* at_step = rows[j].at(at.b, position(s, length, at.reverse)) + at.d * channel_stride<Kind>(j);
+      RNNKIT_UNROLL
+      for (int i = 0; i < kSteps; ++i, at_step += stride) {
+        RNNKIT_UNROLL
+        for (int c = 0; c < kChannels; ++c)
+          set(j, i, c, i < count && c < at.valid ? at_step[c * channel_stride<Kind>(j)] : scalar_t(0));
+      }
+    }
+  }
+
+  template <class At>
+  __device__ __forceinline__ void store(const Rows<scalar_t>* rows, const At& at, int s, int length, int count,
+                                        bool packed) {
+    if (packed && count == kSteps) {
+      RNNKIT_UNROLL
+      for (int j = from; j < to && at.valid > 0; ++j) {
+        Walk<scalar_t> walk(rows, j, at, s, length);
+        RNNKIT_UNROLL
+        for (int i = 0; i < kSteps; ++i) walk.next() = words_[j - from][i];
+      }
+      return;
+    }
+    RNNKIT_UNROLL
+    for (int j = from; j < to; ++j) {
+      const int64_t stride = at.reverse ? -rows[j].step_stride : rows[j].step_stride;
+      scalar_t* at_step = rows[j].at(at.b, position(s, length, at.reverse)) + at.d * channel_stride<Kind>(j);
+      RNNKIT_UNROLL
+      for (int i = 0; i < kSteps; ++i, at_step += stride) {
+        RNNKIT_UNROLL
+        for (int c = 0; c < kChannels; ++c)
+          if (i < count && c < at.valid) at_step[c * channel_stride<Kind>(j)] = static_cast<scalar_t>(get(j, i, c));
+      }
+    }
+  }
+
+ private:
+  struct Within {
+    int word, place;
+  };
+
+  static __device__ __forceinline__ Within within_words(int plane, int c) {
+    const int stride = channel_stride<Kind>(plane);
+    if (stride == 1) return {plane - from, c};
+    const int value = c * stride + plane - Kind::kFirstInterleaved;
+    return {Kind::kFirstInterleaved - from + value / kChannels, value % kChannels};
+  }
+
+  template <class T>
+  using WordOf = std::conditional_t<std::is_const_v<T>, const Word<scalar_t, kChannels>, Word<scalar_t, kChannels>>;
+
+  // Along the j-th words of consecutive steps: 32-bit offsets, which may wrap, from where the sequence begins.
+  template <class T>
+  struct Walk {
+    char* base;
+    uint32_t offset, stride;
+
+    template <class At>
+    __device__ __forceinline__ Walk(const Rows<T>* rows, int j, const At& at, int s, int length) {
+      const int channel = channel_stride<Kind>(j), group = channel == 1 ? j : Kind::kFirstInterleaved;
+      const Rows<T>& row = rows[group];
+      base = const_cast<char*>(reinterpret_cast<const char*>(row.data + at.b * row.batch_stride + (j - group) * kChannels));
+      const uint32_t step = uint32_t(row.step_stride) * sizeof(T);
+      offset = uint32_t(position(s, length, at.reverse)) * step + uint32_t(at.d) * channel * sizeof(T);
+      stride = at.reverse ? 0 - step : step;
+    }
+
+    __device__ __forceinline__ WordOf<T>& next() {
+      auto& word = *reinterpret_cast<WordOf<T>*>(base + offset);
+      offset += stride;
+      return word;
+    }
+  };
+
+  Word<scalar_t, kChannels> words_[to > from ? to - from : 1][kSteps];
+};
+
+// Whether the planes of the kind have the layout that Packable asks for.
+template <class Tile, class Kind, class T, class Problem>
+bool are_packed(const Rows<T>* rows, int count, const Problem& p) {
+  constexpr int channels = Tile::kChannels;
+  bool packed = p.channels % channels == 0 && p.reverse_from % channels == 0;
+  for (int j = 0; j < count; ++j) {
+    const Rows<T>& row = rows[j];
+    const int stride = channel_stride<Kind>(j), within = stride == 1 ? 0 : j - Kind::kFirstInterleaved;
+    const int64_t size = sizeof(T) * channels,
+                  bytes = (p.steps * row.step_stride + p.channels * stride) * int64_t(sizeof(T));
+    packed = packed && reinterpret_cast<uintptr_t>(row.data - within) % size == 0 && row.batch_stride % channels == 0 &&
+             row.step_stride % channels == 0 && row.step_stride >= 0 && bytes <= int64_t(1) << 32;
+    packed = packed && row.data - within == rows[j - within].data;
+  }
+  return packed;
+}
+
+}  // namespace rnnkit::cuda

@@ -1,0 +1,67 @@
+"""Performance that needs no GPU and has no noise: how many instructions the kernels in the wheels take for an output."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from .test_packages import FAMILIES, ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import sass
+
+SCANS = ["mingru", "qrnn", "sru"]
+# Counted at the commit that brought them here, and one in twenty more: forward, backward, of bfloat16; then of float32.
+LIMITS = {
+    "Kind<(Gates)0, (Activation)0>": (36, 52, 46, 63),
+    "Kind<(Pooling)0, false>": (21, 31, 18, 30),
+    "Kind<(Pooling)2, false>": (51, 76, 66, 90),
+    "Kind<(Peephole)0, (Skip)1>": (48, 86, 57, 82),
+    "Kind<(Peephole)1, (Skip)1>": (52, 93, 62, 89),
+}
+
+
+@pytest.fixture(scope="module")
+def kernels(request: pytest.FixtureRequest) -> list[sass.Kernel]:
+    wheels = (ROOT / "dist").glob(f"rnnkit_{request.param}-*+cu*.whl")
+    newest = max(wheels, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        pytest.skip("dist/ has no wheel with CUDA kernels: nox -s wheels builds them")
+    return sass.read(newest)
+
+
+@pytest.mark.parametrize("kernels", [f.name for f in FAMILIES], indirect=True)
+def test_every_kernel_can_be_read(kernels: list[sass.Kernel]) -> None:
+    assert kernels
+    assert all(0 < kernel.registers <= 255 for kernel in kernels)
+
+
+@pytest.mark.parametrize("kernels", SCANS, indirect=True)
+def test_scans_keep_their_tiles_in_registers(kernels: list[sass.Kernel]) -> None:
+    """But for doubles. Eight bytes of stack are the message of an error; four or eight more are spilled outside of the loop."""
+    scans = [kernel for kernel in kernels if kernel.outputs and "double" not in kernel.name]
+    assert scans
+    assert {sass.short(kernel.name): kernel.local for kernel in scans if kernel.local or kernel.stack > 16} == {}
+
+
+@pytest.mark.parametrize("kernels", SCANS, indirect=True)
+def test_scans_take_few_instructions_for_an_output(kernels: list[sass.Kernel]) -> None:
+    counted = {sass.short(kernel.name): len(kernel.steady) / kernel.outputs for kernel in kernels if kernel.outputs}
+    seen = 0
+    for kind, limits in LIMITS.items():
+        ways = [(dtype, way) for dtype in ("BFloat16", "float") for way in ("forward", "backward")]
+        for (dtype, way), limit in zip(ways, limits, strict=True):
+            for name, instructions in counted.items():
+                if name.endswith(f"_{way}_kernel<{kind}, {dtype}, Tile<2, 8> >"):
+                    assert instructions <= limit, name
+                    seen += 1
+    assert seen >= 4
+
+
+@pytest.mark.parametrize("kernels", SCANS, indirect=True)
+def test_loads_are_under_way_while_the_tile_before_is_computed(kernels: list[sass.Kernel]) -> None:
+    """Of two planes at least: then no use of a loaded value waits behind its load."""
+    plain = [k for k in kernels if "forward_kernel" in k.name and "Peephole)0" not in k.name and "double" not in k.name]
+    assert plain
+    assert min(kernel.wait for kernel in plain) >= 100
