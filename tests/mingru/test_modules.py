@@ -6,7 +6,7 @@ import mingru
 import pytest
 import torch
 from mingru import Bidirectional, MinConv2dGRU, MinConv2dGRUCell, MinGRU, MinGRUCell, MinLSTM, functional, parallel_scan_log
-from rnnkit_common.testing import Backend
+from rnnkit_common.testing import Backend, check_resets
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
@@ -316,18 +316,20 @@ def test_packed_sequences(batch_first: bool) -> None:
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_reset_separates_packed_documents(bidirectional: bool) -> None:
-    """Documents laid end to end, with a reset at each start, give what they give alone; the first may carry a state."""
-    torch.manual_seed(0)
-    rnn = MinGRU(3, 4, num_layers=2, residual=True)
-    documents = [torch.randn(1, n, 3) for n in (4, 1, 6)]
-    h0 = torch.randn(2, 1, 1, 4)
-    reset = torch.zeros(1, 11, dtype=torch.bool)
-    reset[0, [4, 5]] = True
-    out, h = rnn(torch.cat(documents, 1), h0, reset=reset)
-    alone = [rnn(documents[0], h0)[0], rnn(documents[1])[0], rnn(documents[2])[0]]
-    torch.testing.assert_close(out, torch.cat(alone, 1))
-    torch.testing.assert_close(h, rnn(documents[2])[1])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_reset_separates_packed_documents(batch_first: bool, bidirectional: bool) -> None:
+    options = {"batch_first": batch_first, "bidirectional": bidirectional}
+    check_resets(MinGRU(3, 4, num_layers=2, residual=True, **options), 3, batch_first=batch_first)
+
+
+def test_the_first_of_packed_documents_may_carry_a_state() -> None:
+    rnn = MinGRU(3, 4, num_layers=2)
+    first, second, h0 = torch.randn(1, 4, 3), torch.randn(1, 6, 3), torch.randn(2, 1, 1, 4)
+    reset = torch.zeros(1, 10, dtype=torch.bool)
+    reset[0, 4] = True
+    out, h = rnn(torch.cat([first, second], 1), h0, reset=reset)
+    torch.testing.assert_close(out, torch.cat([rnn(first, h0)[0], rnn(second)[0]], 1))
+    torch.testing.assert_close(h, rnn(second)[1])
 
 
 def test_dropout_is_scaled_and_for_training_only() -> None:

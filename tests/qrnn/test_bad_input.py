@@ -95,7 +95,7 @@ SEED = torch.tensor([1])
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [
-        ("pooling: expected 'mult', 'f', 'fo' or 'ifo', got 'fifo'", {"pooling": "fifo"}),
+        ("pooling: expected 'linear', 'mult', 'f', 'fo' or 'ifo', got 'fifo'", {"pooling": "fifo"}),
         ("seed: the pooling 'mult' has no zoneout", {"seed": SEED, "pooling": "mult"}),
         ("zoneout: expected a probability", {"seed": SEED, "zoneout": 1.5}),
         ("seed: not a contiguous tensor", {"seed": SEED.int(), "zoneout": 0.5}),

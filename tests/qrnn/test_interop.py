@@ -36,7 +36,7 @@ def test_opcheck(pooling: str, layout: str) -> None:
     if layout == "time-major":
         planes = [p.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for p in planes]
     h0, lengths = (torch.randn(2, 4, requires_grad=True), torch.tensor([20, 7])) if layout == "planes" else (None, None)
-    seed = torch.tensor([3]) if pooling != "mult" and layout == "packed" else None
+    seed = torch.tensor([3]) if pooling not in ("linear", "mult") and layout == "packed" else None
     ops, options = torch.ops.rnnkit_qrnn, (pooling, 0.3, 1.0, "forward")
     check_op(ops.scan, [planes, h0, lengths, None, seed, *options, True])
     _, _, carries = ops.scan(planes, h0, lengths, None, seed, *options, True)

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from qrnn import QRNN, ForgetMult, QRNNLayer, fastai
-from rnnkit_common.testing import Backend, check_replicas
+from rnnkit_common.testing import Backend, check_replicas, check_resets
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
@@ -425,3 +425,30 @@ def test_a_step_needs_what_went_before_alone() -> None:
         QRNN(3, 4, window=2).step(row)
     with pytest.raises(ValueError, match=r"X: expected shape \(B, 3\), got \[2, 1, 3\]"):
         QRNN(3, 4).step(row[:, None])
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("window", [1, 2, 4])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_reset_separates_packed_documents(batch_first: bool, window: int, bidirectional: bool) -> None:
+    """For windows, too, which would reach across."""
+    options = {"batch_first": batch_first, "window": window, "bidirectional": bidirectional, "pooling": "ifo"}
+    check_resets(QRNN(3, 4, num_layers=2, **options), 3, batch_first=batch_first)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_reset_separates_what_is_kept_for_the_next_piece(backward: bool) -> None:
+    """A layer with a window, fed in pieces of sequences with lengths of their own, forgets what lies beyond a reset."""
+    torch.manual_seed(0)
+    whole = QRNNLayer(3, 4, window=4, backward=backward, batch_first=True)
+    pieces = QRNNLayer(3, 4, window=4, backward=backward, batch_first=True, save_prev_x=True)
+    pieces.load_state_dict(whole.state_dict())
+    x, reset = torch.randn(2, 9, 3), torch.zeros(2, 9, dtype=torch.bool)
+    reset[0, 4], reset[1, [2, 6]] = True, True
+    expected, _ = whole(x, reset=reset)
+    outputs, state = [], None
+    parts = [slice(0, 5), slice(5, 9)]
+    for part in reversed(parts) if backward else parts:
+        out, state = pieces(x[:, part], state, reset=reset[:, part])
+        outputs.append(out)
+    torch.testing.assert_close(torch.cat(outputs[::-1] if backward else outputs, 1), expected)

@@ -31,7 +31,8 @@ class Case(scans.ScanCase):
         return POOLINGS[self.pooling]
 
     def prepare(self, planes: list[Tensor]) -> list[Tensor]:
-        return [planes[0].sigmoid(), planes[1]] if self.pooling == "mult" else planes
+        values = {"linear": planes[0].tanh(), "mult": planes[0].sigmoid()}
+        return [values[self.pooling], planes[1]] if self.pooling in values else planes
 
     def extra(self, device: torch.device) -> tuple[Tensor | None]:
         return (None if self.zoneout is None else torch.tensor([-6912345678901234567], device=device),)
@@ -43,10 +44,11 @@ class Case(scans.ScanCase):
 
 CASES = [
     *scans.shapes_and_layouts(Case()),
-    *(Case(pooling=pooling, dtype=dtype, steps=70) for pooling in ("mult", "f", "ifo") for dtype in scans.TOLERANCE),
+    *(Case(pooling=pooling, dtype=dtype, steps=70) for pooling in ("linear", "mult", "f", "ifo") for dtype in scans.TOLERANCE),
     *(Case(pooling=pooling, saturated=True, dtype=dtype) for pooling in ("f", "ifo") for dtype in (torch.float32, torch.float64)),
     *(Case(layout="time-major", pooling=pooling) for pooling in ("mult", "ifo")),
-    *(Case(lengths=(40, 17), pooling=pooling) for pooling in ("mult", "f", "ifo")),
+    *(Case(lengths=(40, 17), pooling=pooling) for pooling in ("linear", "mult", "f", "ifo")),
+    Case(pooling="linear", steps=300, channels=70, direction="both", lengths=(300, 17), reset=(0, 17, 100, 299)),
     Case(lengths=(33, 16), direction="backward", layout="time-major", pooling="mult"),
     *(Case(pooling=pooling, zoneout=0.3, scale=1 / 0.7) for pooling in ("f", "fo", "ifo")),
     *(Case(zoneout=0.5, dtype=dtype) for dtype in scans.TOLERANCE),
@@ -113,6 +115,29 @@ def test_forget_mult_of_any_gate_and_shape(backend: Backend) -> None:
         torch.testing.assert_close(swapped.transpose(0, 1), expected)
 
 
+def test_linear_scan_of_any_factors_and_shape(backend: Backend) -> None:
+    """Of either sign and beyond 1, in both directions; sequences that begin in between; features in several dimensions."""
+    torch.manual_seed(0)
+    a, b = (torch.randn(21, 2, 3, 4, dtype=torch.float64, device=backend.device) for _ in range(2))
+    h0 = torch.randn(2, 3, 4, dtype=torch.float64, device=backend.device)
+    reset = torch.zeros(21, 2, dtype=torch.bool, device=backend.device)
+    reset[[5, 6, 17], 1] = True
+    for reverse in (False, True):
+        h, expected = h0, []
+        for t in reversed(range(21)) if reverse else range(21):
+            cut = reset[t] if not reverse else reset[t + 1] if t < 20 else torch.zeros_like(reset[0])
+            h = a[t] * h.masked_fill(cut[:, None, None], 0.0) + b[t]
+            expected.append(h)
+        expected = torch.stack(expected[::-1] if reverse else expected)
+        out, last = functional.linear_scan(a, b, h0, reset=reset, reverse=reverse)
+        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(last, h)
+        swapped, _ = functional.linear_scan(
+            a.transpose(0, 1), b.transpose(0, 1), h0, reset=reset.T, batch_first=True, reverse=reverse
+        )
+        torch.testing.assert_close(swapped.transpose(0, 1), expected)
+
+
 def test_outputs_lie_in_memory_as_the_gates_do(backend: Backend) -> None:
     """Nothing is copied between layers: outputs and gradients are time-major where the gates are."""
     gates = torch.randn(7, 3, 12, device=backend.device, requires_grad=True)
@@ -144,10 +169,10 @@ def test_a_layer_in_one_op_is_its_product_and_its_scan(host_backends: Backend, s
         return functional.pool(gates, h0, "fo", lengths, True, True, 0.3, "salesforce", False)
 
     def fused(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        return functional.layer_unchecked(x, weight, bias, h0, "fo", lengths, True, 0.3, "salesforce", False, True)
+        return functional.layer_unchecked(x, weight, bias, h0, "fo", lengths, None, True, 0.3, "salesforce", False, True)
 
     def fused_by_time(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        given = (x.transpose(0, 1), weight, bias, h0, "fo", lengths, True, 0.3, "salesforce", False)
+        given = (x.transpose(0, 1), weight, bias, h0, "fo", lengths, None, True, 0.3, "salesforce", False)
         out, h_last = functional.layer_unchecked(*given, batch_first=False)
         return out.transpose(0, 1), h_last
 
@@ -157,6 +182,6 @@ def test_a_layer_in_one_op_is_its_product_and_its_scan(host_backends: Backend, s
 
 def test_a_layer_keeps_what_a_linear_keeps(host_backends: Backend) -> None:
     def layer(x: Tensor, weight: Tensor, bias: Tensor | None, h0: Tensor | None) -> tuple[Tensor, Tensor]:
-        return functional.layer_unchecked(x, weight, bias, h0, "fo", None, False, 0.0, "salesforce", False, True)
+        return functional.layer_unchecked(x, weight, bias, h0, "fo", None, None, False, 0.0, "salesforce", False, True)
 
     check_what_a_layer_keeps(layer, torch.randn(12, 5), torch.randn(12), 5)

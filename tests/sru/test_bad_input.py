@@ -73,7 +73,7 @@ class Returns(nn.Module):
         (ValueError, r"lengths: expected values within 0..5 \(T\), got 5..6", lambda: SRU(3, 4)(X, lengths=torch.tensor([5, 6]))),
         (ValueError, r"lengths: expected shape \[2\], got \[1\]", lambda: SRU(3, 4)(X, lengths=torch.tensor([5]))),
         (TypeError, "lengths: expected integers, got torch.float32", lambda: SRU(3, 4)(X, lengths=torch.ones(2))),
-        (ValueError, "mask_pad and lengths: expected None with a single step", lambda: SRUCell(3, 4)(X[0], lengths=torch.tensor([5, 5]))),
+        (ValueError, "mask_pad, lengths and reset: expected None with a single step", lambda: SRUCell(3, 4)(X[0], lengths=torch.tensor([5, 5]))),
         (ValueError, "mask_pad and lengths: expected None with a PackedSequence", lambda: SRU(3, 4)(pack_sequence([X[:, 0]]), lengths=torch.tensor([5]))),
         (ValueError, r"U: expected .* 3 or 4 times 4 \(bias / 2\), got \[5, 2, 3\]", lambda: functional.recurrence(X, BIAS)),
         (ValueError, "x: expected None where U has four values a channel", lambda: functional.recurrence(torch.randn(5, 2, 16), BIAS, x=H)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sru
 import torch
-from rnnkit_common.testing import Backend, check_replicas
+from rnnkit_common.testing import Backend, check_replicas, check_resets
 from sru import SRU, SRUCell
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
@@ -313,3 +313,14 @@ def test_replicas_run_at_the_same_time(bidirectional: bool) -> None:
     x, c0 = torch.randn(50, 4, 8), torch.randn(3, 4, rnn.output_size)
     check_replicas(rnn, [x, c0], batch=[1, 1])
     torch.testing.assert_close(nn.DataParallel(rnn, dim=1)(x, c0), rnn(x, c0))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    "options", [{"v1": True}, {}, {"input_size": 4}, {"layer_norm": True, "normalize_after": True}], ids=str
+)
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_reset_separates_packed_documents(batch_first: bool, options: dict, bidirectional: bool) -> None:
+    sizes = {"input_size": 3, "hidden_size": 4, "num_layers": 2, **options}
+    rnn = SRU(**sizes, batch_first=batch_first, bidirectional=bidirectional)
+    check_resets(rnn, sizes["input_size"], batch_first=batch_first)

@@ -1,7 +1,8 @@
 // The mathematics of QRNN's pooling (arXiv:1611.01576, section 2.1), with torchqrnn's sense of f: the gate that lets in.
 // Over the vectors of M on the CPU and single values on the GPU.
 //
-//   mult       h = (1 - f) h_prev + f x                                          planes f, x, taken as they are
+//   linear     h = a h_prev + b                                                  planes a, b, taken as they are
+//   mult       h = (1 - f) h_prev + f x                                          planes f, x, likewise
 //   f, fo      c = (1 - f) c_prev + f z,   f = sigmoid(F), z = tanh(Z)           planes Z, F
 //   ifo        c = (1 - f) c_prev + i z,   i = sigmoid(I)                        planes Z, F, I
 //   fo, ifo    out = o c,                  o = sigmoid(O)                        and plane O
@@ -61,6 +62,13 @@ struct Cell<M, Kind<pooling, zoneout>> : CellDefaults {
  private:
   template <int n>
   RNNKIT_INLINE void derive(const Coordinates& at, const V (&x)[kPlanes], V h_prev, V& a, V& b, V (&d)[n]) const {
+    if constexpr (pooling == Pooling::linear) {
+      a = x[0];
+      b = x[1];
+      d[0] = h_prev;
+      d[1] = M::set(1);
+      return;
+    }
     if constexpr (pooling == Pooling::mult) {
       a = T(1) - x[0];
       b = x[0] * x[1];

@@ -15,13 +15,13 @@ struct Family : FamilyDefaults {
   double zoneout, scale;
 
   static Family parse(std::optional<Tensor> seed, std::string pooling, double zoneout, double scale) {
-    constexpr std::string_view kPoolings[] = {"mult", "f", "fo", "ifo"};
+    constexpr std::string_view kPoolings[] = {"linear", "mult", "f", "fo", "ifo"};
     Family family;
     family.seed = seed;
     family.pooling = rnnkit::parse<Pooling>("pooling", pooling, kPoolings);
     family.zoneout = zoneout;
     family.scale = scale;
-    STD_TORCH_CHECK(family.pooling != Pooling::mult || !seed, "seed: the pooling 'mult' has no zoneout");
+    STD_TORCH_CHECK(!takes_values(family.pooling) || !seed, "seed: the pooling '", pooling, "' has no zoneout");
     STD_TORCH_CHECK(0 <= zoneout && zoneout <= 1, "zoneout: expected a probability, got ", zoneout);
     return family;
   }
@@ -38,9 +38,9 @@ struct Family : FamilyDefaults {
   void dispatch(ScalarType dtype, F f) const {
     const auto with_kind = [&](auto tag, auto pooling, auto draws) {
       constexpr Pooling kPooling = decltype(pooling)::value;
-      f(tag, Kind<kPooling, kPooling != Pooling::mult&& decltype(draws)::value>());
+      f(tag, Kind<kPooling, !takes_values(kPooling) && decltype(draws)::value>());
     };
-    rnnkit::dispatch(dtype, with_kind, OneOf<Pooling::mult, Pooling::f, Pooling::fo, Pooling::ifo>{pooling},
+    rnnkit::dispatch(dtype, with_kind, OneOf<Pooling::linear, Pooling::mult, Pooling::f, Pooling::fo, Pooling::ifo>{pooling},
                      OneOf<false, true>{seed.has_value()});
   }
 };

@@ -6,7 +6,10 @@
 
 namespace rnnkit {
 
-enum class Pooling { mult, f, fo, ifo };
+enum class Pooling { linear, mult, f, fo, ifo };
+
+// Whether the planes are values; pre-activations otherwise.
+constexpr bool takes_values(Pooling pooling) { return pooling == Pooling::linear || pooling == Pooling::mult; }
 
 constexpr int planes_of(Pooling pooling) { return pooling == Pooling::ifo ? 4 : pooling == Pooling::fo ? 3 : 2; }
 

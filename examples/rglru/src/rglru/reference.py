@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._recurrence import absent_steps, present, run_steps, split_planes
+from ._recurrence import absent_steps, present, run_steps, split_planes, starts
 
 PLANES = 3
 
@@ -18,8 +18,9 @@ def scan(
     absent = absent_steps(planes[0], lengths)
     r, i, x = present(split_planes(planes, PLANES), absent, h0.dtype)
     log_a = -8 * torch.nn.functional.softplus(decay.to(h0.dtype), threshold=100) * torch.sigmoid(r)
-    starts = torch.zeros_like(absent) if reset is None else reset
-    m = torch.where(starts[..., None], 1.0, torch.sqrt((-torch.expm1(2 * log_a)).clamp(min=torch.finfo(h0.dtype).tiny)))
+    m = torch.sqrt((-torch.expm1(2 * log_a)).clamp(min=torch.finfo(h0.dtype).tiny))
+    if reset is not None:
+        m = m.masked_fill(starts(reset, absent, m.shape[2], direction), 1.0)
 
     def step(values: list[Tensor], h_prev: Tensor) -> tuple[Tensor, Tensor]:
         h = values[0] * h_prev + values[1]

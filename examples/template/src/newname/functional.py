@@ -29,7 +29,8 @@ def scan(
             are any: in the order of `reference.scan`. float64, float32, float16 or bfloat16; parameters in the dtype of states.
         h0: h before the first step, anything that expands to (B, D). Default: 0.
         lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
-        reset: (B, T) bool. Where True, the state is 0 before the step at t is taken.
+        reset: (B, T) bool. Where True, a sequence begins, from 0: no state passes into that step from the one before, nor, if
+            `reverse`, out of it.
         reverse: runs each sequence from its last valid step to its first; the output stays aligned with the input.
 
     Returns:

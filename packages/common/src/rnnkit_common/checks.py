@@ -98,16 +98,18 @@ def check_lengths(lengths: Tensor, x: Tensor, batch: int, steps: int) -> Tensor:
     return checked
 
 
-def check_reset(reset: Tensor, x: Tensor) -> Tensor:
-    """reset as a contiguous (B, T) tensor of bool, for sequences x (B, T, ...)."""
+def check_reset(reset: Tensor, x: Tensor, batch_first: bool = True) -> Tensor:
+    """reset, (B, T), or (T, B), as a contiguous (B, T) tensor of bool, for sequences x (B, T, ...)."""
     check_tensor("reset", reset)
     if reset.dtype != torch.bool:
         raise TypeError(f"reset: expected bool, got {reset.dtype}")
-    if list(reset.shape) != list(x.shape[:2]):
-        raise ValueError(f"reset: expected shape {list(x.shape[:2])} (B, T), got {list(reset.shape)}")
+    shape = [x.shape[0], x.shape[1]] if batch_first else [x.shape[1], x.shape[0]]
+    if list(reset.shape) != shape:
+        order = "(B, T)" if batch_first else "(T, B)"
+        raise ValueError(f"reset: expected shape {shape} {order}, got {list(reset.shape)}")
     if reset.device != x.device:
         raise ValueError(f"reset: expected device {x.device}, got {reset.device}")
-    return reset.contiguous()
+    return (reset if batch_first else reset.transpose(0, 1)).contiguous()
 
 
 def check_planes(inputs: list[Tensor], count: int) -> int:

@@ -33,6 +33,18 @@ def present(sequences: list[Tensor], absent: Tensor, dtype: torch.dtype) -> list
     return [t.masked_fill(absent[..., None], 0.0).to(dtype) for t in sequences]
 
 
+def goes_back(channels: int, direction: str, device: torch.device) -> Tensor:
+    """(D,) bool: the channels that are walked from the last step to the first."""
+    first = {"forward": channels, "backward": 0, "both": channels // 2}[direction]
+    return torch.arange(channels, device=device) >= first
+
+
+def starts(reset: Tensor, absent: Tensor, channels: int, direction: str) -> Tensor:
+    """(B, T, D) bool: the steps into which no state passes, where `reset` (B, T) marks those at which a sequence begins."""
+    following = torch.cat([(reset & ~absent)[:, 1:], torch.zeros_like(reset[:, :1])], 1)
+    return torch.where(goes_back(channels, direction, reset.device), following[..., None], reset[..., None])
+
+
 def run_steps(
     step: Callable[..., tuple[Tensor, Tensor]],
     sequences: list[Tensor],
@@ -50,23 +62,22 @@ def run_steps(
         sequences: (B, T, D) each, 0 in absent steps.
         h0: (B, D), in the dtype of all that is computed.
         absent: (B, T) bool; such a step leaves the state as it is, and its out is 0.
-        reset: (B, T) bool; the state before such a step is `initial`.
+        reset: (B, T) bool; at such a step a sequence begins, from `initial`: no state passes into it, or, backward, out of it.
         direction: "forward"; "backward", from the last step to the first; or "both": the second half of the channels backward.
     """
     steps, channels = sequences[0].shape[1:]
-    goes_back = (
-        torch.arange(channels, device=h0.device) >= {"forward": channels, "backward": 0, "both": channels // 2}[direction]
-    )
+    back = goes_back(channels, direction, h0.device)
+    fresh = None if reset is None else starts(reset, absent, channels, direction)
 
     def at(t: Tensor, i: int) -> Tensor:
         """Step i of (B, T, 1) or (B, T, D), in the order of processing."""
         if direction == "both":
-            return torch.where(goes_back, t[:, steps - 1 - i], t[:, i])
+            return torch.where(back, t[:, steps - 1 - i], t[:, i])
         return t[:, i if direction == "forward" else steps - 1 - i]
 
     h, rows = h0, []
     for i in range(steps):
-        before = h if reset is None else torch.where(at(reset[..., None], i), h.new_tensor(initial), h)
+        before = h if fresh is None else torch.where(at(fresh, i), h.new_tensor(initial), h)
         after, out = step([at(t, i) for t in sequences], before)
         is_absent = at(absent[..., None], i)
         rows.append(out.masked_fill(is_absent, 0.0))
@@ -74,4 +85,4 @@ def run_steps(
     if not rows:
         return sequences[0], h
     forward = torch.stack(rows, dim=1)
-    return torch.where(goes_back, forward.flip(1), forward), h
+    return torch.where(back, forward.flip(1), forward), h

@@ -137,7 +137,7 @@ class ListMinGRU(MinGRU):
             x: input, or a PackedSequence (then `lengths` must be None, and the output is packed alike).
             h: initial states.
             lengths: (B,) integers in 0..T, on the CPU or x's device, or a list. Padding is never read, its outputs are 0.
-            reset: bool, shaped like x without its features. Where True, every layer's state starts afresh before that step.
+            reset: bool, shaped like x without its features. Where True, every layer's state starts afresh at that step.
         """
         if not torch.jit.is_scripting():
             if isinstance(x, nn.utils.rnn.PackedSequence):

@@ -66,7 +66,8 @@ def mingru_scan(
         hidden: like `gate`: pre-activation v of the candidate.
         h0: state before the first step, of any sign; anything that expands to (B, D). Default: `initial`.
         lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
-        reset: (B, T) bool. Where True, the state is replaced by `initial` before the step at t is taken.
+        reset: (B, T) bool. Where True, a sequence begins, from `initial`: no state passes into that step from the one before,
+            nor, if `reverse`, out of it.
         reverse: runs every sequence from its last valid step to its first; `out` stays aligned with the input.
         activation: candidate c: "g", "identity" or "tanh".
         initial: state of a fresh sequence, at the start if h0 is None and at every reset. Default: c(0), which is 1/2 for

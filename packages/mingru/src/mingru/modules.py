@@ -156,7 +156,8 @@ class MinGRU(_ByEitherName):
             x: input, or a PackedSequence (then `lengths` must be None, and the output is packed alike).
             h: initial states.
             lengths: (B,) integers in 0..T, on the CPU or x's device. Padding is never read, and its outputs are 0.
-            reset: bool, shaped like x without its features. Where True, every layer's state starts afresh before that step.
+            reset: bool, shaped like x without its features. Where True, a sequence begins: every layer's state starts afresh, and
+                no state passes between that step and the one before, in either direction.
         """
         if not torch.jit.is_scripting():
             if isinstance(x, PackedSequence):

@@ -32,8 +32,8 @@ from ._names import refuse_namesake
 from ._recurrence import split_planes
 
 NAMESPACE = "rnnkit_qrnn"
-# Pooling, and its planes. "mult" is ForgetMult: its planes are values, all others pre-activations.
-POOLINGS = {"mult": ("f", "x"), "f": ("Z", "F"), "fo": ("Z", "F", "O"), "ifo": ("Z", "F", "I", "O")}
+# Pooling, and its planes. Those of "linear" and "mult" (ForgetMult) are values, all others pre-activations.
+POOLINGS = {"linear": ("a", "b"), "mult": ("f", "x"), "f": ("Z", "F"), "fo": ("Z", "F", "O"), "ifo": ("Z", "F", "I", "O")}
 
 
 def plane_count(pooling: str, *_: object) -> int:

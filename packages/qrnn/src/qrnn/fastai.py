@@ -34,18 +34,26 @@ class QRNNLayer(modules.QRNNLayer):
         options = {"zoneout_mode": "fastai", "batch_first": batch_first, "backward": backward, **options}
         super().__init__(input_size, hidden_size, save_prev_x, zoneout, window, output_gate, **options)
 
-    def forward(self, X: Tensor, hidden: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        X: Tensor,
+        hidden: Tensor | None = None,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Runs over a batch of sequences.
 
         Args:
             X: (B, T, input_size), or (T, B, input_size) if not `batch_first`.
             hidden: c before the first step, (B, H). Default: 0.
             lengths: (B,) integers in 0..T: what lies beyond is padding, never read, and its outputs are 0.
+            reset: (B, T), or (T, B), of bool. Where True, a sequence begins: neither c nor a window reaches across, from there to
+                the step before or back.
 
         Returns:
             h like X, and c after each sequence's last step, (B, H).
         """
-        return self._run(X, hidden, lengths)
+        return self._run(X, hidden, lengths, reset)
 
 
 class QRNN(modules.QRNN):

@@ -1,5 +1,6 @@
-"""ForgetMult and QRNN's pooling as functions, for those who build their own layer on them.
+"""QRNN's recurrences as functions, for those who build their own layer on them.
 
+linear_scan   h_t = a_t h_{t-1} + b_t
 forget_mult   h_t = f_t x_t + (1 - f_t) h_{t-1}
 pool          c_t = f_t z_t + (1 - f_t) c_{t-1},  out_t = o_t c_t,  with z = tanh(Z), f = sigmoid(F), o = sigmoid(O)
 
@@ -17,12 +18,47 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._checks import check_alike, check_floating, check_lengths, check_state, check_tensor
+from ._checks import check_alike, check_floating, check_lengths, check_reset, check_state, check_tensor
 from ._distributed import split_scan
 from ._modes import needs_plain_torch, wants_gradients
 from ._tensors import run_reference
 
-__all__ = ["forget_mult", "pool", "split_scan"]
+__all__ = ["forget_mult", "linear_scan", "pool", "split_scan"]
+
+
+def linear_scan(
+    a: Tensor,
+    b: Tensor,
+    h0: Optional[Tensor] = None,
+    lengths: Optional[Tensor] = None,
+    reset: Optional[Tensor] = None,
+    reverse: bool = False,
+    batch_first: bool = False,
+) -> Tuple[Tensor, Tensor]:
+    """h_t = a_t h_{t-1} + b_t, over a batch of sequences: the recurrence of every linear RNN with a real, diagonal matrix.
+
+    Where threads share a sequence, they compose its steps: products of the a of some hundred neighbouring steps should be
+    finite.
+
+    Args:
+        a: (T, B, H) factors, or (B, T, H) if `batch_first`: any real values, of either sign. float64, float32, float16 or
+            bfloat16, any strides; trailing dimensions (T, B, C, H, W, ...) are allowed.
+        b: like a: what is added.
+        h0: h before the first step, anything that expands to (B, H). Default: 0.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
+        reset: (T, B), or (B, T), of bool. Where True, a sequence begins, from 0: no state passes into that step from the one
+            before, nor, if `reverse`, out of it.
+        reverse: runs each sequence from its last valid step to its first; the output stays aligned with the input.
+        batch_first: a, b and the output are (B, T, H).
+
+    Returns:
+        h like a: h_t for every t; and (B, H): h after the last valid step, in float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: a shape, device or length that does not fit; the message names it.
+        TypeError: dtypes that are not floating or differ, or a reset that is not bool.
+    """
+    return _scan_values("a", a, "b", b, "linear", h0, "h0", lengths, reset, batch_first, reverse)
 
 
 def forget_mult(
@@ -32,6 +68,7 @@ def forget_mult(
     lengths: Optional[Tensor] = None,
     batch_first: bool = False,
     reverse: bool = False,
+    reset: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """h_t = f_t x_t + (1 - f_t) h_{t-1}, over a batch of sequences.
 
@@ -43,26 +80,17 @@ def forget_mult(
         lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
         batch_first: f, x and the output are (B, T, H).
         reverse: runs each sequence from its last valid step to its first; the output stays aligned with the input.
+        reset: (T, B), or (B, T), of bool. Where True, a sequence begins, from 0: no state passes into that step from the one
+            before, nor, if `reverse`, out of it.
 
     Returns:
         h like x: h_t for every t; and (B, H): h after the last valid step, in float32 (float64 for float64 inputs).
 
     Raises:
         ValueError: a shape, device or length that does not fit; the message names it.
-        TypeError: dtypes that are not floating or differ.
+        TypeError: dtypes that are not floating or differ, or a reset that is not bool.
     """
-    check_tensor("f", f)
-    if f.dim() < 3:
-        raise ValueError(f"f: expected at least 3 dimensions (T, B, H), got shape {list(f.shape)}")
-    check_alike("f and x", [f, x])
-    check_floating("f", f)
-    features = f.shape[2:]
-    if f.dim() > 3:
-        f, x = f.flatten(2), x.flatten(2)
-        if hidden is not None:
-            hidden = check_state(hidden, f, [f.shape[0 if batch_first else 1]] + list(features), "hidden").flatten(1)
-    out, last = _scan([f, x], "mult", hidden, lengths, batch_first, reverse, 0.0, 1.0, None)
-    return out.reshape(out.shape[:2] + features), last.reshape(last.shape[:1] + features)
+    return _scan_values("f", f, "x", x, "mult", hidden, "hidden", lengths, reset, batch_first, reverse)
 
 
 def pool(
@@ -75,6 +103,7 @@ def pool(
     zoneout: float = 0.0,
     zoneout_mode: str = "salesforce",
     training: bool = False,
+    reset: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """QRNN's pooling, with its activations, zoneout and output gate, from packed pre-activations.
 
@@ -85,12 +114,16 @@ def pool(
         pooling: "f"    c_t = f_t z_t + (1 - f_t) c_{t-1},  out = c
                  "fo"   the same,                           out = sigmoid(O) c
                  "ifo"  c_t = i_t z_t + (1 - f_t) c_{t-1},  i = sigmoid(I),  out = sigmoid(O) c
-        lengths, batch_first, reverse: as in `forget_mult`.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
+        batch_first: gates and the output are (B, T, .).
+        reverse: runs each sequence from its last valid step to its first; the output stays aligned with the input.
         zoneout: probability in [0, 1] of an element of c to keep its value over a step. Which do is drawn anew for every
             step, from a seed that comes from torch's generator of the device.
         zoneout_mode: "salesforce" keeps at random in training, and multiplies f (and i) by 1 - zoneout otherwise; "fastai"
             multiplies those that are not kept by 1 / (1 - zoneout) in training; "paper" does neither.
         training: whether to draw.
+        reset: (T, B), or (B, T), of bool. Where True, a sequence begins, from 0: no state passes into that step from the one
+            before, nor, if `reverse`, out of it.
 
     Returns:
         out (T, B, H), or (B, T, H), in the dtype of `gates`; and c (B, H) after the last valid step, in float32 (float64
@@ -98,7 +131,7 @@ def pool(
 
     Raises:
         ValueError: a shape, device, length or option that does not fit; the message names it.
-        TypeError: a dtype that is not floating.
+        TypeError: a dtype that is not floating, or a reset that is not bool.
     """
     check_tensor("gates", gates)
     if gates.dim() != 3:
@@ -109,7 +142,7 @@ def pool(
         raise ValueError(f"gates: expected {count} * H features for pooling '{pooling}', got {gates.shape[2]}")
     check_zoneout(zoneout, zoneout_mode)
     scale, seed = _zoneout(gates, zoneout, zoneout_mode, training)
-    return _scan([gates], pooling, hidden, lengths, batch_first, reverse, zoneout, scale, seed)
+    return _scan([gates], pooling, hidden, "hidden", lengths, reset, batch_first, reverse, zoneout, scale, seed)
 
 
 @torch.jit.unused
@@ -120,6 +153,7 @@ def layer_unchecked(
     hidden: Tensor | None,
     pooling: str,
     lengths: Tensor | None,
+    reset: Tensor | None,
     reverse: bool,
     zoneout: float,
     zoneout_mode: str,
@@ -132,11 +166,13 @@ def layer_unchecked(
     if hidden is not None:
         shape = [x.shape[0 if batch_first else 1], weight.shape[0] // count]
         hidden = check_state(hidden, x, shape, "hidden").contiguous()
+    if reset is not None:
+        reset = check_reset(reset, x if batch_first else x.transpose(0, 1), batch_first)
     wants = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     save = torch.is_grad_enabled() and (wants or (hidden is not None and hidden.requires_grad))
     direction = "backward" if reverse else "forward"
     options = (pooling, zoneout, scale, direction, batch_first, save)
-    out, last, _, _ = _ops.CALLS.layer(x, weight, bias, hidden, lengths, None, seed, *options)
+    out, last, _, _ = _ops.CALLS.layer(x, weight, bias, hidden, lengths, reset, seed, *options)
     return out, last
 
 
@@ -164,11 +200,43 @@ def _zoneout(like: Tensor, zoneout: float, mode: str, training: bool) -> Tuple[f
     return scale, seed
 
 
+def _scan_values(
+    first_name: str,
+    first: Tensor,
+    second_name: str,
+    second: Tensor,
+    pooling: str,
+    hidden: Optional[Tensor],
+    hidden_name: str,
+    lengths: Optional[Tensor],
+    reset: Optional[Tensor],
+    batch_first: bool,
+    reverse: bool,
+) -> Tuple[Tensor, Tensor]:
+    """The recurrence of two planes (T, B, ...) that are values, under their names."""
+    check_tensor(first_name, first)
+    if first.dim() < 3:
+        raise ValueError(f"{first_name}: expected at least 3 dimensions (T, B, H), got shape {list(first.shape)}")
+    check_alike(f"{first_name} and {second_name}", [first, second])
+    check_floating(first_name, first)
+    features = first.shape[2:]
+    if first.dim() > 3:
+        first, second = first.flatten(2), second.flatten(2)
+        if hidden is not None:
+            shape = [first.shape[0 if batch_first else 1]] + list(features)
+            hidden = check_state(hidden, first, shape, hidden_name).flatten(1)
+    planes = [first, second]
+    out, last = _scan(planes, pooling, hidden, hidden_name, lengths, reset, batch_first, reverse, 0.0, 1.0, None)
+    return out.reshape(out.shape[:2] + features), last.reshape(last.shape[:1] + features)
+
+
 def _scan(
     planes: List[Tensor],
     pooling: str,
     hidden: Optional[Tensor],
+    hidden_name: str,
     lengths: Optional[Tensor],
+    reset: Optional[Tensor],
     batch_first: bool,
     reverse: bool,
     zoneout: float,
@@ -180,20 +248,22 @@ def _scan(
     x = planes[0]
     if hidden is not None:
         width = x.shape[2] if len(planes) > 1 else x.shape[2] // plane_count(pooling)
-        hidden = check_state(hidden, x, [x.shape[0], width], "hidden").contiguous()
+        hidden = check_state(hidden, x, [x.shape[0], width], hidden_name).contiguous()
     if lengths is not None:
         lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
+    if reset is not None:
+        reset = check_reset(reset, x, batch_first)
     save = wants_gradients(planes, hidden)
     direction = "backward" if reverse else "forward"
     if torch.jit.is_scripting():
         out, last, _ = torch.ops.rnnkit_qrnn.scan(
-            planes, hidden, lengths, None, seed, pooling, zoneout, scale, direction, save
+            planes, hidden, lengths, reset, seed, pooling, zoneout, scale, direction, save
         )
     elif needs_plain_torch():
-        out, last = _composite(planes, hidden, lengths, seed, pooling, zoneout, scale, direction)
+        out, last = _composite(planes, hidden, lengths, reset, seed, pooling, zoneout, scale, direction)
     else:
         options = (pooling, zoneout, scale, direction, save)
-        out, last, _ = _ops.CALLS.scan(planes, hidden, lengths, None, seed, *options)
+        out, last, _ = _ops.CALLS.scan(planes, hidden, lengths, reset, seed, *options)
     return out if batch_first else out.transpose(0, 1), last
 
 
@@ -202,13 +272,14 @@ def _composite(
     planes: list[Tensor],
     hidden: Tensor | None,
     lengths: Tensor | None,
+    reset: Tensor | None,
     seed: Tensor | None,
     pooling: str,
     zoneout: float,
     scale: float,
     direction: str,
 ) -> tuple[Tensor, Tensor]:
-    options = (lengths, None, seed, pooling, zoneout, scale, direction)
+    options = (lengths, reset, seed, pooling, zoneout, scale, direction)
     width = planes[0].shape[2] if len(planes) > 1 else planes[0].shape[2] // plane_count(pooling)
     return run_reference(_ops.composite, width, 0.0, planes, hidden, *options)
 

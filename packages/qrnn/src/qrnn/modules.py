@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as qF
-from ._checks import check_input, check_lengths, check_state, check_tensor
+from ._checks import check_input, check_lengths, check_reset, check_state, check_tensor
 from ._modes import is_eager
 from ._plain import child, children, fits, fusible, is_hooked, linear_parameters, stack_parameters
 from ._tensors import pack_like
@@ -125,21 +125,31 @@ class QRNNLayer(nn.Module):
         names = ("window", "pooling", "zoneout", "zoneout_mode", "save_prev_x", "batch_first", "backward")
         return f"{self.input_size}, {self.hidden_size}, " + ", ".join(f"{n}={getattr(self, n)}" for n in names)
 
-    def forward(self, X: Tensor, hidden: Optional[Tensor] = None, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        X: Tensor,
+        hidden: Optional[Tensor] = None,
+        lengths: Optional[Tensor] = None,
+        reset: Optional[Tensor] = None,
+    ) -> Tuple[Tensor, Tensor]:
         """Runs over a batch of sequences.
 
         Args:
             X: (T, B, input_size), or (B, T, input_size) if `batch_first`.
             hidden: c before the first step, (B, H) or (1, B, H). Default: 0.
             lengths: (B,) integers in 0..T: what lies beyond is padding, never read, and its outputs are 0.
+            reset: (T, B), or (B, T) if `batch_first`, of bool. Where True, a sequence begins: neither c nor a window reaches
+                across, from there to the step before or back.
 
         Returns:
             h (T, B, H), or (B, T, H); and c after each sequence's last step, (1, B, H), in float32 also for 16-bit types.
         """
-        out, last = self._run(X, hidden, lengths)
+        out, last = self._run(X, hidden, lengths, reset)
         return out, torch.stack([last])  # a view could not be detached in place
 
-    def _run(self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    def _run(
+        self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
+    ) -> Tuple[Tensor, Tensor]:
         """`forward` with c (B, H)."""
         _check_sequence(X, self.input_size, self.batch_first)
         batch_dim = 0 if self.batch_first else 1
@@ -156,7 +166,7 @@ class QRNNLayer(nn.Module):
             if parameters is not None and fits(X, parameters[0]):
                 weight, bias = parameters
                 zoneout = (self.zoneout, self.zoneout_mode, self.training)
-                options = (self.pooling, lengths, self.backward, *zoneout, self.batch_first)
+                options = (self.pooling, lengths, reset, self.backward, *zoneout, self.batch_first)
                 out, last = qF.layer_unchecked(X, weight, bias, hidden, *options)
                 return out.contiguous(), last
             check_input(X, linear, "X")
@@ -165,7 +175,7 @@ class QRNNLayer(nn.Module):
             turn = X.stride(0) < X.stride(1)
             gates = self.linear(X.transpose(0, 1)).transpose(0, 1) if turn else self.linear(X)
         else:
-            gates = self._convolve(X.transpose(0, 1) if self.batch_first else X, lengths)
+            gates = self._convolve(X.transpose(0, 1) if self.batch_first else X, lengths, reset)
             gates = gates.transpose(0, 1) if self.batch_first else gates
         out, last = qF.pool(
             gates,
@@ -177,10 +187,11 @@ class QRNNLayer(nn.Module):
             self.zoneout,
             self.zoneout_mode,
             self.training,
+            reset,
         )
         return out.contiguous(), last
 
-    def _convolve(self, x: Tensor, lengths: Optional[Tensor]) -> Tensor:
+    def _convolve(self, x: Tensor, lengths: Optional[Tensor], reset: Optional[Tensor]) -> Tensor:
         """x (T, B, input_size) -> gates (T, B, gates * H): a product per input of the window, summed where they are made."""
         steps, batch, past = x.shape[0], x.shape[1], self.window - 1
         prev = self.prevX
@@ -192,6 +203,11 @@ class QRNNLayer(nn.Module):
             )
         prev = prev.to(x)
         rows = torch.cat([x, prev]) if self.backward else torch.cat([prev, x])
+        marks: Optional[Tensor] = None  # of resets, (B, T)
+        if reset is not None:
+            marks = check_reset(reset, x.transpose(0, 1), self.batch_first)
+            if lengths is not None:
+                marks = marks & (torch.arange(steps, device=x.device) < lengths.unsqueeze(1))
         ends: Optional[Tensor] = None  # of each sequence, and the steps after it, (past, B, input_size)
         if lengths is not None:
             ends = (lengths + torch.arange(past, device=x.device).unsqueeze(1)).unsqueeze(2).expand(-1, -1, self.input_size)
@@ -201,11 +217,16 @@ class QRNNLayer(nn.Module):
             kept = rows[:past] if self.backward else rows[steps:]
             if ends is not None and not self.backward:
                 kept = rows.gather(0, ends)
+            if marks is not None:
+                kept = kept.masked_fill(self._left_behind(marks, lengths).unsqueeze(2), 0.0)
             self.prevX = kept.detach().clone()  # not a view that would keep all rows
         rows = rows.flatten(0, 1)
         window: List[Tensor] = []  # x_t, x_{t-1}, ... of all t: views of the rows
         for j in range(self.window):
             window.append(rows.narrow(0, (j if self.backward else past - j) * batch, steps * batch))
+        if marks is not None:
+            for j, crossed in enumerate(self._crossed(marks)):
+                window[j + 1] = window[j + 1].masked_fill(crossed.transpose(0, 1).reshape(-1, 1), 0.0)
         if torch.jit.is_scripting():
             weight: Tensor = self.linear.weight
             bias: Optional[Tensor] = self.linear.bias
@@ -219,6 +240,33 @@ class QRNNLayer(nn.Module):
         for j in range(1, self.window):
             gates = torch.addmm(gates, window[j].to(gates.dtype), weights[j].to(gates.dtype).t())
         return gates.unflatten(0, [steps, batch])
+
+    def _left_behind(self, reset: Tensor, lengths: Optional[Tensor]) -> Tensor:
+        """Of the inputs that are kept for the next piece, (past, B): whether a reset (B, T) came after them."""
+        steps, past = reset.shape[1], self.window - 1
+        counts = reset.to(torch.int64).cumsum(1)
+        total = reset.sum(1, keepdim=True)
+        if self.backward:  # rows are [x | prev], and the first of them are kept
+            after = torch.cat([counts, total.expand(-1, past)], 1)[:, :past]
+        else:  # rows are [prev | x], and those before the end are kept
+            after = torch.cat([total.expand(-1, past), total - counts], 1)
+            ends = torch.full_like(total, steps) if lengths is None else lengths.unsqueeze(1)
+            after = after.gather(1, ends + torch.arange(past, device=reset.device))
+        return after.transpose(0, 1) > 0
+
+    def _crossed(self, reset: Tensor) -> List[Tensor]:
+        """For each earlier input of the window, (B, T): whether a reset (B, T) lies between it and the step."""
+        steps = reset.shape[1]
+        crossed: List[Tensor] = []
+        since = torch.zeros_like(reset)
+        for j in range(self.window - 1):
+            if self.backward:  # at step t + 1, or t + 2, ...
+                shifted = [reset[:, j + 1 :], torch.zeros_like(reset[:, : j + 1])]
+            else:  # at step t, or t - 1, ...
+                shifted = [torch.zeros_like(reset[:, :j]), reset[:, : max(steps - j, 0)]]
+            since = since | torch.cat(shifted, 1)
+            crossed.append(since)
+        return crossed
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
         if type(self.linear) is nn.Linear:
@@ -323,27 +371,36 @@ class QRNN(nn.Module):
         names = ("num_layers", "batch_first", "dropout", "bidirectional", "join")
         return f"{self.input_size}, {self.hidden_size}, " + ", ".join(f"{n}={getattr(self, n)}" for n in names)
 
-    def forward(self, X: Tensor, hidden: Optional[Tensor] = None, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        X: Tensor,
+        hidden: Optional[Tensor] = None,
+        lengths: Optional[Tensor] = None,
+        reset: Optional[Tensor] = None,
+    ) -> Tuple[Tensor, Tensor]:
         """Runs all layers over a batch of sequences. Shapes and errors: see the class.
 
         Args:
             X: input, or a PackedSequence (then `lengths` must be None, and the output is packed alike).
             hidden: initial states; also as a list with one for each layer.
             lengths: (B,) integers in 0..T, on the CPU or X's device, or a list. Padding is never read, its outputs are 0.
+            reset: bool, shaped like X without its features. Where True, a sequence begins: every layer's state starts afresh, from
+                0, and neither state nor window passes between that step and the one before, in either direction.
         """
         if not torch.jit.is_scripting():
             if isinstance(hidden, (list, tuple)):
                 hidden = _stack_states(hidden, len(self.layers) + len(self.layers_bwd))
             if isinstance(X, PackedSequence):
-                return self._forward_packed(X, hidden, lengths)
+                return self._forward_packed(X, hidden, lengths, reset)
         check_tensor("X", X)
         if X.dim() == 2:
             dim = 0 if self.batch_first else 1
             if lengths is not None:
                 raise ValueError("lengths: expected None with one sequence alone, (T, features)")
-            out, last = self._run(X.unsqueeze(dim), None if hidden is None else hidden.unsqueeze(1), None)
+            hidden = None if hidden is None else hidden.unsqueeze(1)
+            out, last = self._run(X.unsqueeze(dim), hidden, None, None if reset is None else reset.unsqueeze(dim))
             return out.squeeze(dim), last.squeeze(1).clone()  # a state is no view
-        return self._run(X, hidden, lengths)
+        return self._run(X, hidden, lengths, reset)
 
     @torch.jit.export
     def step(self, X: Tensor, hidden: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
@@ -373,7 +430,7 @@ class QRNN(nn.Module):
             if made is not None:
                 return made
         dim = 1 if self.batch_first else 0
-        out, last = self._run(X.unsqueeze(dim), hidden, None)
+        out, last = self._run(X.unsqueeze(dim), hidden, None, None)
         return out.squeeze(dim), last
 
     @torch.jit.unused
@@ -397,7 +454,9 @@ class QRNN(nn.Module):
         parameters = stack_parameters(linears, qF.plane_count(poolings[0]) * self.hidden_size, X, hidden)
         return None if parameters is None else qF.stack_step_unchecked(X, *parameters, hidden, poolings[0])
 
-    def _run(self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    def _run(
+        self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
+    ) -> Tuple[Tensor, Tensor]:
         _check_sequence(X, self.input_size, self.batch_first)
         count = self.num_layers * self.directions
         if hidden is not None:
@@ -409,8 +468,8 @@ class QRNN(nn.Module):
         if self.bidirectional:
             Y = X
             for i, (layer, partner) in enumerate(zip(self.layers, self.layers_bwd)):
-                X, c = layer(X, states[2 * i], lengths)
-                Y, d = partner(Y, states[2 * i + 1], lengths)
+                X, c = layer(X, states[2 * i], lengths, reset)
+                Y, d = partner(Y, states[2 * i + 1], lengths, reset)
                 last += [c, d]
                 top = i + 1 == self.num_layers
                 if self.join == "layer" or top:
@@ -422,12 +481,12 @@ class QRNN(nn.Module):
         elif torch.jit.is_scripting():
             for i, layer in enumerate(self.layers):
                 start = self._narrowed(states[i], layer.hidden_size)  # type: ignore[arg-type]
-                X, c = layer(self._drop(X) if i > 0 else X, start, lengths)
+                X, c = layer(self._drop(X) if i > 0 else X, start, lengths, reset)
                 last.append(self._padded(c))
         else:
             for i, layer in enumerate(children(self, "layers")):
                 start = self._narrowed(states[i], layer.hidden_size)  # type: ignore[arg-type]
-                X, c = layer(self._drop(X) if i > 0 else X, start, lengths)
+                X, c = layer(self._drop(X) if i > 0 else X, start, lengths, reset)
                 last.append(self._padded(c))
         return X, last[0] if len(last) == 1 else torch.cat(last)
 
@@ -443,12 +502,12 @@ class QRNN(nn.Module):
 
     @torch.jit.unused
     def _forward_packed(
-        self, X: PackedSequence, hidden: Optional[Tensor], lengths: Optional[Tensor]
+        self, X: PackedSequence, hidden: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
     ) -> Tuple[PackedSequence, Tensor]:
         if lengths is not None:
             raise ValueError("lengths: expected None with a PackedSequence, which has its own")
         padded, sizes = pad_packed_sequence(X, batch_first=self.batch_first)
-        out, last = self.forward(padded, hidden, sizes)
+        out, last = self.forward(padded, hidden, sizes, reset)
         return pack_like(X, out, sizes, self.batch_first), last
 
     def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:

@@ -50,7 +50,7 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """out (B, T, D) and the last state (B, D), from planes (B, T, D), h0 (B, D), lengths (B,) and reset (B, T).
 
-    Planes: (f, x) for pooling "mult"; pre-activations (Z, F), (Z, F, O) and (Z, F, I, O) for "f", "fo" and "ifo".
+    Planes: (a, b) for pooling "linear", (f, x) for "mult"; pre-activations (Z, F), (Z, F, O) and (Z, F, I, O) for "f", "fo" and "ifo".
     With a seed, an element keeps its state with probability `zoneout`; else what lets in is multiplied by `scale`.
     """
     batch, steps, channels = planes[0].shape
@@ -66,7 +66,9 @@ def scan(
         first_backward = {"forward": channels, "backward": 0, "both": channels // 2}[direction]
         drawn = torch.cat([drawn[..., :first_backward], backward[..., first_backward:]], -1)
         open_ = open_.masked_fill(drawn < round(zoneout * 2**24), 0.0)
-    if pooling == "mult":
+    if pooling == "linear":
+        a, b = planes
+    elif pooling == "mult":
         f, x = planes
         a, b = 1 - f, f * x
     else:

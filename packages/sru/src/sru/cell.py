@@ -182,6 +182,7 @@ class SRUCell(nn.Module):
         c0: Tensor | None = None,
         mask_pad: Tensor | None = None,
         lengths: Tensor | None = None,
+        reset: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Runs over a batch of sequences, or over one step.
 
@@ -190,6 +191,8 @@ class SRUCell(nn.Module):
             c0: c before the first step, anything that expands to (B, output_size). Default: 0.
             mask_pad: (T, B), nonzero where a step is padding: it is never read, leaves c as it is, and its h is 0.
             lengths: (B,) integers in 0..T: what lies beyond is padding.
+            reset: (T, B), or (B, T) if `batch_first`, of bool. Where True, a sequence begins, from 0: no state passes between that
+                step and the one before, in either direction.
 
         Returns:
             h (T, B, output_size), or (B, T, output_size); and c after each sequence's last step, (B, output_size), in
@@ -197,18 +200,18 @@ class SRUCell(nn.Module):
         """
         check_tensor("input", input)
         if input.dim() == 2:
-            if mask_pad is not None or lengths is not None:
-                raise ValueError("mask_pad and lengths: expected None with a single step, (B, features)")
+            if mask_pad is not None or lengths is not None or reset is not None:
+                raise ValueError("mask_pad, lengths and reset: expected None with a single step, (B, features)")
             dim = 1 if self.batch_first else 0
-            h, c = self._run(input.unsqueeze(dim), c0, None, None)
+            h, c = self._run(input.unsqueeze(dim), c0, None, None, None)
             return h.squeeze(dim), c
         if mask_pad is not None or lengths is not None:
             check_sequence(input, self.input_size, self.batch_first)
             input = clear_padding(input, mask_pad, lengths, self.batch_first)
-        return self._run(input, c0, mask_pad, lengths)
+        return self._run(input, c0, mask_pad, lengths, reset)
 
     def _run(
-        self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None
+        self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """`forward` of a batch of sequences, without NaN in the padding."""
         check_sequence(input, self.input_size, self.batch_first)
@@ -218,10 +221,10 @@ class SRUCell(nn.Module):
                 check_input(input, self, "input")
         if self.custom_m is None:  # alone in its condition, so that TorchScript never looks for the weight of others
             if self._is_one_product(input):
-                h, c = self._layer(input, c0, mask_pad, lengths)
+                h, c = self._layer(input, c0, mask_pad, lengths, reset)
                 return self.finish(h, mask_pad, lengths), c
         U, V = self.compute_UV(self.prepare(input))
-        h, c = self.recur(U, V, input, c0, mask_pad, lengths)
+        h, c = self.recur(U, V, input, c0, mask_pad, lengths, reset)
         return self.finish(h, mask_pad, lengths), c
 
     def prepare(self, input: Tensor) -> Tensor:
@@ -274,10 +277,10 @@ class SRUCell(nn.Module):
         return U.transpose(0, 1) if turn else U
 
     def _layer(
-        self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None
+        self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         if not torch.jit.is_scripting():
-            return self._layer_of_python(input, c0, mask_pad, lengths)
+            return self._layer_of_python(input, c0, mask_pad, lengths, reset)
         return sF.layer(
             input,
             self.weight,
@@ -291,11 +294,12 @@ class SRUCell(nn.Module):
             self.activation,
             self.bidirectional,
             self.batch_first,
+            reset,
         )
 
     @torch.jit.unused
     def _layer_of_python(
-        self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None
+        self, input: Tensor, c0: Tensor | None, mask_pad: Tensor | None, lengths: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """`_layer`, with the shortest way to the tensors, and to the op."""
         weight = tensor_of(self, "weight")
@@ -304,10 +308,11 @@ class SRUCell(nn.Module):
         scale = tensor_of(self, "scale_x") if self.rescale else None
         mask = self._mask(input, self.dropout, self.output_size)
         options = (self.activation, self.bidirectional, self.batch_first)
-        bare = c0 is None and mask_pad is None and lengths is None and mask is None and scale is None
+        given = (c0, mask_pad, lengths, mask, scale, reset)
+        bare = all(one is None for one in given)
         if bare and is_eager() and bias.dtype is weight.dtype and (weight_c is None or weight_c.dtype is weight.dtype):
             return sF.layer_unchecked(input, weight, bias, weight_c, *options)
-        return sF.layer(input, weight, bias, weight_c, c0, mask_pad, lengths, mask, scale, *options)
+        return sF.layer(input, weight, bias, weight_c, c0, mask_pad, lengths, mask, scale, *options, reset)
 
     def recur(
         self,
@@ -317,6 +322,7 @@ class SRUCell(nn.Module):
         c0: Tensor | None,
         mask_pad: Tensor | None,
         lengths: Tensor | None,
+        reset: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The recurrence on U and V, with x' from `residual` where k = 3."""
         if U.dtype != residual.dtype:  # autocast made U
@@ -339,6 +345,7 @@ class SRUCell(nn.Module):
             self.activation,
             self.bidirectional,
             self.batch_first,
+            reset,
         )
 
     def _is_one_product(self, input: Tensor) -> bool:

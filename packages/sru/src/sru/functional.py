@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import _ops
-from ._checks import check_floating, check_lengths, check_state, check_tensor
+from ._checks import check_floating, check_lengths, check_reset, check_state, check_tensor
 from ._modes import autocast_enabled, is_eager, needs_plain_torch, wants_gradients, without_autocast
 from ._tensors import run_reference, state_dtype
 
@@ -37,6 +37,7 @@ def recurrence(
     activation: str = "identity",
     bidirectional: bool = False,
     batch_first: bool = False,
+    reset: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The recurrence, from what the matrix product made.
 
@@ -55,6 +56,8 @@ def recurrence(
         activation: g: "identity", "tanh" or "relu".
         bidirectional: the second half of the D channels goes from the last step to the first.
         batch_first: sequences are (B, T, ...), mask_pad is (B, T).
+        reset: (T, B), or (B, T) if `batch_first`, of bool. Where True, a sequence begins, from 0: no state passes into that
+            step from the one before, nor, for channels that go backward, out of it.
 
     Returns:
         h (T, B, D), or (B, T, D); and c after the last valid step (the first, for channels that go backward), (B, D), in
@@ -91,6 +94,8 @@ def recurrence(
     inputs = inputs + [_parameters(bias, weight_c if peephole == "parameter" else None, U)]
     skip = "column" if k == 4 else ("none" if x is None else "input")
     c0, lengths, pad, mask, scale = _check_others(U, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
+    if reset is not None:
+        reset = check_reset(reset, U, batch_first)
     _check_directions(bidirectional, channels)
     _check_activation(activation)
     direction = "both" if bidirectional else "forward"
@@ -98,13 +103,13 @@ def recurrence(
     save = wants_gradients([U, bias, bias if x is None else x, bias if weight_c is None else weight_c], c0)
     if torch.jit.is_scripting():
         h, c, _ = torch.ops.rnnkit_sru.scan(
-            inputs, c0, lengths, None, pad, mask, scale, activation, skip, peephole, direction, save
+            inputs, c0, lengths, reset, pad, mask, scale, activation, skip, peephole, direction, save
         )
     elif needs_plain_torch():
-        h, c = _composite(inputs, c0, lengths, pad, mask, scale, activation, skip, peephole, direction)
+        h, c = _composite(inputs, c0, lengths, reset, pad, mask, scale, activation, skip, peephole, direction)
     else:
         options = (activation, skip, peephole, direction, save)
-        h, c, _ = _ops.CALLS.scan(inputs, c0, lengths, None, pad, mask, scale, *options)
+        h, c, _ = _ops.CALLS.scan(inputs, c0, lengths, reset, pad, mask, scale, *options)
     return h if batch_first else h.transpose(0, 1), c
 
 
@@ -121,6 +126,7 @@ def layer(
     activation: str = "identity",
     bidirectional: bool = False,
     batch_first: bool = False,
+    reset: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """`recurrence(x @ weight, bias, weight_c, x, ...)`, where backward adds the two gradients of x in the matrix product.
 
@@ -128,8 +134,8 @@ def layer(
         x: (T, B, D), or (B, T, D) if `batch_first`: input and highway.
         weight: (D, 3 * D), columns as U's in `recurrence`; of x's dtype.
         weight_c: (2 * D,), or None: 0.
-        bias, c0, mask_pad, lengths, mask_c, scale_x, activation, bidirectional, batch_first: see `recurrence`. What lies in
-            padding is multiplied with the weight like the rest: keep NaN out of it.
+        bias, c0, mask_pad, lengths, mask_c, scale_x, activation, bidirectional, batch_first, reset: see `recurrence`. What
+            lies in padding is multiplied with the weight like the rest: keep NaN out of it.
 
     Returns:
         As `recurrence`.
@@ -152,6 +158,8 @@ def layer(
     _check_parameters(bias, weight_c, x)
     rows = x if batch_first else x.transpose(0, 1)
     c0, lengths, pad, mask, scale = _check_others(rows, channels, c0, lengths, mask_pad, mask_c, scale_x, batch_first)
+    if reset is not None:
+        reset = check_reset(reset, rows, batch_first)
     _check_directions(bidirectional, channels)
     _check_activation(activation)
     direction = "both" if bidirectional else "forward"
@@ -159,7 +167,7 @@ def layer(
         if needs_plain_torch():
             inputs = [rows @ weight, rows, _parameters(bias, weight_c, x)]
             peephole = "none" if weight_c is None else "parameter"
-            h, c = _composite(inputs, c0, lengths, pad, mask, scale, activation, "input", peephole, direction)
+            h, c = _composite(inputs, c0, lengths, reset, pad, mask, scale, activation, "input", peephole, direction)
             return h if batch_first else h.transpose(0, 1), c
     bias = bias.to(state_dtype(x)).contiguous()
     weight_c = None if weight_c is None else weight_c.to(state_dtype(x)).contiguous()
@@ -168,10 +176,10 @@ def layer(
         call = _ops.CALLS.layer if is_eager() else torch.ops.rnnkit_sru.layer
         with without_autocast(x.device):  # which would change the dtype of U alone
             options = (activation, direction, batch_first, save)
-            h, c, _, _ = call(x, weight, bias, weight_c, c0, lengths, None, pad, mask, scale, *options)
+            h, c, _, _ = call(x, weight, bias, weight_c, c0, lengths, reset, pad, mask, scale, *options)
     else:
         h, c, _, _ = torch.ops.rnnkit_sru.layer(
-            x, weight, bias, weight_c, c0, lengths, None, pad, mask, scale, activation, direction, batch_first, save
+            x, weight, bias, weight_c, c0, lengths, reset, pad, mask, scale, activation, direction, batch_first, save
         )
     return h, c
 
@@ -319,6 +327,7 @@ def _composite(
     inputs: List[Tensor],
     c0: Optional[Tensor],
     lengths: Optional[Tensor],
+    reset: Optional[Tensor],
     pad: Optional[Tensor],
     mask: Optional[Tensor],
     scale: Optional[Tensor],
@@ -327,5 +336,5 @@ def _composite(
     peephole: str,
     direction: str,
 ) -> Tuple[Tensor, Tensor]:
-    options = (lengths, None, pad, mask, scale, activation, skip, peephole, direction)
+    options = (lengths, reset, pad, mask, scale, activation, skip, peephole, direction)
     return run_reference(_ops.composite, inputs[-1].shape[1], 0.0, inputs, c0, *options)

@@ -165,6 +165,7 @@ class SRU(nn.Module):
         c0: Optional[Tensor] = None,
         mask_pad: Optional[Tensor] = None,
         lengths: Optional[Tensor] = None,
+        reset: Optional[Tensor] = None,
     ) -> Tuple[Tensor, Tensor]:
         """Runs all layers over a batch of sequences. Shapes and errors: see the class.
 
@@ -174,10 +175,12 @@ class SRU(nn.Module):
             mask_pad: (T, B), or (B, T) if `batch_first`: nonzero where a step is padding, which is never read, leaves c as it
                 is, and whose h is 0.
             lengths: (B,) integers in 0..T, on the CPU or the input's device: what lies beyond is padding.
+            reset: bool, shaped like the input without its features. Where True, a sequence begins: every layer's c starts from 0,
+                and no state passes between that step and the one before, in either direction.
         """
         if not torch.jit.is_scripting():
             if isinstance(input, PackedSequence):
-                return self._forward_packed(input, c0, mask_pad, lengths)
+                return self._forward_packed(input, c0, mask_pad, lengths, reset)
         check_sequence(input, self.input_size, self.batch_first)
         states = split_states(c0, input, self.num_layers, self.output_size, self.num_directions, self.batch_first)
         x = input
@@ -188,12 +191,13 @@ class SRU(nn.Module):
         last: List[Tensor] = []
         if torch.jit.is_scripting():
             for i, rnn in enumerate(self.rnn_lst):
-                x, c = rnn(x, states[i], mask_pad, lengths)
+                x, c = rnn(x, states[i], mask_pad, lengths, reset)
                 last.append(c)
         else:
             for rnn, state in zip(children(self, "rnn_lst"), states):
-                # modules in the place of cells may not know of lengths
-                x, c = rnn(x, state, mask_pad) if lengths is None else rnn(x, state, mask_pad, lengths)
+                # modules in the place of cells may not know of what was not given
+                given = (lengths, reset) if reset is not None else () if lengths is None else (lengths,)
+                x, c = rnn(x, state, mask_pad, *given)
                 last.append(c)
         return x, join_states(last, self.num_directions if self.nn_rnn_compatible_return else 1)
 
@@ -259,10 +263,15 @@ class SRU(nn.Module):
 
     @torch.jit.unused
     def _forward_packed(
-        self, input: PackedSequence, c0: Optional[Tensor], mask_pad: Optional[Tensor], lengths: Optional[Tensor]
+        self,
+        input: PackedSequence,
+        c0: Optional[Tensor],
+        mask_pad: Optional[Tensor],
+        lengths: Optional[Tensor],
+        reset: Optional[Tensor],
     ) -> Tuple[PackedSequence, Tensor]:
         if mask_pad is not None or lengths is not None:
             raise ValueError("mask_pad and lengths: expected None with a PackedSequence, which has its own")
         padded, sizes = pad_packed_sequence(input, batch_first=self.batch_first)
-        h, c = self.forward(padded, c0, None, sizes)
+        h, c = self.forward(padded, c0, None, sizes, reset)
         return pack_like(input, h, sizes, self.batch_first), c

@@ -11,7 +11,7 @@ from .cases import CHANNELS, STEPS, poisoned_outputs, saturated, some_sanitized,
 from .contract import CONTRACT, check_module_contract
 from .fuzz import changed, check_survives
 from .interop import check_compile, check_export, check_op, check_script
-from .layers import check_layer, check_what_a_layer_keeps
+from .layers import check_layer, check_resets, check_what_a_layer_keeps
 from .parallel import (
     check_captured_training,
     check_current_stream,
@@ -42,6 +42,7 @@ __all__ = [
     "check_module_contract",
     "check_op",
     "check_replicas",
+    "check_resets",
     "check_script",
     "check_split_scan",
     "check_survives",

@@ -75,3 +75,29 @@ def check_what_a_layer_keeps(layer: Layer, weight: Tensor, bias: Tensor, width: 
             run(needed, kept)
     with pytest.raises(RuntimeError):
         layer(torch.zeros(1, 1, width).expand(1 << 20, 1 << 20, width), weight, bias, None)
+
+
+def check_resets(module: torch.nn.Module, features: int, *, batch_first: bool) -> None:
+    """Sequences laid end to end, with `reset` where each begins, give what they give alone: outputs, and gradients of the input."""
+    generator = torch.Generator().manual_seed(0)
+    alone = [torch.randn(2, steps, features, generator=generator) for steps in (4, 1, 2, 6)]
+    joined = torch.cat(alone, 1)
+    reset = torch.zeros(2, 13, dtype=torch.bool)
+    reset[:, [4, 5, 7]] = True
+
+    def run(x: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = x.requires_grad_()
+        given, marks = x, reset
+        if not batch_first:
+            given, marks = x.transpose(0, 1), None if reset is None else reset.transpose(0, 1)
+        out = module(given, reset=marks)[0]
+        out = out if batch_first else out.transpose(0, 1)
+        return out, torch.autograd.grad(out.square().sum(), x)[0]
+
+    expected = [torch.cat(parts, 1) for parts in zip(*(run(x, None) for x in alone), strict=True)]
+    for actual, wanted in zip(run(joined, reset), expected, strict=True):
+        torch.testing.assert_close(actual, wanted)
+    with pytest.raises(TypeError, match="reset: expected bool"):
+        run(joined, reset.int())
+    with pytest.raises(ValueError, match="reset: expected shape"):
+        run(joined, reset[:, :-1])

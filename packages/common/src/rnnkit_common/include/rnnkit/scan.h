@@ -103,16 +103,21 @@ struct ScanProblem {
   const acc* parameters[Kind::kParameters + 1];  // [D] each; + 1: there may be none
   int64_t batch, steps, channels;
   const int64_t* lengths;  // null: all are `steps`
-  const bool* reset;       // null: none
+  const bool* reset;       // null: none; at such a step a sequence begins anew
   const bool* pad;         // null: none; such a step is not read, leaves the state as it is, and its output is 0
   acc initial;             // the state after a reset, and at the start where h0 is null
   int64_t reverse_from;    // channels from here on are processed from a sequence's last valid step to its first
 
   RNNKIT_HOST_DEVICE int64_t length(int64_t b) const { return lengths == nullptr ? steps : lengths[b]; }
 
-  RNNKIT_HOST_DEVICE bool resets(int64_t b, int64_t t) const { return reset != nullptr && reset[b * steps + t]; }
-
   RNNKIT_HOST_DEVICE bool pads(int64_t b, int64_t t) const { return pad != nullptr && pad[b * steps + t]; }
+
+  // Whether no state passes into step t: a mark separates the step that has it from the one before, for both directions.
+  RNNKIT_HOST_DEVICE bool resets(int64_t b, int64_t t, int64_t length, bool reverse) const {
+    if (reset == nullptr) return false;
+    if (!reverse) return reset[b * steps + t];
+    return t + 1 < length && reset[b * steps + t + 1] && !pads(b, t + 1);
+  }
 
   RNNKIT_HOST_DEVICE int64_t carry_offset(int64_t b, int64_t s, int carry) const {
     return (b * carries_of(steps, carry) + s / carry) * channels;

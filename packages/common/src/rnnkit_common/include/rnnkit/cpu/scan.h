@@ -192,7 +192,7 @@ class Forward {
     for (int64_t s = tiling.boundary(chunk, tile.length); s < tiling.boundary(chunk + 1, tile.length); ++s) {
       const int64_t t = tile.position(s);
       if (p.pads(tile.b, t)) continue;
-      const bool reset = p.resets(tile.b, t);
+      const bool reset = p.resets(tile.b, t, tile.length, tile.reverse);
       if (reset) {
         std::fill_n(total.a, tile.width, acc(0));
         std::fill_n(total.b, tile.width, p.initial);
@@ -220,9 +220,10 @@ class Forward {
   void step(const Tile& tile, int64_t s, acc* h) const {
     const int64_t ahead = tile.reverse ? -kStepsAhead : kStepsAhead, t = tile.position(s);
     scalar_t* const out = p.out.at(tile.b, t) + tile.d;
-    if (p.carries != nullptr && s % kCarry == 0) std::copy_n(h, tile.width, p.carries + p.carry_offset(tile.b, s, kCarry) + tile.d);
+    if (p.carries != nullptr && s % kCarry == 0)
+      std::copy_n(h, tile.width, p.carries + p.carry_offset(tile.b, s, kCarry) + tile.d);
     if (p.pads(tile.b, t)) return void(std::fill_n(out, tile.width, scalar_t(0)));
-    const bool reset = p.resets(tile.b, t);
+    const bool reset = p.resets(tile.b, t, tile.length, tile.reverse);
     if (reset) std::fill_n(h, tile.width, p.initial);
     for (int c = 0; c < tile.width; c += M::kLanes) {
       const int n = std::min(M::kLanes, tile.width - c);
@@ -421,7 +422,7 @@ class Backward {
         if (write) clear(tile, t);
         continue;
       }
-      const bool reset = p.resets(tile.b, t);
+      const bool reset = p.resets(tile.b, t, tile.length, tile.reverse);
       if (reset) std::fill_n(h, tile.width, p.initial);
       for (int c = 0; c < tile.width; c += M::kLanes) {
         const int n = std::min(M::kLanes, tile.width - c);

@@ -224,6 +224,20 @@ __device__ __forceinline__ T load_shared_global(const T* from) {
 }
 #endif
 
+// What lies at an address, which has to be a multiple of its size: a GPU would end the kernel.
+#ifdef RNNKIT_EMULATE_CUDA
+template <class T>
+T& word_at(char* address) {
+  if (reinterpret_cast<uintptr_t>(address) % alignof(T) != 0) throw std::runtime_error("misaligned address");
+  return *reinterpret_cast<T*>(address);
+}
+#else
+template <class T>
+__device__ __forceinline__ T& word_at(char* address) {
+  return *reinterpret_cast<T*>(address);
+}
+#endif
+
 // Ends the kernel with an error that the next synchronisation reports, as torch's own index checks do.
 #ifdef RNNKIT_EMULATE_CUDA
 [[noreturn]] inline void device_fail(const char* message) { throw std::runtime_error(message); }

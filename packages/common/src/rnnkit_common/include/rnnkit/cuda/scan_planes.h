@@ -186,9 +186,9 @@ class Planes {
     }
 
     __device__ __forceinline__ WordOf<T>& next() {
-      auto& word = *reinterpret_cast<WordOf<T>*>(base + offset);
+      char* const address = base + offset;
       offset += stride;
-      return word;
+      return word_at<WordOf<T>>(address);
     }
   };
 

@@ -144,8 +144,10 @@ struct Marks {
 
   template <class Problem, class At>
   __device__ __forceinline__ Marks(const Problem& p, const At& at, int s, int length) : count(count_from(s, length)) {
-    resets = bits(p.reset, p, at, s, length);
-    pads = bits(p.pad, p, at, s, length);
+    const int mine = threadIdx.x;  // a lane reads the marks of one step
+    const int64_t t = position(s + mine, length, at.reverse);
+    resets = p.reset == nullptr ? 0 : __ballot_sync(~0u, mine < count && p.resets(at.b, t, length, at.reverse));
+    pads = p.pad == nullptr ? 0 : __ballot_sync(~0u, mine < count && p.pads(at.b, t));
   }
 
   static __device__ __forceinline__ int count_from(int s, int length) {
@@ -157,15 +159,6 @@ struct Marks {
   __device__ __forceinline__ bool reset(int i) const { return resets >> i & 1; }
   __device__ __forceinline__ bool pad(int i) const { return pads >> i & 1; }
   __device__ __forceinline__ bool skip(int i) const { return i >= count || pad(i); }
-
- private:
-  // A lane reads the mark of one step of a [B, T] tensor, which may be null.
-  template <class Problem, class At>
-  __device__ __forceinline__ unsigned bits(const bool* marks, const Problem& p, const At& at, int s, int length) {
-    if (marks == nullptr) return 0;
-    const int i = threadIdx.x;
-    return __ballot_sync(~0u, i < count && marks[int64_t(at.b) * p.steps + position(s + i, length, at.reverse)]);
-  }
 };
 
 template <class scalar_t, class Problem, class At>
