@@ -70,6 +70,8 @@ def test_is_refused(error: type[Exception], words: str, call) -> None:
         ("weight and bias", {"inputs": [G, U, torch.ones(8), torch.ones(7)], "normalize": True}),
         ("lengths", {"lengths": torch.tensor([5, 5], dtype=torch.int32)}),
         ("lengths", {"lengths": torch.tensor([5])}),
+        ("reset", {"reset": torch.zeros(2, 4, dtype=torch.bool)}),
+        ("reset", {"reset": torch.zeros(2, 5)}),
         ("h0 and mask", {"h0": torch.zeros(2, 2, 4)}),
         ("h0 and mask", {"mask": torch.zeros(1, 2, 4).double()}),
         ("activation: expected 'relu', 'leaky_relu', 'tanh' or 'sin', got 'gelu'", {"activation": "gelu"}),
@@ -86,8 +88,9 @@ def test_the_bare_ops_survive_any_arguments(normalize: bool, host_backends: Back
     ops = torch.ops.rnnkit_ligru
     inputs = [torch.randn(2, 3, 8), torch.randn(8, 4), *([torch.ones(8), torch.zeros(8)] if normalize else [])]
     h0, lengths, mask = torch.zeros(2, 2, 4), torch.tensor([3, 2]), torch.rand(2, 2, 4)
+    reset = torch.tensor([[True, False, True], [False, True, False]])
     options = ["tanh", True, normalize, 1e-5]
-    check_survives(ops.recurrence, [inputs, h0, lengths, mask, *options, True])
-    out, _, *kept = ops.recurrence(inputs, h0, lengths, mask, *options, True)
+    check_survives(ops.recurrence, [inputs, h0, lengths, reset, mask, *options, True])
+    out, _, *kept = ops.recurrence(inputs, h0, lengths, reset, mask, *options, True)
     grads = [torch.randn(2, 3, 8), torch.randn(2, 2, 4)]
-    check_survives(ops.recurrence_backward, [*grads, inputs, out, *kept, h0, lengths, mask, *options])
+    check_survives(ops.recurrence_backward, [*grads, inputs, out, *kept, h0, lengths, reset, mask, *options])

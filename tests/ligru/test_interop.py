@@ -35,21 +35,22 @@ def test_opcheck(normalize: bool, full: bool) -> None:
     torch.manual_seed(0)
     directions = 2 if full else 1
     inputs = [torch.randn(2, 7, 8, requires_grad=True), torch.randn(8, 4, requires_grad=True)]
-    h0 = mask = lengths = None
+    h0 = mask = lengths = reset = None
     if full:
         h0, mask = torch.randn(2, 2, 4, requires_grad=True), torch.rand(2, 2, 4)
-        lengths = torch.tensor([7, 4])
+        lengths, reset = torch.tensor([7, 4]), torch.zeros(2, 7, dtype=torch.bool)
+        reset[0, 3] = True
         if normalize:
             inputs += [torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True)]
     ops = torch.ops.rnnkit_ligru
     options = ("tanh", full, normalize, 1e-5)
-    check_op(ops.recurrence, [inputs, h0, lengths, mask, *options, True])
-    check_op(ops.recurrence, [[t.detach() for t in inputs], None, lengths, mask, *options, False])
-    out, _, *kept = ops.recurrence(inputs, h0, lengths, mask, *options, True)
+    check_op(ops.recurrence, [inputs, h0, lengths, reset, mask, *options, True])
+    check_op(ops.recurrence, [[t.detach() for t in inputs], None, lengths, reset, mask, *options, False])
+    out, _, *kept = ops.recurrence(inputs, h0, lengths, reset, mask, *options, True)
     grads = [torch.randn(2, 7, 4 * directions), torch.randn(directions, 2, 4)]
     saved = [t.detach() for t in (out, *kept)]
     given = [[t.detach() for t in inputs], *saved, None if h0 is None else h0.detach()]
-    check_op(ops.recurrence_backward, [*grads, *given, lengths, mask, *options])
+    check_op(ops.recurrence_backward, [*grads, *given, lengths, reset, mask, *options])
 
 
 @pytest.mark.slow

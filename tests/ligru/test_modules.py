@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from ligru import LiGRU, LiGRU_Layer, SLiGRU, SLiGRU_Layer, from_pytorch_kaldi
-from rnnkit_common.testing import check_replicas
+from rnnkit_common.testing import check_replicas, check_resets
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence, pad_packed_sequence
 
@@ -330,3 +330,13 @@ def test_steps_are_the_whole(net: nn.Module) -> None:
 def test_a_step_has_no_time() -> None:
     with pytest.raises(ValueError, match=r"x: expected shape \(B, 6\), got \[6\]"):
         LiGRU(5, (4, 9, 6)).step(torch.randn(6))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("stack", [LiGRU, SLiGRU])
+def test_reset_separates_packed_documents(stack: type[nn.Module], bidirectional: bool) -> None:
+    """Of one statistics: batch normalisation sees the whole batch."""
+    net = stack(4, (2, 13, 3), num_layers=2, bidirectional=bidirectional, nonlinearity="tanh").eval()
+    check_resets(net, 3, batch_first=True)
+    torch.nn.utils.parametrizations.weight_norm(net.rnn[0].u)  # a step at a time, through calls
+    check_resets(net, 3, batch_first=True)

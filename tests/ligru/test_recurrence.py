@@ -35,6 +35,7 @@ class Case:
     h0: bool = True
     mask: bool = False
     lengths: tuple[int, ...] | None = None
+    reset: tuple[int, ...] | None = None  # steps at which the first sequences begin anew: one each
     layout: str = "contiguous"
     saturated: bool = False
 
@@ -58,6 +59,7 @@ class Problem:
     inputs: list[Tensor]
     h0: Tensor | None
     lengths: Tensor | None
+    reset: Tensor | None
     mask: Tensor | None
     grads: list[Tensor]
 
@@ -75,11 +77,15 @@ class Problem:
         lengths = torch.tensor(case.lengths) if case.lengths else None
         if lengths is not None:
             inputs[0].masked_fill_((torch.arange(steps) >= lengths[:, None])[..., None], torch.nan)
+        reset = None
+        if case.reset is not None:
+            reset = torch.zeros(batch, steps, dtype=torch.bool)
+            reset[torch.arange(len(case.reset)), torch.tensor(case.reset)] = True
         grads = [
             torch.randn(batch, steps, case.directions * units).to(case.dtype),
             torch.randn(state, dtype=case.state_dtype),
         ]
-        moved = [None if t is None else t.to(device) for t in (h0, lengths, mask)]
+        moved = [None if t is None else t.to(device) for t in (h0, lengths, reset, mask)]
         return Problem([t.to(device) for t in inputs], *moved, [t.to(device) for t in grads])
 
 
@@ -92,7 +98,16 @@ def run_op(case: Case, problem: Problem) -> list[Tensor]:
     inputs = [t.requires_grad_() for t in inputs]
     h0 = None if problem.h0 is None else problem.h0.detach().requires_grad_()
     out, h_last, *_ = torch.ops.rnnkit_ligru.recurrence(
-        inputs, h0, problem.lengths, problem.mask, case.activation, case.bidirectional, case.normalize, 1e-5, True
+        inputs,
+        h0,
+        problem.lengths,
+        problem.reset,
+        problem.mask,
+        case.activation,
+        case.bidirectional,
+        case.normalize,
+        1e-5,
+        True,
     )
     leaves = [*inputs, *([] if h0 is None else [h0])]
     return [out, h_last, *torch.autograd.grad([out, h_last], leaves, problem.grads)]
@@ -111,6 +126,7 @@ def run_reference(case: Case, problem: Problem, dtype: torch.dtype | None) -> li
         inputs,
         h0,
         problem.lengths,
+        problem.reset,
         None if problem.mask is None else problem.mask.to(h0.dtype),
         activation=case.activation,
         bidirectional=case.bidirectional,
@@ -148,6 +164,9 @@ CASES = [
     Case(),
     *(Case(**kind, bidirectional=True, mask=True, lengths=(7, 4, 0)) for kind in KINDS),
     *(Case(**kind, dtype=torch.float64) for kind in KINDS),
+    *(Case(normalize=n, affine=n, bidirectional=True, activation="tanh", reset=(0, 3, 6)) for n in (False, True)),
+    *(Case(normalize=n, bidirectional=True, lengths=(7, 4, 2), reset=(6, 4, 1), dtype=torch.float64) for n in (False, True)),
+    Case(units=70, batch=9, reset=tuple(range(7)), activation="tanh", dtype=torch.bfloat16),
     *(Case(activation="tanh", normalize=n, dtype=d, units=33) for n in (False, True) for d in TOLERANCE),
     *(Case(activation="sin", normalize=n, dtype=torch.bfloat16, units=100, batch=9) for n in (False, True)),
     *(Case(steps=s, normalize=n, h0=s != 1) for s in (0, 1, 2, 31, 33) for n in (False, True)),

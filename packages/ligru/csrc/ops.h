@@ -23,7 +23,7 @@ inline Activation parse_activation(const std::string& activation) {
 // The tensors and options that both passes have. inputs: g, u and, or not, the weight and bias of the normalisation.
 struct Inputs {
   std::vector<Tensor> inputs;
-  std::optional<Tensor> h0, lengths, mask;
+  std::optional<Tensor> h0, lengths, reset, mask;
   Activation activation;
   bool bidirectional, normalize;
   double eps;
@@ -45,6 +45,7 @@ struct Inputs {
     check(inputs[1], g().scalar_type(), {2 * units(), units()}, "u");
     for (size_t i = 2; i < inputs.size(); ++i) check(inputs[i], acc(), {2 * units()}, "weight and bias");
     if (lengths) check(*lengths, ScalarType::Long, {batch()}, "lengths");
+    if (reset) check(*reset, ScalarType::Bool, {batch(), steps()}, "reset");
     for (const auto& state : {h0, mask})
       if (state) check(*state, acc(), {directions(), batch(), units()}, "h0 and mask");
   }
@@ -81,6 +82,7 @@ struct Inputs {
     p.normalize = normalize;
     p.eps = static_cast<acc>(eps);
     p.lengths = lengths ? lengths->const_data_ptr<int64_t>() : nullptr;
+    p.reset = reset ? reset->const_data_ptr<bool>() : nullptr;
     p.mask = pointer(mask);
     p.h0 = pointer(h0);
     p.weight = affine() ? inputs[2].const_data_ptr<acc>() : nullptr;
@@ -96,10 +98,10 @@ struct Inputs {
 
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(std::vector<Tensor> inputs, std::optional<Tensor> h0,
-                                                              std::optional<Tensor> lengths, std::optional<Tensor> mask,
-                                                              std::string activation, bool bidirectional, bool normalize,
-                                                              double eps, bool save) {
-  Inputs in{inputs, h0, lengths, mask, parse_activation(activation), bidirectional, normalize, eps};
+                                                              std::optional<Tensor> lengths, std::optional<Tensor> reset,
+                                                              std::optional<Tensor> mask, std::string activation,
+                                                              bool bidirectional, bool normalize, double eps, bool save) {
+  Inputs in{inputs, h0, lengths, reset, mask, parse_activation(activation), bidirectional, normalize, eps};
   in.check();
   const int64_t units = in.units();
   Tensor out = in.empty({in.batch(), in.steps(), in.directions() * units});
@@ -125,9 +127,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(std::vector<Tensor
 template <class Engine>
 std::vector<Tensor> recurrence_backward(Tensor grad_out, std::optional<Tensor> grad_h_last, std::vector<Tensor> inputs,
                                         Tensor out, Tensor gates, Tensor normal, Tensor rstd, std::optional<Tensor> h0,
-                                        std::optional<Tensor> lengths, std::optional<Tensor> mask, std::string activation,
-                                        bool bidirectional, bool normalize, double eps) {
-  Inputs in{inputs, h0, lengths, mask, parse_activation(activation), bidirectional, normalize, eps};
+                                        std::optional<Tensor> lengths, std::optional<Tensor> reset,
+                                        std::optional<Tensor> mask, std::string activation, bool bidirectional,
+                                        bool normalize, double eps) {
+  Inputs in{inputs, h0, lengths, reset, mask, parse_activation(activation), bidirectional, normalize, eps};
   in.check();
   const int64_t units = in.units(), directions = in.directions(), batch = in.batch(), steps = in.steps();
   for (const Tensor* t : {&out, &grad_out}) in.check_rows(*t, directions * units, "out and grad_out");

@@ -5,12 +5,12 @@
 //   a, z = g + u       a in the first H values of each, z in the others
 //   h <- sigmoid(z) h + (1 - sigmoid(z)) f(a) mask
 //
-// Shapes: g [B, T, 2H], the same for both directions; u [2H, H]; weight, bias [2H]; mask, h0, h_last [R, H]; out [B, T, D
-// H]; and, kept for backward, gates = (a, z) and normal = (U h - mean) rstd [R, T, 2H], rstd [R, T]. Backward makes, at each
-// time, the gradients of a and z [R, T, 2H], those of U h, normalised or not (in the same memory where not), and repeats the
-// h that was there before the step [R, T, H], so that the gradient of U is one matrix product. All that is written is 0 in
-// the padding.
-// SPDX-License-Identifier: Apache-2.0
+// where h is 0 before the steps at which a sequence begins anew (reset).
+// Shapes: g [B, T, 2H], the same for both directions; reset [B, T]; u [2H, H]; weight, bias [2H]; mask, h0, h_last [R, H];
+// out [B, T, D H]; and, kept for backward, gates = (a, z) and normal = (U h - mean) rstd [R, T, 2H], rstd [R, T]. Backward
+// makes, at each time, the gradients of a and z [R, T, 2H], those of U h, normalised or not (in the same memory where not),
+// and repeats the h that was there before the step [R, T, H], so that the gradient of U is one matrix product. All that is
+// written is 0 in the padding. SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/scan.h>
@@ -31,6 +31,7 @@ struct Recurrence {
   bool normalize;
   acc eps;
   const int64_t* lengths;  // null: all are `steps`
+  const bool* reset;       // null: none
   const acc* mask;         // null: 1
   const acc* h0;           // null: 0
   const acc* weight;       // null: 1
@@ -41,15 +42,22 @@ struct Recurrence {
 
   struct Row {
     int64_t b, length;
+    const bool* reset;  // [T], or null
     bool reverse;
 
     RNNKIT_HOST_DEVICE int64_t time(int64_t s) const { return position(s, length, reverse); }
+
+    // Whether h is 0 before the s-th step. A mark separates the step that has it from the one before, for both directions.
+    RNNKIT_HOST_DEVICE bool begins(int64_t s) const {
+      if (reset == nullptr || s >= length) return false;
+      return reverse ? s > 0 && reset[length - s] : reset[s];
+    }
   };
 
   RNNKIT_HOST_DEVICE Row row(int64_t r) const {
     const bool reverse = r >= batch;
     const int64_t b = reverse ? r - batch : r;
-    return {b, lengths == nullptr ? steps : lengths[b], reverse};
+    return {b, lengths == nullptr ? steps : lengths[b], reset == nullptr ? nullptr : reset + b * steps, reverse};
   }
 
   // Of a tensor [R, T, width]

@@ -191,7 +191,7 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
 
   void walk(int64_t begin, int64_t end) {
     for (int64_t r = begin * rows / team.seats(); r < end * rows / team.seats() && p.h0 != nullptr; ++r)
-      std::copy_n(p.h0 + r * units, units, states[0] + r * stride);
+      if (!p.row(r).begins(0)) std::copy_n(p.h0 + r * units, units, states[0] + r * stride);
     barrier.wait(end - begin);
     for (int64_t s = 0; s < p.steps; ++s) {
       const acc* const h = states[s % 2] + 0;
@@ -274,7 +274,7 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
     }
     const V fresh = Cell<M>::step(p.activation, a, z, this->load_or(p.mask, r * units + unit, n, 1), h);
     M::store(out, fresh, n);
-    M::store(next, fresh, n);
+    M::store(next, row.begins(s + 1) ? V{} : fresh, n);
   }
 };
 
@@ -351,7 +351,7 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
     this->each_seat(begin, end, [&](const Seat& seat) {
       for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r)
         each_unit(seat, [&](int64_t unit, int n) {
-          M::store(p.grad_h0 + r * units + unit, M::load(states + r * state_stride + unit, n), n);
+          M::store(p.grad_h0 + r * units + unit, p.row(r).begins(0) ? V{} : M::load(states + r * state_stride + unit, n), n);
         });
     });
   }
@@ -379,14 +379,15 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
     }
     const scalar_t* const before = s == 0 ? nullptr : p.out.at(row.b, row.reverse ? t + 1 : t - 1) + row.reverse * units;
     const scalar_t* const grad_out = p.grad_out.at(row.b, t) + row.reverse * units;
+    const bool begins = row.begins(s), ends = row.begins(s + 1);
     V sum = {}, along = {};
     each_unit(seat, [&](int64_t unit, int n) {
       acc* const state = states + r * state_stride + unit;
-      const V h = s > 0 ? M::load(before + unit, n) : this->load_or(p.h0, r * units + unit, n, 0);
+      const V h = begins ? V{} : s > 0 ? M::load(before + unit, n) : this->load_or(p.h0, r * units + unit, n, 0);
       const V mask = this->load_or(p.mask, r * units + unit, n, 1);
       V grad_h, d[2];
       Cell<M>::gradients(p.activation, M::load(p.gates + at + unit, n), M::load(p.gates + at + units + unit, n), mask, h,
-                         M::load(state, kLanes) + M::load(grad_out + unit, n), d[0], d[1], grad_h);
+                         (ends ? V{} : M::load(state, kLanes)) + M::load(grad_out + unit, n), d[0], d[1], grad_h);
       M::store(state, grad_h, n);
       M::store(p.h_before + p.offset(r, t, units) + unit, h, n);
       for (int half = 0; half < 2; ++half) {

@@ -228,7 +228,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward
        first_row += int64_t(parameters.groups) * kRows) {
     for (int i = threadIdx.x; i < kRows * half; i += kThreads) {
       const int n = i / half, k = i % half;
-      const bool given = first_row + n < p.rows() && k < units;
+      const bool given = first_row + n < p.rows() && k < units && !p.row(first_row + n).begins(0);
       member.x(1)[n * member.product.x_stride() + k] = Operand(0.0f);  // what no unit writes must not be NaN
       member.x(0)[n * member.product.x_stride() + k] =
           static_cast<Operand>(given ? at_or(p.h0, (first_row + n) * units + k, 0.0f) : 0.0f);
@@ -236,7 +236,9 @@ __global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward
     member.start();
     Pair<Forward<scalar_t>> pairs[kPairs];
     float h[kPairs], next[kPairs][2];
+    bool begins[kPairs];  // the step that is prefetched
     const auto prefetch = [&](const Pair<Forward<scalar_t>>& pair, int i, int64_t s) {
+      begins[i] = pair.active && pair.row.begins(s);
       if (!pair.active || s >= pair.row.length) return;
       const scalar_t* const g = p.g.at(pair.row.b, pair.row.time(s)) + pair.column;
       next[i][0] = g[0];
@@ -246,8 +248,8 @@ __global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward
     for (int i = 0; i < kPairs; ++i) {
       Pair<Forward<scalar_t>>& pair = pairs[i];
       pair.set(p, i, width, first_row, first_unit);
-      h[i] = pair.active ? at_or(p.h0, pair.r * units + pair.column, 0.0f) : 0.0f;
       prefetch(pair, i, 0);
+      h[i] = pair.active && !begins[i] ? at_or(p.h0, pair.r * units + pair.column, 0.0f) : 0.0f;
     }
     for (int64_t s = 0; s < p.steps; ++s) {
       const int side = int(s % 2);
@@ -314,6 +316,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward
           h[i] = Cell<M>::step(p.activation, a, z, at_or(p.mask, pair.r * units + pair.column, 1.0f), h[i]);
           p.out.at(pair.row.b, t)[pair.row.reverse * units + pair.column] = static_cast<scalar_t>(h[i]);
         }
+        if (begins[i]) h[i] = 0;  // before the step that follows
         member.own()[pair.n * width + pair.unit] = static_cast<Operand>(h[i]);
       }
       if (s + 1 < p.steps) member.exchange(side ^ 1, false);
@@ -344,6 +347,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_backward(Resident<Backwa
   });
   struct Given {
     float a, z, h, grad_out, normal[2], along;
+    bool begins;  // h is 0, and no gradient reaches the step before
   };
   for (int64_t first_row = int64_t(member.group) * kRows; first_row < p.rows();
        first_row += int64_t(parameters.groups) * kRows) {
@@ -362,8 +366,10 @@ __global__ void __launch_bounds__(kThreads, 1) resident_backward(Resident<Backwa
       next[i].a = p.gates[kept];
       next[i].z = p.gates[kept + units];
       next[i].grad_out = p.grad_out.at(pair.row.b, t)[column];
-      next[i].h = s > 0 ? float(p.out.at(pair.row.b, pair.row.time(s - 1))[column])
-                        : at_or(p.h0, pair.r * units + pair.column, 0.0f);
+      next[i].begins = pair.row.begins(s);
+      next[i].h = next[i].begins ? 0.0f
+                  : s > 0        ? float(p.out.at(pair.row.b, pair.row.time(s - 1))[column])
+                                 : at_or(p.h0, pair.r * units + pair.column, 0.0f);
       if (!p.normalize) return;
       next[i].normal[0] = p.normal[kept];
       next[i].normal[1] = p.normal[kept + units];
@@ -443,7 +449,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_backward(Resident<Backwa
         if (!pair.active || s >= pair.row.length) continue;
         const float product = member.product.sum(member.sums(), pair.n, pair.unit);
         if (!p.normalize) {
-          grad_h[i] += product;
+          grad_h[i] = now[i].begins ? 0.0f : grad_h[i] + product;
           continue;
         }
         float mean = 0, along = 0;
@@ -455,7 +461,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_backward(Resident<Backwa
         along /= 2 * units;
         const int64_t t = pair.row.time(s);
         const float rstd = p.rstd[p.offset(pair.r, t, 1)];
-        grad_h[i] += rstd * (product - mean * of_columns[i] - along * now[i].along);
+        grad_h[i] = now[i].begins ? 0.0f : grad_h[i] + rstd * (product - mean * of_columns[i] - along * now[i].along);
         RNNKIT_UNROLL
         for (int j = 0; j < 2; ++j)
           p.grad_product[p.offset(pair.r, t, 2 * units) + j * units + pair.column] =

@@ -56,15 +56,16 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(Step<Forward<scalar
     return;
   }
   const int64_t t = row.time(s), kept = p.offset(r, t, 2 * units);
-  const scalar_t* const product = step.product + r * 2 * units;
+  const bool begins = row.begins(s);
+  const auto product = [&](int64_t j) { return begins ? acc(0) : acc(step.product[r * 2 * units + j]); };
   acc mean = 0, rstd = 1;
   if (p.normalize) {  // first the mean, then the squares around it
     acc sum = 0, squares = 0, none = 0;
-    for (int64_t j = threadIdx.x; j < 2 * units; j += kStepThreads) sum += acc(product[j]);
+    for (int64_t j = threadIdx.x; j < 2 * units; j += kStepThreads) sum += product(j);
     sum_over_block(sum, none);
     mean = sum / (2 * units);
     for (int64_t j = threadIdx.x; j < 2 * units; j += kStepThreads) {
-      const acc centred = acc(product[j]) - mean;
+      const acc centred = product(j) - mean;
       squares += centred * centred;
     }
     sum_over_block(squares, none);
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(Step<Forward<scalar
     RNNKIT_UNROLL
     for (int j = 0; j < 2; ++j) {
       const int64_t column = j * units + unit;
-      acc u = product[column];
+      acc u = product(column);
       if (p.normalize) {
         u = (u - mean) * rstd;
         if (p.gates != nullptr) p.normal[kept + column] = static_cast<scalar_t>(u);
@@ -87,7 +88,7 @@ __global__ void __launch_bounds__(kStepThreads) forward_step(Step<Forward<scalar
       if (p.gates != nullptr) p.gates[kept + column] = static_cast<scalar_t>(gates[j]);
     }
     acc& h = step.state[r * units + unit];
-    h = Cell<M>::step(p.activation, gates[0], gates[1], at_or(p.mask, r * units + unit, acc(1)), h);
+    h = Cell<M>::step(p.activation, gates[0], gates[1], at_or(p.mask, r * units + unit, acc(1)), begins ? acc(0) : h);
     step.message[r * units + unit] = static_cast<scalar_t>(h);
     p.out.at(row.b, t)[row.reverse * units + unit] = static_cast<scalar_t>(h);
   }
@@ -107,11 +108,12 @@ __global__ void __launch_bounds__(kStepThreads) backward_step(Step<Backward<scal
   for (int64_t unit = threadIdx.x; unit < units; unit += kStepThreads) {
     acc& grad_h = step.state[r * units + unit];
     if (step.product != nullptr) grad_h += acc(step.product[r * units + unit]);
+    if (row.begins(s + 1)) grad_h = 0;
     if (s < 0) continue;
     acc d[2] = {0, 0}, h = 0;
     if (active) {
       const int64_t out = row.reverse * units + unit;
-      h = s > 0 ? acc(p.out.at(row.b, row.time(s - 1))[out]) : at_or(p.h0, r * units + unit, acc(0));
+      if (!row.begins(s)) h = s > 0 ? acc(p.out.at(row.b, row.time(s - 1))[out]) : at_or(p.h0, r * units + unit, acc(0));
       Cell<M>::gradients(p.activation, acc(p.gates[kept + unit]), acc(p.gates[kept + units + unit]),
                          at_or(p.mask, r * units + unit, acc(1)), h, grad_h + acc(p.grad_out.at(row.b, t)[out]), d[0], d[1],
                          grad_h);

@@ -5,6 +5,7 @@ Importing this module loads the compiled library and teaches torch shapes and de
     inputs         [g, U] or [g, U, weight, bias], see `reference.recurrence`; g and U have one dtype
     h0, mask       (D, B, H), or None: 0 and 1
     lengths        (B,) int64, or None: every sequence has T steps
+    reset          (B, T) bool, or None: where True, a sequence begins; no state passes between that step and the one before
     activation     of reference.ACTIVATIONS
     normalize      whether U h is normalised, with `eps`
     save           keeps what backward needs: `gates`, the pre-activations (D, B, T, 2H); and with `normalize`, `normal`, U h as it
@@ -28,7 +29,7 @@ from ._names import refuse_namesake
 from ._tensors import state_dtype
 
 NAMESPACE = "rnnkit_ligru"
-EXTRAS = 2  # lengths, mask
+EXTRAS = 3  # lengths, reset, mask
 
 
 def composite(inputs: list[Tensor], h0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -53,7 +54,7 @@ def out_width(inputs: list[Tensor], activation: str, bidirectional: bool, *_: An
 def register(namespace: str) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
 
-    def shapes_of_recurrence(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save):  # type: ignore[no-untyped-def]
+    def shapes_of_recurrence(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, save):  # type: ignore[no-untyped-def]
         g, units = inputs[0], inputs[1].shape[1]
         directions, (batch, steps) = 2 if bidirectional else 1, g.shape[:2]
         h_last = g.new_empty(directions, batch, units, dtype=state_dtype(g))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import _ops, reference
-from ._checks import check_floating, check_lengths, check_state, check_tensor
+from ._checks import check_floating, check_lengths, check_reset, check_state, check_tensor
 from ._modes import autocast_enabled, needs_plain_torch, wants_gradients
 from ._tensors import state_dtype
 
@@ -37,6 +37,7 @@ def recurrence(
     norm_weight: Optional[Tensor] = None,
     norm_bias: Optional[Tensor] = None,
     eps: float = 1e-5,
+    reset: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The recurrence, from what the input's part of the gates is.
 
@@ -53,6 +54,8 @@ def recurrence(
         normalize: whether U h is normalised over its 2 * H values (SLi-GRU).
         norm_weight, norm_bias: (2 * H,), both or none: what that normalisation multiplies by, and adds.
         eps: added to its variance.
+        reset: (B, T) of bool. Where True, a sequence begins, from 0: no state passes between that step and the one before, in
+            either direction.
 
     Returns:
         h at each step (B, T, D * H), in g's dtype, the directions side by side; and h after the last step of each sequence and
@@ -89,6 +92,8 @@ def recurrence(
         mask = check_state(mask, g, shape, "mask").contiguous()
     if lengths is not None:
         lengths = check_lengths(lengths, g, batch, steps)
+    if reset is not None:
+        reset = check_reset(reset, g)
     if (norm_weight is None) != (norm_bias is None):
         raise ValueError("norm_weight and norm_bias: expected both or none")
     if norm_weight is not None and norm_bias is not None:
@@ -106,13 +111,13 @@ def recurrence(
         save = wants_gradients([g, weight], h0)
     if torch.jit.is_scripting():
         out, h_last, _, _, _ = torch.ops.rnnkit_ligru.recurrence(
-            inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save
+            inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, save
         )
     elif needs_plain_torch():
-        out, h_last = _composite(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps)
+        out, h_last = _composite(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps)
     else:
         out, h_last, _, _, _ = _ops.CALLS.recurrence(
-            inputs, h0, lengths, mask, activation, bidirectional, normalize, eps, save
+            inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, save
         )
     return out, h_last
 
@@ -124,7 +129,7 @@ def recurrence_unchecked(
     """`recurrence` where `is_eager()`, of tensors that are known to fit, from the state 0, without padding or normalisation."""
     save = torch.is_grad_enabled() and (g.requires_grad or weight.requires_grad)
     options = (activation_name(nonlinearity), bidirectional, False, 1e-5, save)
-    out, h_last, _, _, _ = _ops.CALLS.recurrence([g, weight], None, None, mask, *options)
+    out, h_last, _, _, _ = _ops.CALLS.recurrence([g, weight], None, None, None, mask, *options)
     return out, h_last
 
 
@@ -150,6 +155,7 @@ def recurrence_of_a_call(
     h0: Optional[Tensor],
     mask: Optional[Tensor],
     lengths: Optional[Tensor],
+    reset: Optional[Tensor],
     nonlinearity: str,
     bidirectional: bool,
 ) -> Tuple[Tensor, Tensor]:
@@ -161,7 +167,8 @@ def recurrence_of_a_call(
     def called(h: Tensor) -> Tensor:
         return product(h.to(g.dtype)).to(h.dtype)
 
-    out, h_last = reference.steps_of(g, called, h0, lengths, mask, activation=activation, bidirectional=bidirectional)
+    options = {"activation": activation, "bidirectional": bidirectional}
+    out, h_last = reference.steps_of(g, called, h0, lengths, reset, mask, **options)
     return out.to(g.dtype), h_last
 
 
@@ -170,6 +177,7 @@ def _composite(
     inputs: List[Tensor],
     h0: Optional[Tensor],
     lengths: Optional[Tensor],
+    reset: Optional[Tensor],
     mask: Optional[Tensor],
     activation: str,
     bidirectional: bool,
@@ -180,5 +188,5 @@ def _composite(
     if h0 is None:
         shape = (2 if bidirectional else 1, g.shape[0], g.shape[2] // 2)
         h0 = g.new_zeros(shape, dtype=state_dtype(g))
-    out, h_last = _ops.composite(inputs, h0, lengths, mask, activation, bidirectional, normalize, eps)
+    out, h_last = _ops.composite(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps)
     return out.to(g.dtype), h_last

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as lF
-from ._checks import check_input, check_lengths, check_state, check_tensor
+from ._checks import check_input, check_lengths, check_reset, check_state, check_tensor
 from ._modes import is_eager
 from ._plain import child, children, is_plain, linear_parameters
 from ._tensors import dropout_mask, pack_like, state_dtype
@@ -70,7 +70,12 @@ class _Layer(nn.Module):
             self.norm.bias.requires_grad_(False)
 
     def forward(
-        self, x: Tensor, hx: Optional[Tensor] = None, lengths: Optional[Tensor] = None, with_state: bool = False
+        self,
+        x: Tensor,
+        hx: Optional[Tensor] = None,
+        lengths: Optional[Tensor] = None,
+        with_state: bool = False,
+        reset: Optional[Tensor] = None,
     ) -> Union[Tensor, Tuple[Tensor, Tensor]]:
         """h at each step.
 
@@ -81,6 +86,8 @@ class _Layer(nn.Module):
             lengths: (B,) integers in 0..T, on the CPU or x's device. What lies beyond is padding: never read, not counted by
                 batch normalisation, and its h is 0.
             with_state: whether to return h after each sequence's last step too.
+            reset: (B, T) of bool. Where True, a sequence begins, from 0: no state passes between that step and the one before,
+                in either direction.
 
         Returns:
             (B, T, D * hidden_size), the directions side by side; if with_state, also (D, B, hidden_size), in float32 also for
@@ -112,12 +119,14 @@ class _Layer(nn.Module):
                     raise ValueError(f"hx: expected shape {expected}, got {list(hx.shape)}")
                 hx = hx.unflatten(0, [directions, x.shape[0]])
             hx = check_state(hx, x, [directions, x.shape[0], self.hidden_size], "hx")
-        out, h = self._recurrence(g, hx, lengths)
+        out, h = self._recurrence(g, hx, lengths, reset)
         if with_state:
             return out, h
         return out
 
-    def _recurrence(self, g: Tensor, hx: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    def _recurrence(
+        self, g: Tensor, hx: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
+    ) -> Tuple[Tensor, Tensor]:
         mask = self._mask(g)
         layer_norm = self.layer_norm
         weight: Optional[Tensor] = None
@@ -131,19 +140,25 @@ class _Layer(nn.Module):
                 is_plain(layer_norm, nn.LayerNorm) and (layer_norm.weight is None) == (layer_norm.bias is None)
             )
             if parameters is None or parameters[1] is not None or not known:
-                return self._recurrence_of_calls(g, hx, mask, lengths)
+                return self._recurrence_of_calls(g, hx, mask, lengths, reset)
             u = parameters[0]
-            if hx is None and lengths is None and layer_norm is None and is_eager() and u.dtype is g.dtype:
+            bare = hx is None and lengths is None and reset is None and layer_norm is None
+            if bare and is_eager() and u.dtype is g.dtype:
                 return lF.recurrence_unchecked(g, u, mask, self.nonlinearity, self.bidirectional)
         if layer_norm is not None:
             weight, bias, eps = layer_norm.weight, layer_norm.bias, layer_norm.eps
         return lF.recurrence(
-            g, u, hx, mask, lengths, self.nonlinearity, self.bidirectional, self.stabilised, weight, bias, eps
+            g, u, hx, mask, lengths, self.nonlinearity, self.bidirectional, self.stabilised, weight, bias, eps, reset
         )
 
     @torch.jit.unused
     def _recurrence_of_calls(
-        self, g: Tensor, hx: Optional[Tensor], mask: Optional[Tensor], lengths: Optional[Tensor]
+        self,
+        g: Tensor,
+        hx: Optional[Tensor],
+        mask: Optional[Tensor],
+        lengths: Optional[Tensor],
+        reset: Optional[Tensor],
     ) -> Tuple[Tensor, Tensor]:
         """Where `u` or `layer_norm` is something else than what it was: it is called at each step."""
 
@@ -151,7 +166,8 @@ class _Layer(nn.Module):
             made: Tensor = self.u(h)
             return made if self.layer_norm is None else self.layer_norm(made)
 
-        return lF.recurrence_of_a_call(g, product, hx, mask, lengths, self.nonlinearity, self.bidirectional)
+        reset = None if reset is None else check_reset(reset, g)
+        return lF.recurrence_of_a_call(g, product, hx, mask, lengths, reset, self.nonlinearity, self.bidirectional)
 
     def _input_part(self, x: Tensor, valid: Optional[Tensor]) -> Tensor:
         """Norm(W x) (B, T, 2 * hidden_size); `valid` (B, T, 1) is False in the padding, or None where there is none."""
@@ -366,7 +382,13 @@ class _Stack(nn.Module):
             for layer in layers:
                 nn.init.orthogonal_(layer.u.weight)
 
-    def forward(self, x: Tensor, hx: Optional[Tensor] = None, lengths: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        x: Tensor,
+        hx: Optional[Tensor] = None,
+        lengths: Optional[Tensor] = None,
+        reset: Optional[Tensor] = None,
+    ) -> Tuple[Tensor, Tensor]:
         """Runs all layers over a batch of sequences.
 
         Args:
@@ -376,6 +398,8 @@ class _Stack(nn.Module):
                 layer's directions, then the second's, as in nn.GRU. Default: 0.
             lengths: (B,) integers in 0..T, on the CPU or x's device. What lies beyond is padding: never read, not counted by
                 batch normalisation, and its h is 0.
+            reset: (B, T) of bool. Where True, a sequence begins: every layer's state starts afresh, from 0, and none passes
+                between that step and the one before, in either direction.
 
         Returns:
             h of the last layer (B, T, D * hidden_size), and h of all layers after each sequence's last step, in the shape of
@@ -387,23 +411,25 @@ class _Stack(nn.Module):
         """
         if not torch.jit.is_scripting():
             if isinstance(x, PackedSequence):
-                return self._forward_packed(x, hx, lengths)
-        return self._run(x, hx, lengths)
+                return self._forward_packed(x, hx, lengths, reset)
+        return self._run(x, hx, lengths, reset)
 
-    def _run(self, x: Tensor, hx: Optional[Tensor], lengths: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+    def _run(
+        self, x: Tensor, hx: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
+    ) -> Tuple[Tensor, Tensor]:
         check_tensor("x", x)
         if hx is not None:
             hx = check_state(hx, x, [self.num_layers * self.num_directions, x.shape[0], self.hidden_size], "hx")
         last: List[Tensor] = []
         if torch.jit.is_scripting():
             for i, layer in enumerate(self.rnn):
-                made = layer(self._dropped(x) if i > 0 else x, self._start(hx, i), lengths, True)
+                made = layer(self._dropped(x) if i > 0 else x, self._start(hx, i), lengths, True, reset)
                 assert torch.jit.isinstance(made, Tuple[Tensor, Tensor])
                 x, h = made
                 last.append(h)
         else:
             for i, layer in enumerate(children(self, "rnn")):
-                x, h = layer(self._dropped(x) if i > 0 else x, self._start(hx, i), lengths, True)
+                x, h = layer(self._dropped(x) if i > 0 else x, self._start(hx, i), lengths, True, reset)
                 last.append(h)
         return x, last[0] if len(last) == 1 else torch.cat(last)
 
@@ -434,7 +460,7 @@ class _Stack(nn.Module):
         check_tensor("x", x)
         if x.dim() < 2:
             raise ValueError(f"x: expected shape (B, {self.fea_dim}), got {list(x.shape)}")
-        out, h = self._run(x.unsqueeze(1), hx, None)
+        out, h = self._run(x.unsqueeze(1), hx, None, None)
         return out.squeeze(1), h
 
     def flatten_parameters(self) -> None:
@@ -442,12 +468,12 @@ class _Stack(nn.Module):
 
     @torch.jit.unused
     def _forward_packed(
-        self, x: PackedSequence, hx: Optional[Tensor], lengths: Optional[Tensor]
+        self, x: PackedSequence, hx: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
     ) -> Tuple[PackedSequence, Tensor]:
         if lengths is not None:
             raise ValueError("lengths: expected None with a PackedSequence, which has its own")
         padded, sizes = pad_packed_sequence(x, batch_first=True)
-        out, h = self.forward(padded, hx, sizes)
+        out, h = self.forward(padded, hx, sizes, reset)
         return pack_like(x, out, sizes, True), h
 
 

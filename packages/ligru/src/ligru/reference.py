@@ -21,6 +21,7 @@ def recurrence(
     inputs: list[Tensor],
     h0: Tensor,
     lengths: Tensor | None,
+    reset: Tensor | None,
     mask: Tensor | None,
     *,
     activation: str = "relu",
@@ -37,6 +38,7 @@ def recurrence(
         inputs: g (B, T, 2H), rows [a | z]; U (2H, H); with `normalize` also, or not, weight and bias (2H,).
         h0: (D, B, H), D directions; its dtype is that of the state. The product has the dtype of U.
         lengths: (B,), or None: all are T. Beyond, nothing is read and outputs are 0.
+        reset: (B, T) bool, or None. Where True, a sequence begins: no state passes between that step and the one before.
         mask: (D, B, H), or None: 1.
 
     Returns:
@@ -49,7 +51,7 @@ def recurrence(
         made = (h.to(u.dtype) @ u.t()).to(h.dtype)
         return torch.nn.functional.layer_norm(made, made.shape[-1:], weight, bias, eps) if normalize else made
 
-    return steps_of(g, product, h0, lengths, mask, activation=activation, bidirectional=bidirectional)
+    return steps_of(g, product, h0, lengths, reset, mask, activation=activation, bidirectional=bidirectional)
 
 
 def steps_of(
@@ -57,6 +59,7 @@ def steps_of(
     product: Callable[[Tensor], Tensor],
     h0: Tensor,
     lengths: Tensor | None,
+    reset: Tensor | None,
     mask: Tensor | None,
     *,
     activation: str,
@@ -74,8 +77,15 @@ def steps_of(
             last = steps - 1 if lengths is None else lengths[:, None] - 1
             order = torch.where(valid, last - t, t)
         ordered = g.gather(1, order[..., None].expand_as(g)).to(h0.dtype)
+        begins = torch.zeros_like(valid)  # in the order of the steps
+        if reset is not None:
+            begins = reset & valid
+            if direction == 1:
+                following = torch.cat([begins[:, 1:], torch.zeros_like(begins[:, :1])], 1)
+                begins = following.gather(1, order)
         h, hs = h0[direction], []
         for s in range(steps):
+            h = h.masked_fill(begins[:, s, None], 0.0)
             a, z = (ordered[:, s] + product(h)).chunk(2, dim=-1)
             z = torch.sigmoid(z)
             candidate = activate(a, activation)
