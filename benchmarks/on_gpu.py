@@ -3,9 +3,10 @@
     python benchmarks/on_gpu.py --minutes 8 --out FOLDER --wheels dist     wheels that were built elsewhere, for this GPU
     python benchmarks/on_gpu.py --minutes 8 --out FOLDER --emulate         all of it on a CPU, to find the typing errors
 
-In this order, each step within its share of the time: the wheels are installed into a folder of their own; `pytest -m gpu` runs
-for all families side by side; each family is measured, its most telling groups first; Nsight Compute looks at every kernel
-(kernels.py), and compute-sanitizer at the tests that carry the mark `sanitized`, where these tools are there. After each step
+In this order, each step within its share of the time: the wheels are installed into a folder of their own; `pytest -m
+gpu` runs for all families side by side; the candidates for the shape of a scan's launch are tried (tune_scan.py); each
+family is measured, its most telling groups first; Nsight Compute looks at every kernel (kernels.py), and
+compute-sanitizer at the tests that carry the mark `sanitized`, where these tools are there. After each step
 FOLDER/on_gpu.tar.gz has all results so far; what is cut off loses only itself.
 """
 
@@ -28,7 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = ("mingru", "qrnn", "sru", "ligru", "rnnt_loss")
-SHARES = {"install": 0.05, "tests": 0.25, "measurements": 0.45, "profile": 0.1, "sanitizers": 0.15}
+SHARES = {"install": 0.05, "tests": 0.25, "shapes": 0.1, "measurements": 0.35, "profile": 0.1, "sanitizers": 0.15}
 TOOLS = ("memcheck", "racecheck", "synccheck")
 
 
@@ -134,6 +135,9 @@ def main() -> None:
     if "tests" in options.steps:
         commands = {family: tests(family, options.emulate, workers) for family in FAMILIES}
         session.step("tests", seconds["tests"], commands, environment)
+    if "shapes" in options.steps:
+        tune = [sys.executable, "benchmarks/tune_scan.py", "--device", device, "--folder", str(session.work)]
+        session.step("shapes", seconds["shapes"], {"scan": tune}, environment)
     if "measurements" in options.steps:
         measured = ("calls", *FAMILIES)
         each = seconds["measurements"] / len(measured)

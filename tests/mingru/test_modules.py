@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import mingru
 import pytest
 import torch
@@ -438,3 +442,24 @@ def test_parameters_may_be_whatever_a_linear_takes(change) -> None:
     expected = rnn(x)
     change(rnn.layers[0].gate_hidden)
     torch.testing.assert_close(rnn(x), expected)
+
+
+def test_the_readmes_recipe_is_a_loop_that_resets() -> None:
+    """What recurrent policies do with nn.GRU, episode by episode, and the recipe for them does in one scan."""
+    readme = (Path(__file__).parents[2] / "packages" / "mingru" / "README.md").read_text()
+    (recipe,) = re.findall(r"```python\n(def update.*?)```", readme, re.S)
+    names: dict[str, Any] = {}
+    exec(recipe, names)
+    torch.manual_seed(0)
+    rnn = MinGRU(3, 5, num_layers=2)
+    features, h = torch.randn(4, 12, 3), torch.randn(2, 4, 5)
+    starts = torch.rand(4, 12) < 0.3
+    out, last = names["update"](rnn, features, h, starts.float())
+    state, expected = h.unsqueeze(2), []
+    for t in range(12):
+        state = state.clone()
+        state[:, starts[:, t]] = 0.5
+        row, state = rnn.step(features[:, t], state)
+        expected.append(row)
+    torch.testing.assert_close(out, torch.stack(expected, 1))
+    torch.testing.assert_close(last, state.squeeze(2))

@@ -47,8 +47,8 @@ SCAN_ON_THE_CPU = [
     fault(
         "the state is kept a step late",
         _CPU_SCAN,
-        "if (p.carries != nullptr && s % kCarry == 0) std::copy_n",
-        "if (p.carries != nullptr && s % kCarry == 1) std::copy_n",
+        "if (p.carries != nullptr && s % kCarry == 0)",
+        "if (p.carries != nullptr && s % kCarry == 1)",
         families="mingru",
     ),
     fault(
@@ -312,6 +312,13 @@ SCAN_ON_CUDA = [
         "at.b * row.batch_stride + (j - group)",
         families="sru",
     ),
+    fault(
+        "backward, a mark cuts behind its step instead of before it",
+        f"{COMMON}/include/rnnkit/scan.h",
+        "return t + 1 < length && reset[b * steps + t + 1] && !pads(b, t + 1);",
+        "return reset[b * steps + t];",
+        families="mingru",
+    ),
 ]
 
 TENSORS_AND_DERIVATIVES = [
@@ -537,6 +544,18 @@ _FUNCTIONAL = "packages/{0}/src/{0}/functional.py"
 
 QRNN = [
     fault(
+        "a window reaches across a reset",
+        _MODULES.format("qrnn"),
+        "since = since | torch.cat(shifted, 1)",
+        "since = since & torch.cat(shifted, 1)",
+    ),
+    fault(
+        "inputs from before a reset are kept for the next piece",
+        _MODULES.format("qrnn"),
+        "kept = kept.masked_fill(self._left_behind(marks, lengths).unsqueeze(2), 0.0)",
+        "kept = kept",
+    ),
+    fault(
         "a step in one op forgets zoneout's factor",
         "packages/qrnn/src/qrnn/modules.py",
         "if layer.window > 1 or layer.zoneout > 0.0:",
@@ -659,6 +678,24 @@ SRU = [
 ]
 
 LIGRU = [
+    fault(
+        "a reset does not reach the next product",
+        "packages/ligru/csrc/cpu/engine.h",
+        "M::store(next, row.begins(s + 1) ? V{} : fresh, n);",
+        "M::store(next, fresh, n);",
+    ),
+    fault(
+        "a gradient passes a reset",
+        "packages/ligru/csrc/cuda/resident.h",
+        "grad_h[i] = now[i].begins ? 0.0f : grad_h[i] + product;",
+        "grad_h[i] = grad_h[i] + product;",
+    ),
+    fault(
+        "a step that begins anew multiplies the state before",
+        "packages/ligru/csrc/cuda/steps.h",
+        "return begins ? acc(0) : acc(step.product[r * 2 * units + j]);",
+        "return acc(step.product[r * 2 * units + j]);",
+    ),
     fault(
         "threads do not wait at the end of a step",
         "packages/ligru/csrc/cpu/engine.h",
