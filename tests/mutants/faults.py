@@ -315,7 +315,7 @@ SCAN_ON_CUDA = [
     fault(
         "backward, a mark cuts behind its step instead of before it",
         f"{COMMON}/include/rnnkit/scan.h",
-        "return t + 1 < length && reset[b * steps + t + 1] && !pads(b, t + 1);",
+        "return before < length && reset[b * steps + before];",
         "return reset[b * steps + t];",
         families="mingru",
     ),
@@ -698,9 +698,9 @@ LIGRU = [
     ),
     fault(
         "threads do not wait at the end of a step",
-        "packages/ligru/csrc/cpu/engine.h",
-        "      barrier.wait(end - begin);\n    }\n    for (int64_t r = begin * rows / team.seats(); r < end * rows / team.seats(); ++r)\n      std::copy_n(states[p.steps",
-        "    }\n    for (int64_t r = begin * rows / team.seats(); r < end * rows / team.seats(); ++r)\n      std::copy_n(states[p.steps",
+        "packages/ligru/csrc/cpu/team.h",
+        "done_.load(std::memory_order_acquire) < n * seats_",
+        "done_.load(std::memory_order_acquire) < (n - 1) * seats_",
     ),
     fault(
         "products are not freed of their mean",

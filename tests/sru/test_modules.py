@@ -324,3 +324,13 @@ def test_reset_separates_packed_documents(batch_first: bool, options: dict, bidi
     sizes = {"input_size": 3, "hidden_size": 4, "num_layers": 2, **options}
     rnn = SRU(**sizes, batch_first=batch_first, bidirectional=bidirectional)
     check_resets(rnn, sizes["input_size"], batch_first=batch_first)
+
+
+def test_reset_separates_sequences_that_end_in_padding() -> None:
+    """Also for the direction that comes to the padding before it comes to the sequence."""
+    rnn = SRU(3, 4, num_layers=2, bidirectional=True, batch_first=True)
+    first, second = torch.randn(1, 3, 3), torch.randn(1, 2, 3)
+    pads, reset = torch.tensor([[0, 0, 1, 0, 0]]), torch.tensor([[0, 0, 0, 1, 0]]).bool()
+    whole, _ = rnn(torch.cat([first, second], 1), mask_pad=pads, reset=reset)
+    alone = [rnn(first, mask_pad=pads[:, :3])[0], rnn(second)[0]]
+    torch.testing.assert_close(whole, torch.cat(alone, 1))

@@ -80,6 +80,9 @@ CASES = [
     Case(channels=3000, steps=3, direction="both", layout="time-major"),
     Case(pads=1.0),
     Case(steps=129, pads=0.5, lengths=(129, 100), direction="both", channels=8),
+    # marks at steps, and in the padding, where they mean nothing
+    *(Case(steps=129, pads=0.5, reset=(0, 3, 50, 51, 99, 128), direction=d, peephole=p, lengths=(129, 100), channels=8)
+      for d in ("forward", "backward", "both") for p in ("none", "parameter")),
 ]  # fmt: skip
 
 

@@ -41,7 +41,15 @@ def goes_back(channels: int, direction: str, device: torch.device) -> Tensor:
 
 def starts(reset: Tensor, absent: Tensor, channels: int, direction: str) -> Tensor:
     """(B, T, D) bool: the steps into which no state passes, where `reset` (B, T) marks those at which a sequence begins."""
-    following = torch.cat([(reset & ~absent)[:, 1:], torch.zeros_like(reset[:, :1])], 1)
+    steps = reset.shape[1]
+    if steps == 0:
+        return reset[..., None].expand(-1, -1, channels)
+    places = torch.arange(steps, device=reset.device).expand_as(reset).masked_fill(absent, steps)
+    later = torch.cat(
+        [places[:, 1:], torch.full_like(places[:, :1], steps)], 1
+    )  # of steps that are there, the next is the least
+    later = later.flip(1).cummin(1).values.flip(1)
+    following = torch.cat([reset, torch.zeros_like(reset[:, :1])], 1).gather(1, later)
     return torch.where(goes_back(channels, direction, reset.device), following[..., None], reset[..., None])
 
 

@@ -12,6 +12,8 @@
 #include <rnnkit/cpu/math.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <deque>
+
 #include "../cell.h"
 #include "team.h"
 
@@ -65,7 +67,7 @@ class Pass {
   const int64_t rows = p.rows(), units = p.units, depth, blocks, stride;
   const bool packs;
   const Team team;
-  Barrier barrier;
+  std::deque<Meeting> meetings;  // of each group of rows
   Buffer<acc> packed, sums;
 
   Pass(const Problem& p, int64_t depth, int64_t units_per_block, bool packs)
@@ -75,23 +77,27 @@ class Pass {
         stride(ceil_div(depth, 16) * 16 + 16),  // rows apart by a power of two would share the same sets of the cache
         packs(packs),
         team(Team::choose(torch::stable::get_num_threads(), rows, blocks, depth * kWidth, kLanes, p.steps)),
-        barrier(team.seats()),
         packed(packs ? blocks * depth * kWidth : 0),
-        sums(blocks * rows * kWidth) {}
+        sums(blocks * rows * kWidth) {
+    for (int64_t group = 0; group < team.row_groups; ++group) meetings.emplace_back(team.unit_groups);
+  }
 
   struct Seat {
     Share rows, blocks;
     int64_t unit_group;
   };
 
-  Seat seat(int64_t i) const {
-    return {Share(rows, i / team.unit_groups, team.row_groups), Share(blocks, i % team.unit_groups, team.unit_groups),
-            i % team.unit_groups};
-  }
+  // A thread that has some of the seats of a group of rows.
+  struct Member {
+    int64_t group, first, last, phases = 0;
+  };
 
+  // f(seat) for all seats of the member's group, by whichever of its threads is there.
   template <class F>
-  void each_seat(int64_t begin, int64_t end, F f) const {
-    for (int64_t i = begin; i < end; ++i) f(seat(i));
+  void together(Member& member, F f) {
+    const Share of_rows(rows, member.group, team.row_groups);
+    meetings[member.group].phase(++member.phases, member.first, member.last,
+                                 [&](int64_t i) { f(Seat{of_rows, Share(blocks, i, team.unit_groups), i}); });
   }
 
   acc* sums_at(int64_t block, int64_t r) const { return sums + (block * rows + r) * kWidth; }
@@ -121,19 +127,26 @@ class Pass {
 
   int lanes(int64_t unit) const { return int(std::min<int64_t>(kLanes, units - unit)); }
 
-  // f(first, end) for all seats, each thread with some of them at the same time as the others.
+  // walk(member) for all seats, each thread with some of them.
   template <class F>
-  void run_seats(F f) const {
-    torch::stable::parallel_for(0, team.seats(), 1, f);
+  void run_seats(F walk) const {
+    torch::stable::parallel_for(0, team.seats(), 1, [&](int64_t begin, int64_t end) {
+      while (begin < end) {
+        const int64_t group = begin / team.unit_groups, of_group = group * team.unit_groups;
+        const int64_t last = std::min(end, of_group + team.unit_groups);
+        walk(Member{group, begin - of_group, last - of_group});
+        begin = last;
+      }
+    });
   }
 };
 
 template <class scalar_t>
 class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
   using Base = Pass<Forward<scalar_t>, scalar_t>;
-  using Base::barrier, Base::packed, Base::packs, Base::sums_at;
   using Base::kLanes, Base::kWidth, Base::p, Base::rows, Base::units, Base::depth, Base::blocks, Base::stride, Base::team;
-  using typename Base::acc, typename Base::M, typename Base::Seat, typename Base::V;
+  using Base::packed, Base::packs, Base::sums_at, Base::together;
+  using typename Base::acc, typename Base::M, typename Base::Member, typename Base::Seat, typename Base::V;
 
   static constexpr int64_t kFewSteps = 4;  // as of a stream: packing would take longer than their products
   std::vector<acc> mean;                   // of U's columns; where it is normalised
@@ -155,7 +168,7 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
         for (int64_t block = begin; block < end; ++block) pack(block);
       });
     }
-    this->run_seats([&](int64_t begin, int64_t end) { walk(begin, end); });
+    this->run_seats([&](Member member) { walk(member); });
   }
 
  private:
@@ -189,13 +202,17 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
     }
   }
 
-  void walk(int64_t begin, int64_t end) {
-    for (int64_t r = begin * rows / team.seats(); r < end * rows / team.seats() && p.h0 != nullptr; ++r)
-      if (!p.row(r).begins(0)) std::copy_n(p.h0 + r * units, units, states[0] + r * stride);
-    barrier.wait(end - begin);
+  void walk(Member member) {
+    if (p.h0 != nullptr) {
+      together(member, [&](const Seat& seat) {
+        each_row(seat, [&](int64_t r) {
+          if (!p.row(r).begins(0)) std::copy_n(p.h0 + r * units, units, states[0] + r * stride);
+        });
+      });
+    }
     for (int64_t s = 0; s < p.steps; ++s) {
       const acc* const h = states[s % 2] + 0;
-      this->each_seat(begin, end, [&](const Seat& seat) {
+      together(member, [&](const Seat& seat) {
         for (int64_t block = seat.blocks.begin; block < seat.blocks.end; ++block) {
           const auto done = [&](int64_t first, int64_t last) {
             for (int64_t r = first; r < last; ++r) p.normalize ? add_squares(seat, block, r) : gate(block, r, s, acc(1));
@@ -209,18 +226,24 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
         }
       });
       if (p.normalize) {
-        barrier.wait(end - begin);
-        this->each_seat(begin, end, [&](const Seat& seat) {
+        together(member, [&](const Seat& seat) {
           for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r) {
             const acc rstd = find_rstd(seat, r, s);
             for (int64_t block = seat.blocks.begin; block < seat.blocks.end; ++block) gate(block, r, s, rstd);
           }
         });
       }
-      barrier.wait(end - begin);
     }
-    for (int64_t r = begin * rows / team.seats(); r < end * rows / team.seats(); ++r)
-      std::copy_n(states[p.steps % 2] + r * stride, units, p.h_last + r * units);
+    together(member, [&](const Seat& seat) {
+      each_row(seat, [&](int64_t r) { std::copy_n(states[p.steps % 2] + r * stride, units, p.h_last + r * units); });
+    });
+  }
+
+  // f(r) for a seat's part of its group's rows
+  template <class F>
+  void each_row(const Seat& seat, F f) const {
+    const Share mine(seat.rows.end - seat.rows.begin, seat.unit_group, team.unit_groups);
+    for (int64_t r = seat.rows.begin + mine.begin; r < seat.rows.begin + mine.end; ++r) f(r);
   }
 
   void add_squares(const Seat& seat, int64_t block, int64_t r) {
@@ -281,9 +304,9 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t> {
 template <class scalar_t>
 class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
   using Base = Pass<Backward<scalar_t>, scalar_t>;
-  using Base::barrier, Base::packed, Base::sums_at;
   using Base::kLanes, Base::kWidth, Base::p, Base::rows, Base::units, Base::depth, Base::blocks, Base::stride, Base::team;
-  using typename Base::acc, typename Base::M, typename Base::Seat, typename Base::V;
+  using Base::packed, Base::sums_at, Base::together;
+  using typename Base::acc, typename Base::M, typename Base::Member, typename Base::Seat, typename Base::V;
 
   struct Means {
     acc grad, along;  // of the gradient, and of it times what was normalised
@@ -305,7 +328,7 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
     torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) pack(block);
     });
-    this->run_seats([&](int64_t begin, int64_t end) { walk(begin, end); });
+    this->run_seats([&](Member member) { walk(member); });
   }
 
  private:
@@ -315,45 +338,48 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
       for (int64_t i = 0; i < n; ++i) packed[(block * depth + k) * kWidth + i] = static_cast<acc>(p.u[k * units + unit + i]);
   }
 
-  void walk(int64_t begin, int64_t end) {
-    this->each_seat(begin, end, [&](const Seat& seat) {
+  void walk(Member member) {
+    const auto load = [&](const Seat& seat) {
       for (int64_t r = seat.rows.begin; r < seat.rows.end && p.grad_h_last != nullptr; ++r)
         each_unit(seat, [&](int64_t unit, int n) {
           M::store(states + r * state_stride + unit, M::load(p.grad_h_last + r * units + unit, n), n);
         });
-    });
+    };
     for (int64_t s = p.steps - 1; s >= 0; --s) {
-      // without normalisation the two sides take turns, so that a seat may begin while others still read the last step's
-      const int side = p.normalize ? 0 : s % 2;
-      this->each_seat(begin, end, [&](const Seat& seat) {
-        for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r) gate(seat, r, s, grads[side] + r * stride);
+      // A phase reads what the last one made for all units, and makes the next: without normalisation on two sides in turn.
+      together(member, [&](const Seat& seat) {
+        s == p.steps - 1 ? load(seat) : to_states(seat, s + 1);
+        for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r)
+          gate(seat, r, s, grads[p.normalize ? 0 : s % 2] + r * stride);
       });
-      barrier.wait(end - begin);
       if (p.normalize) {
-        this->each_seat(begin, end, [&](const Seat& seat) {
+        together(member, [&](const Seat& seat) {
           for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r) through_norm(seat, r, s);
         });
-        barrier.wait(end - begin);
       }
-      this->each_seat(begin, end, [&](const Seat& seat) {
-        for (int64_t block = seat.blocks.begin; block < seat.blocks.end; ++block) {
-          this->products(seat, block, grads[p.normalize ? 1 : side] + 0, [&](int64_t first, int64_t last) {
-            for (int64_t r = first; r < last; ++r) {
-              for (int half = 0; half < 2; ++half) {
-                acc* const state = states + r * state_stride + block * kWidth + half * kLanes;
-                M::store(state, M::load(state, kLanes) + M::load(sums_at(block, r) + half * kLanes, kLanes));
-              }
-            }
-          });
-        }
-      });
     }
-    this->each_seat(begin, end, [&](const Seat& seat) {
+    together(member, [&](const Seat& seat) {
+      p.steps == 0 ? load(seat) : to_states(seat, 0);
       for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r)
         each_unit(seat, [&](int64_t unit, int n) {
           M::store(p.grad_h0 + r * units + unit, p.row(r).begins(0) ? V{} : M::load(states + r * state_stride + unit, n), n);
         });
     });
+  }
+
+  // Adds what reaches h through the product of step s.
+  void to_states(const Seat& seat, int64_t s) {
+    const acc* const from = grads[p.normalize ? 1 : s % 2] + 0;
+    for (int64_t block = seat.blocks.begin; block < seat.blocks.end; ++block) {
+      this->products(seat, block, from, [&](int64_t first, int64_t last) {
+        for (int64_t r = first; r < last; ++r) {
+          for (int half = 0; half < 2; ++half) {
+            acc* const state = states + r * state_stride + block * kWidth + half * kLanes;
+            M::store(state, M::load(state, kLanes) + M::load(sums_at(block, r) + half * kLanes, kLanes));
+          }
+        }
+      });
+    }
   }
 
   // f(unit, lanes) for each vector of a seat's units

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <thread>
 
@@ -47,28 +48,42 @@ struct Team {
   }
 };
 
-// All seats wait for all. A thread may hold several: torch.parallel_for gives it as many as there are too few threads for,
-// and runs its threads at the same time.
-class Barrier {
+// Where the seats of one group of rows meet after each phase of their work. A thread whose core does something else does
+// not come: those that wait take its seat for a phase that it has not begun. So one thread can do it all, and none waits for
+// one that has nothing to do but wait.
+class Meeting {
  public:
-  explicit Barrier(int64_t seats) : seats_(seats) {}
+  explicit Meeting(int64_t seats) : seats_(seats), begun_(new Phase[seats]) {}
 
-  void wait(int64_t mine) {
-    if (mine == seats_) return;
-    const int64_t phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(mine, std::memory_order_acq_rel) + mine == seats_) {
-      arrived_.store(0, std::memory_order_relaxed);
-      phase_.store(phase + 1, std::memory_order_release);
-      return;
+  // f(seat) for seats first..last, and for those that are left; returns when all of the phase, the n-th from 1, is done.
+  template <class F>
+  void phase(int64_t n, int64_t first, int64_t last, F f) {
+    for (int64_t seat = first; seat < last; ++seat) take(n, seat, f);
+    for (int64_t spins = 0; done_.load(std::memory_order_acquire) < n * seats_; ++spins) {
+      if (spins < kPatience) continue;
+      for (int64_t seat = 0; seat < seats_; ++seat) take(n, seat, f);
+      std::this_thread::yield();  // the machine is full
     }
-    for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins)
-      if (spins > 10000) std::this_thread::yield();  // there may be more threads than cores
   }
 
  private:
+  static constexpr int64_t kPatience = 2000;  // loads of a number that rarely changes: a microsecond or two
+
+  struct alignas(64) Phase {
+    std::atomic<int64_t> n{0};
+  };
+
+  template <class F>
+  void take(int64_t n, int64_t seat, F f) {
+    int64_t before = n - 1;
+    if (!begun_[seat].n.compare_exchange_strong(before, n, std::memory_order_relaxed)) return;
+    f(seat);
+    done_.fetch_add(1, std::memory_order_release);
+  }
+
   const int64_t seats_;
-  alignas(64) std::atomic<int64_t> arrived_{0};
-  alignas(64) std::atomic<int64_t> phase_{0};
+  const std::unique_ptr<Phase[]> begun_;
+  alignas(64) std::atomic<int64_t> done_{0};  // seats, of all phases
 };
 
 // Zeros, aligned to a cache line.

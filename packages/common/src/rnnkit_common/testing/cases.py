@@ -21,11 +21,17 @@ def saturated(*shape: int, dtype: torch.dtype, device: torch.device | str = "cpu
 
 
 def strided(t: Tensor, kind: str) -> Tensor:
-    """An equal tensor (B, T, D) with other strides: "time-major", "offset" (a slice of a larger one) or "channels" (D strided)."""
+    """An equal tensor (B, T, D) with other strides: "time-major"; "offset" and "odd", slices of larger ones, the second between
+    the places of words of two; or "channels" (D strided)."""
     if kind == "time-major":
         return t.transpose(0, 1).contiguous().transpose(0, 1)
-    larger = t.new_full((t.shape[0] + 1, t.shape[1] + 2, 2 * t.shape[2] + 3), torch.nan)
-    view = larger[1:, 1:-1, 2 : 2 + t.shape[2]] if kind == "offset" else larger[1:, 1:-1, 1 : 1 + 2 * t.shape[2] : 2]
+    larger = t.new_full((t.shape[0] + 1, t.shape[1] + 2, 2 * t.shape[2] + (2 if kind == "odd" else 3)), torch.nan)
+    within = {
+        "offset": slice(2, 2 + t.shape[2]),
+        "odd": slice(1, 1 + t.shape[2]),
+        "channels": slice(1, 1 + 2 * t.shape[2], 2),
+    }
+    view = larger[1:, 1:-1, within[kind]]
     view.copy_(t)
     return view
 

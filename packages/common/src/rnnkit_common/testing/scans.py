@@ -111,6 +111,7 @@ def shapes_and_layouts(case: Case) -> list[Case]:
         vary(batch=0),
         vary(steps=1, h0=False),
         *(vary(layout=layout, dtype=dtype) for layout in LAYOUTS[1:] for dtype in (torch.float32, torch.bfloat16)),
+        *(vary(layout="odd", channels=34, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)),
         *(vary(steps=70, dtype=dtype) for dtype in TOLERANCE),
         *(vary(saturated=True, dtype=dtype) for dtype in (torch.float32, torch.float64)),
         vary(saturated=True, h0=False, steps=1),

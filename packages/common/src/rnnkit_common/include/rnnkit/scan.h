@@ -112,11 +112,14 @@ struct ScanProblem {
 
   RNNKIT_HOST_DEVICE bool pads(int64_t b, int64_t t) const { return pad != nullptr && pad[b * steps + t]; }
 
-  // Whether no state passes into step t: a mark separates the step that has it from the one before, for both directions.
+  // Whether no state passes into step t: a mark separates the step that has it from those before, for both directions.
+  // In padding it means nothing.
   RNNKIT_HOST_DEVICE bool resets(int64_t b, int64_t t, int64_t length, bool reverse) const {
-    if (reset == nullptr) return false;
+    if (reset == nullptr || pads(b, t)) return false;
     if (!reverse) return reset[b * steps + t];
-    return t + 1 < length && reset[b * steps + t + 1] && !pads(b, t + 1);
+    int64_t before = t + 1;  // in the order of processing
+    while (before < length && pads(b, before)) ++before;
+    return before < length && reset[b * steps + before];
   }
 
   RNNKIT_HOST_DEVICE int64_t carry_offset(int64_t b, int64_t s, int carry) const {
