@@ -2,25 +2,30 @@
 
 A layer with batch normalisation beside SpeechBrain's (as it is, under jit.script, and with the quadratic slicing of its backward
 mended), nn.GRU, nn.LSTM and the layer's matrix products alone, all steps at once; time of a step against hidden size and against the
-number of steps; one step of a stream. On a GPU also the shapes that users have, both directions, and four layers.
+number of steps; one step of a stream; training on cores that other processes use. On a GPU also the shapes that users have, both directions, and four layers.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
+import os
+import subprocess
+import sys
 import warnings
 from typing import Any
 
 import suite
 import torch
 from ligru import LiGRU, SLiGRU
-from rnnkit_common.testing import inference
-from suite import Group, Machine, Run
+from rnnkit_common.testing import inference, training_step
+from suite import Group, Machine, Record, Run
 from torch import nn
 
 PEER = "speechbrain==1.1.0"
 LAYERS = [(8, 400, 256, 512), (8, 400, 64, 128)]  # B, T, F, H
+BUSY = [(8, 200, 64, 256), (1, 200, 64, 512)]
 UNITS, GPU_UNITS = (64, 128, 256, 512, 1024), (64, 256, 550, 1024, 2048)
 LENGTHS = (500, 1000, 2000, 4000)
 GPU_SHAPES = [(4, 400, 64), (8, 400, 256), (16, 400, 512), (128, 200, 512), (48, 400, 1024), (16, 400, 2048)]  # B, T, H = F
@@ -96,6 +101,32 @@ def step(peers: tuple[Any, Any] | None, device: str) -> Group:
     return Group("step", "one step of a stream", {"B": 1, "F": features, "H": units}, make, list(OURS), "products alone")
 
 
+@dataclasses.dataclass(frozen=True)
+class Busy(Group):
+    """Beside processes that never rest, one more than there are cores, as data loaders would be."""
+
+    def measure(self, seconds: float, device: str, least: int = 5) -> Record:
+        idle = [sys.executable, "-c", "while True: pass"]
+        others = [subprocess.Popen(idle) for _ in range((os.cpu_count() or 1) + 1)]
+        try:
+            return super().measure(seconds, device, least)
+        finally:
+            for process in others:
+                process.kill()
+
+
+def busy(shape: tuple[int, ...]) -> Group:
+    batch, steps, features, units = shape
+
+    def make() -> dict[str, Run]:
+        x = torch.randn(batch, steps, features)
+        modules = {"LiGRU": LiGRU(units, x.shape), "nn.LSTM": nn.LSTM(features, units, batch_first=True)}
+        return {name: training_step(module, x) for name, module in modules.items()}
+
+    sizes = {"B": batch, "T": steps, "F": features, "H": units}
+    return Busy("busy", "training step on busy cores", sizes, make, ["LiGRU"])
+
+
 def groups(machine: Machine) -> list[Group]:
     peers = suite.peer(PEER, lambda: (speechbrain(), speechbrain(mended=True)))
     all_groups = [step(peers, machine.device)] if machine.gpu else []
@@ -114,6 +145,7 @@ def groups(machine: Machine) -> list[Group]:
             all_groups += layer("layers", machine.fit(16, 400, 512, 512), None, machine, rnn=rnn, share=0.2)
     else:
         all_groups.append(step(peers, machine.device))
+        all_groups += [busy(shape) for shape in BUSY]
     return all_groups
 
 

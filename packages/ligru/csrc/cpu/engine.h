@@ -1,6 +1,6 @@
 // Runs a recurrence on the CPU. U is packed once into blocks of two vectors of units, so that a step is products of a few
 // rows with one block after the other, all sums in registers; what the gates do follows at once, while those sums are in the
-// cache. Threads share rows, units or both (team.h).
+// cache. Threads share rows, units or both, and only those of the same rows meet (team.h).
 // SPDX-License-Identifier: Apache-2.0
 #if defined(RNNKIT_LIGRU_CPU_ENGINE_H) == defined(RNNKIT_TARGET_TOGGLE)
 #ifdef RNNKIT_LIGRU_CPU_ENGINE_H
@@ -339,7 +339,8 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
   }
 
   void walk(Member member) {
-    const auto load = [&](const Seat& seat) {
+    const auto reach = [&](const Seat& seat, int64_t s) {  // what comes to the states after step s
+      if (s + 1 < p.steps) return to_states(seat, s + 1);
       for (int64_t r = seat.rows.begin; r < seat.rows.end && p.grad_h_last != nullptr; ++r)
         each_unit(seat, [&](int64_t unit, int n) {
           M::store(states + r * state_stride + unit, M::load(p.grad_h_last + r * units + unit, n), n);
@@ -348,7 +349,7 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
     for (int64_t s = p.steps - 1; s >= 0; --s) {
       // A phase reads what the last one made for all units, and makes the next: without normalisation on two sides in turn.
       together(member, [&](const Seat& seat) {
-        s == p.steps - 1 ? load(seat) : to_states(seat, s + 1);
+        reach(seat, s);
         for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r)
           gate(seat, r, s, grads[p.normalize ? 0 : s % 2] + r * stride);
       });
@@ -359,7 +360,7 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t> {
       }
     }
     together(member, [&](const Seat& seat) {
-      p.steps == 0 ? load(seat) : to_states(seat, 0);
+      reach(seat, -1);
       for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r)
         each_unit(seat, [&](int64_t unit, int n) {
           M::store(p.grad_h0 + r * units + unit, p.row(r).begins(0) ? V{} : M::load(states + r * state_stride + unit, n), n);

@@ -167,8 +167,7 @@ def recurrence_of_a_call(
     def called(h: Tensor) -> Tensor:
         return product(h.to(g.dtype)).to(h.dtype)
 
-    options = {"activation": activation, "bidirectional": bidirectional}
-    out, h_last = reference.steps_of(g, called, h0, lengths, reset, mask, **options)
+    out, h_last = reference.steps_of(g, called, h0, lengths, reset, mask, activation=activation, bidirectional=bidirectional)
     return out.to(g.dtype), h_last
 
 

@@ -44,7 +44,7 @@ enum class Order { forward, reversed, shuffled };
 
 struct Configuration {
   Order order = Order::forward;
-  uint64_t seed = 0;          // of Order::shuffled
+  uint64_t seed = 0;                           // of Order::shuffled
   int multiprocessors = 132, capability = 90;  // what the kernels' launch heuristics are told
 };
 
