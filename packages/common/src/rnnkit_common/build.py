@@ -138,21 +138,34 @@ def emulate(csrc: Path, family: str, build_directory: Path) -> Path:
 
 def compile_library(namespace: str, sources: list[Path], build_directory: Path, flags: list[str]) -> Path:
     """Compiles C++ sources into a library of ops for tests, under `namespace`; unchanged sources are not compiled again."""
+    import fcntl
+
     from torch.utils import cpp_extension
 
     build_directory.mkdir(parents=True, exist_ok=True)
     preloaded = os.environ.pop("LD_PRELOAD", None)  # a sanitizer's runtime is not for the compiler
     try:
-        cpp_extension.load(
-            namespace,
-            [str(source) for source in sources],
-            extra_cflags=[*_CXX, _TARGET, f"-DRNNKIT_NAMESPACE={namespace}", "-DRNNKIT_TEST_LIBRARY", *flags, *_sanitize()],
-            extra_ldflags=_sanitize(),
-            extra_include_paths=[str(INCLUDE)],
-            build_directory=str(build_directory),
-            is_python_module=False,
-            with_cuda=False,
-        )
+        with (build_directory / "turn").open("w") as turn:
+            # the kernel forgets this lock when its holder is killed; torch's own, a file, all would wait for then
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            (build_directory / "lock").unlink(missing_ok=True)
+            cpp_extension.load(
+                namespace,
+                [str(source) for source in sources],
+                extra_cflags=[
+                    *_CXX,
+                    _TARGET,
+                    f"-DRNNKIT_NAMESPACE={namespace}",
+                    "-DRNNKIT_TEST_LIBRARY",
+                    *flags,
+                    *_sanitize(),
+                ],
+                extra_ldflags=_sanitize(),
+                extra_include_paths=[str(INCLUDE)],
+                build_directory=str(build_directory),
+                is_python_module=False,
+                with_cuda=False,
+            )
     finally:
         if preloaded is not None:
             os.environ["LD_PRELOAD"] = preloaded

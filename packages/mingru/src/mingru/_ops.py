@@ -7,11 +7,12 @@ tracing and derivatives (`_derivatives.py`). Arguments, by position or by name:
                 (B, T, D): (gate, hidden), or (forget gate, input gate, hidden)
     h0          (B, D), or None: `initial` everywhere
     lengths     (B,) int64, or None: every sequence has T steps
-    reset       (B, T) bool, or None: the steps before which the state is `initial`
+    reset       (B, T) bool, or None: the steps at which a sequence begins, from `initial`
     cell        "mingru" or "minlstm"
     activation  "g", "identity" or "tanh"
     direction   "forward", "backward", or "both": the second half of the channels goes backward
-    save        keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16) * D)
+    save        keeps what backward needs: `carries`, the state before every k-th step, (B, ceil(T / k) * D), where k is
+                16, or 8 on a GPU (the op `steps_per_carry`)
 
 States (h0, h_last, carries) are float32, or float64 where the planes are. `step` is `scan` over one step, planes (B, P * D),
 without derivatives: it serves streaming, where the calls around a kernel cost more than the kernel. `stack_step` is one step of

@@ -5,13 +5,14 @@ Importing this module loads the compiled library and teaches torch shapes and de
     inputs     one tensor (B, T, P * D), packed along its last dimension, or P tensors (B, T, D), as POOLINGS has them
     h0         (B, D), or None: 0
     lengths    (B,) int64, or None: every sequence has T steps
-    reset      (B, T) bool, or None: the steps before which the state is 0
+    reset      (B, T) bool, or None: the steps at which a sequence begins, from 0
     seed       (1,) int64, or None: nothing is drawn
     pooling    of POOLINGS
     zoneout    with a seed, the probability of an element to keep its state
     scale      factor of the gates that let something in, where nothing is kept
     direction  "forward", "backward", or "both": the second half of the channels goes backward
-    save       keeps what backward needs: `carries`, the state before every 16th step, (B, ceil(T / 16) * D)
+    save       keeps what backward needs: `carries`, the state before every k-th step, (B, ceil(T / k) * D), where k is
+               16, or 8 on a GPU (the op `steps_per_carry`)
 
 States (h0, h_last, carries) are float32, or float64 where the planes are. `step` is `scan` over one step, planes (B, P * D),
 without derivatives, and `stack_step` one step of all layers, with their products, for x (B, K) and h (L, B, 1, D). `layer` is

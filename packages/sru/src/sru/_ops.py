@@ -5,14 +5,15 @@ Importing this module loads the compiled library and teaches torch shapes and de
     inputs         [(v_f), U, (x), (v_r), parameters], see `reference.scan`; sequences are (B, T, ...), of one dtype
     c0             (B, D), or None: 0
     lengths        (B,) int64, or None: every sequence has T steps
-    reset          (B, T) bool, or None: the steps before which c is 0
+    reset          (B, T) bool, or None: the steps at which a sequence begins, from 0
     pad            (B, T) bool, or None
     mask, scale    (B, D) and (1,), or None: 1
     activation     of reference.ACTIVATIONS
     skip           of reference.SKIPS
     peephole       of reference.PEEPHOLES
     direction      "forward", "backward", or "both": the second half of the channels goes from the last step to the first
-    save           keeps what backward needs: `carries`, c before every 16th step, (B, ceil(T / 16) * D)
+    save           keeps what backward needs: `carries`, c before every k-th step, (B, ceil(T / k) * D), where k is 16, or 8
+                   on a GPU (the op `steps_per_carry`)
 
 States, parameters, mask and scale are float32, or float64 where the sequences are. `layer(x, weight, bias, weight_c, ...)` is
 `scan` with the skip "input" and U = x weight, of x (B, T, D), or (T, B, D) unless `batch_first`; its backward lets the matrix
