@@ -116,7 +116,8 @@ class Kernel:
                     new = [] if block == head else [i for i in predecessors[block] if i not in body]
                     body.update(new)
                     waiting += new
-                yield head, body
+                if head == 0 or 0 not in body:  # else it can be entered from elsewhere: code that was moved to the end
+                    yield head, body
 
     @functools.cached_property
     def steady(self) -> list[Instruction]:

@@ -118,3 +118,18 @@ def test_instructions_are_counted_along_the_way_of_a_full_tile() -> None:
     (kernel,) = sass.parse(code)
     assert [hex(one.address) for one in kernel.steady] == ["0x10", "0x50", "0x60", "0x90", "0xa0"]
     assert (kernel.local, kernel.wait) == (0, 2)
+
+
+def test_code_that_was_moved_to_the_end_is_no_loop() -> None:
+    """It jumps back, but to where others come from, too."""
+    code = """
+        Function : _Z6kernelv
+        /*0000*/               @P0 BRA 0x40 ;
+        /*0010*/                   FADD R5, R4, R5 ;
+        /*0020*/               @P1 BRA 0x10 ;
+        /*0030*/                   EXIT ;
+        /*0040*/                   MOV R4, RZ ;
+        /*0050*/                   BRA 0x10 ;
+    """
+    (kernel,) = sass.parse(code)
+    assert [hex(one.address) for one in kernel.steady] == ["0x10", "0x20"]
