@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import socket
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def join_group(rank: int, ranks: int, port: int) -> None:
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
 
 
+def leave_group() -> None:
+    """Ends what `join_group` began, once all have come here; then this process, at once.
+
+    Destructors of gloo's threads may otherwise meet the end of the interpreter, and abort the process.
+    """
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def _train(module: nn.Module, x: Tensor) -> None:
     out, state = module(x)
     (out.square().sum() + state.sum()).backward()
@@ -65,7 +78,7 @@ def _work(rank: int, port: int, folder: str, example: Callable[[], tuple[nn.Modu
     _train(distributed, x.chunk(2, batch)[rank])
     if rank == 0:
         torch.save([p.grad for p in module.parameters()], Path(folder) / "gradients.pt")
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def check_distributed(example: Callable[[], tuple[nn.Module, Tensor, int]], folder: Path) -> None:
@@ -95,7 +108,7 @@ def _work_on_a_piece(
     out, state = split(lambda h: scan(*pieces, h), h0)
     loss = out.square().sum() + (state.square().sum() if rank == 0 else 0 * state.sum())
     torch.save([out, state, *torch.autograd.grad(loss, [*pieces, h0])], Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 def check_split_scan(
