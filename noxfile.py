@@ -35,6 +35,7 @@ BENCHMARKS = [*FAMILIES, "scaling", "processes", "calls"]
 GROUPS = nox.project.load_toml("pyproject.toml")
 TORCH = os.environ.get("RNNKIT_TORCH", "torch==2.13.0")
 BUILD = [TORCH, "setuptools>=77", "wheel", "ninja"]
+GLIBC = "2.28"  # of released wheels, as of torch's own
 
 # CUDA version -> the toolkit on PyPI that builds for it; None: PyPI has no nvcc, the toolkit is taken from CUDA_HOME.
 _TOOLKIT = "cuda-toolkit[nvcc,cudart,crt,nvvm,cccl]=={}"
@@ -131,7 +132,7 @@ def wheel(session: nox.Session, family: str) -> Path:
     records = json.loads(_records().read_text()) if _records().exists() else {}
     current = [DIST / name for name, sources in records.items() if sources == _digest(family) and (DIST / name).exists()]
     if current:
-        return max(current, key=lambda path: ("+cu" in path.name, path.stat().st_mtime))
+        return max(current, key=lambda path: (path in _with_cuda(), path.stat().st_mtime))
     environment = Environment(session, "torch", *BUILD)
     code = "import torch as t; print(f'{t.version.cuda} %d.%d' % t.cuda.get_device_capability() if t.cuda.is_available() else '')"
     version, _, capability = environment.output("-c", code).partition(" ")
@@ -143,7 +144,10 @@ def wheel(session: nox.Session, family: str) -> Path:
 
 
 def _build(environment: Environment, family: str, isolated: bool = False, **variables: str) -> tuple[Path, str]:
-    """A folder with a new wheel, and the digest of what it is built of. Several may be built at the same time."""
+    """A folder with a new wheel, and the digest of what it is built of. Several may be built at the same time.
+
+    Of one commit, it is the same bytes wherever it is built with the same tools.
+    """
     digest = _digest(family)
     fresh = ROOT / "build" / "wheel" / family
     shutil.rmtree(fresh, ignore_errors=True)
@@ -155,8 +159,24 @@ def _build(environment: Environment, family: str, isolated: bool = False, **vari
         pip += ["--build-constraint", constraint]
     else:
         pip.append("--no-build-isolation")
-    subprocess.run(pip, cwd=ROOT, env={**os.environ, **environment.variables, **variables}, check=True)
+    if (ROOT / ".git").exists():
+        variables["SOURCE_DATE_EPOCH"] = _git("log", "-1", "--format=%ct")
+    environ = {**os.environ, **environment.variables, **variables}
+    subprocess.run(pip, cwd=ROOT, env=environ, check=True)
+    if glibc := variables.get("RNNKIT_GLIBC"):
+        (made,) = fresh.glob("*.whl")
+        tag = f"manylinux_{glibc.replace('.', '_')}_{made.stem.rpartition('linux_')[2]}"
+        outside = ["--exclude", "libtorch*", "--exclude", "libc10*"]  # torch brings them
+        # gives the wheel its tag, and refuses where the library asks for more
+        repair = ["auditwheel", "repair", "--plat", tag, "--only-plat", *outside, "-w", fresh, made]
+        subprocess.run(repair, cwd=ROOT, env=environ, check=True)
+        made.unlink()
     return fresh, digest
+
+
+def _with_cuda() -> list[Path]:
+    """The wheels in dist/ for release with CUDA kernels; CUDA 13.0's have no local version, because an index takes none."""
+    return [path for path in sorted(DIST.glob("*-manylinux_*.whl")) if "+cpu" not in path.name]
 
 
 def _keep(family: str, fresh: Path, digest: str) -> Path:
@@ -312,9 +332,10 @@ def wheels(session: nox.Session) -> None:
 
 def _toolchain(session: nox.Session, cuda: str) -> tuple[Environment, dict[str, str]]:
     """An environment that can build for one CUDA version, and the variables that tell it to."""
-    environment = Environment(session, "torch", *BUILD)
+    environment = Environment(session, "torch", *BUILD, *group("repair"))
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "all")
-    variables = {"RNNKIT_LOCAL_VERSION": cuda, "TORCH_CUDA_ARCH_LIST": architectures}
+    local = "" if cuda == "cu130" else cuda  # PyPI takes none, and PyPI's torch is that of CUDA 13.0
+    variables = {"RNNKIT_LOCAL_VERSION": local, "TORCH_CUDA_ARCH_LIST": architectures, "RNNKIT_GLIBC": GLIBC}
     if cuda == "cpu":
         variables["RNNKIT_CUDA"] = "0"
     elif CUDA[cuda] is not None:
@@ -357,10 +378,21 @@ def audit(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", tags=["wheels"])
+def page(session: nox.Session) -> None:
+    """Write dist/index.html, which pip takes with --find-links: the wheels that are there, with their digests."""
+    lines = [
+        f'<a href="{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}" data-requires-python="&gt;=3.10">{path.name}</a><br>'
+        for path in sorted(DIST.glob("*-manylinux_*.whl"))
+    ]
+    (DIST / "index.html").write_text("<!DOCTYPE html>\n<title>rnnkit wheels</title>\n" + "\n".join(lines) + "\n")
+    session.log(f"{len(lines)} wheels, for pip install --find-links {DIST / 'index.html'}")
+
+
+@nox.session(venv_backend="none", tags=["wheels"])
 def sass(session: nox.Session) -> None:
     """Count the instructions, registers and spills of every kernel in dist/'s wheels: `-- FILE ... [--kernel WORD --steady]`."""
     environment = Environment(session, "torch", *group("sass"))
-    files = session.posargs or [str(path) for path in sorted(DIST.glob("*+cu*.whl"))]
+    files = session.posargs or [str(path) for path in _with_cuda()]
     environment.python("benchmarks/sass.py", *files)
 
 
@@ -394,6 +426,30 @@ def sanitize(session: nox.Session) -> None:
     environment = Environment(session, "torch", *BUILD, *group("test"))
     environment.has_only()
     environment.python("tests/packaging/sanitized.py", *(session.posargs or ["-m", "sanitized"]))
+
+
+@nox.session(venv_backend="none", default=False)
+@nox.parametrize("platform", [nox.param(name, id=name) for name in ("aarch64", "macos")])
+def cross(session: nox.Session, platform: str) -> None:
+    """Build wheels for another platform: `-- FAMILY ...` (mingru); and test aarch64's under qemu (tests/packaging/cross.py)."""
+    environment = Environment(session, "torch", *BUILD, *group("cross"))
+    environment.python("tests/packaging/cross.py", platform, *(session.posargs or ["mingru"]))
+
+
+@nox.session(venv_backend="none", default=False)
+def clang(session: nox.Session) -> None:
+    """Build one package, `-- FAMILY` (sru), with the clang++ on PATH, or CXX, no warning allowed, and test it."""
+    compiler = os.environ.get("CXX", "clang++")
+    if shutil.which(compiler) is None:
+        session.error(f"there is no {compiler} on PATH: CXX names another")
+    (family,) = session.posargs or ["sru"]
+    environment = Environment(session, "clang", *BUILD, *group("test"))
+    made, _ = _build(
+        environment, family, CXX=compiler, CC=compiler.replace("++", ""), RNNKIT_CUDA="0", CXXFLAGS="-Wall -Werror"
+    )
+    environment.install("--no-deps", "--force-reinstall", "./packages/common", *map(str, made.glob("*.whl")))
+    # torch.compile takes CXX too, which may lack an OpenMP
+    environment.python("-m", "pytest", f"tests/{family}", "-n", "auto", "-q", "-k", "not emulated", CXX="g++")
 
 
 @nox.session(venv_backend="none")

@@ -34,6 +34,7 @@ def make(name: str, root: Path) -> None:
             text = text.replace("newname", name).replace("NEWNAME", name.upper()).replace("Newname", class_name)
             path.write_text(re.sub(r"(?m)(^from \w.*\n)+", lambda block: "".join(sorted(block[0].splitlines(True))), text))
         path.rename(path.with_name(path.name.replace("newname", name)))
+    (package / "LICENSE").symlink_to("../../LICENSE")
     for link in LINKS:
         (package / "src" / name / f"_{link}.py").symlink_to(f"../../../common/src/rnnkit_common/{link}.py")
     print(f"made {package} and {tests}: nox -s 'quick({name})' builds and tests them")

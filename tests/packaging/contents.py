@@ -9,6 +9,16 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+try:
+    from .baseline import misplaced
+except ImportError:  # run as a script
+    from baseline import misplaced
+
+LARGEST_CPU_WHEEL = 2_000_000  # bytes: what an edge device, or a continuous integration, downloads each time
+OUTSIDE = (
+    r"aoti_torch_\w+|torch_\w+|PyModule_Create2|_ITM_\w+|__gmon_start__"  # of no version: torch's, Python's, the compiler's
+)
+
 
 def check(wheel: Path) -> tuple[int, str]:
     """(size of the library, oldest glibc that it runs on); raises AssertionError if something is there that should not be."""
@@ -20,18 +30,33 @@ def check(wheel: Path) -> tuple[int, str]:
         assert not foreign, f"{wheel.name}: {foreign} belong to no package of this name"
         unwanted = [name for name in names if re.search(r"rnnkit_common|tests?/|\.(cu|cpp|h|o)$", name)]
         assert not unwanted, f"{wheel.name}: {unwanted} should not be in a wheel"
+        assert any(name.endswith("/LICENSE") for name in names), f"{wheel.name}: no LICENSE"
+        assert "+cpu" not in wheel.name or wheel.stat().st_size <= LARGEST_CPU_WHEEL, f"{wheel.name}: more than 2 MB"
         assert re.findall(r"^Requires-Dist: (.+)$", metadata, re.M) == ["torch>=2.11"], (
             f"{wheel.name}: needs more than torch"
         )
         (library,) = (name for name in names if name.endswith(".so"))
         path = archive.extract(library, folder)
-        size = archive.getinfo(library).file_size
-        symbols = subprocess.run(["readelf", "-V", path], capture_output=True, text=True, check=True).stdout
-    versions = [tuple(map(int, v.split("."))) for v in re.findall(r"GLIBC_(\d+\.\d+)", symbols)]
+        content = archive.read(library)
+        named = {place.decode() for place in re.findall(rb"(?<![\w.+-])/[\w./+-]+\.(?:h|hpp|cpp|cu|c)\b", content)}
+        assert not named, f"{wheel.name}: names files of the machine that built it: {sorted(named)}"
+        symbols = subprocess.run(["readelf", "-W", "--dyn-syms", path], capture_output=True, text=True, check=True).stdout
+        beyond = misplaced(Path(path)) if "x86_64" in wheel.name else {}
+        assert not beyond, f"{wheel.name}: instructions that not every x86-64 has: {beyond}"
+    unknown = [name for name in re.findall(r" UND (\w+)$", symbols, re.M) if not re.fullmatch(OUTSIDE, name)]
+    assert not unknown, f"{wheel.name}: {unknown} come from nowhere"
+    versions = [tuple(map(int, v.split("."))) for v in re.findall(r"@GLIBC_(\d+\.\d+)", symbols)]
     major, minor = max(versions)
     tag = re.search(r"-manylinux_(\d+)_(\d+)_", wheel.name)
     assert tag is None or (int(tag[1]), int(tag[2])) >= (major, minor), f"{wheel.name}: needs glibc {major}.{minor}"
-    return size, f"manylinux_{major}_{minor}"
+    return len(content), f"manylinux_{major}_{minor}"
+
+
+def has_cuda(wheel: Path) -> bool:
+    """Whether its library has kernels for GPUs."""
+    with zipfile.ZipFile(wheel) as archive:
+        (library,) = (name for name in archive.namelist() if name.endswith(".so"))
+        return b".nv_fatbin" in archive.read(library)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from . import contents
 from .test_packages import FAMILIES, ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -24,7 +25,7 @@ LIMITS = {
 
 @pytest.fixture(scope="module")
 def kernels(request: pytest.FixtureRequest) -> list[sass.Kernel]:
-    wheels = (ROOT / "dist").glob(f"rnnkit_{request.param}-*+cu*.whl")
+    wheels = [path for path in (ROOT / "dist").glob(f"rnnkit_{request.param}-*.whl") if contents.has_cuda(path)]
     newest = max(wheels, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         pytest.skip("dist/ has no wheel with CUDA kernels: nox -s wheels builds them")

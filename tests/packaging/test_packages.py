@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import email.parser
+import math
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -12,9 +15,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from rnnkit_common import build
+from rnnkit_common import build, manylinux
 
-from . import contents
+from . import baseline, contents
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
@@ -36,6 +39,7 @@ def test_a_package_has_its_papers(package: Path) -> None:
     assert f'__version__ = "{version}"' in init.read_text()
     assert f"## {version}" in (package / "CHANGELOG.md").read_text()
     assert (package / "README.md").read_text().startswith("# ")
+    assert (package / "LICENSE").samefile(ROOT / "LICENSE")
     assert (init.parent / "py.typed").exists()
     assert (ROOT / "tests" / package.name).is_dir()
     assert f"packages/{package.name}" in (ROOT / "README.md").read_text()
@@ -75,13 +79,13 @@ def test_nox_knows_every_package() -> None:
 def wheel(request: pytest.FixtureRequest) -> Path:
     """The newest of dist/, which `nox` builds of these sources; with the CUDA kernels, if there is one."""
     wheels = (ROOT / "dist").glob(f"rnnkit_{request.param.name}-*.whl")
-    newest = max(wheels, key=lambda path: ("+cu" in path.name, path.stat().st_mtime), default=None)
+    newest = max(wheels, key=lambda path: (contents.has_cuda(path), path.stat().st_mtime), default=None)
     assert newest is not None, f"dist/ has no wheel of {request.param.name}: nox -s 'tests(packaging)' builds it"
     return newest
 
 
 def test_wheel_needs_torch_alone(wheel: Path) -> None:
-    assert re.fullmatch(r"rnnkit_\w+-[\d.]+(\+\w+)?-cp310-abi3-linux_\w+\.whl", wheel.name)
+    assert re.fullmatch(r"rnnkit_\w+-[\d.]+(\+\w+)?-cp310-abi3-(many)?linux_\w+\.whl", wheel.name)
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
         headers = email.parser.Parser().parsestr(archive.read(metadata).decode())
@@ -100,7 +104,7 @@ def test_audit_of_contents(wheel: Path, tmp_path: Path) -> None:
         archive.writestr("rnnkit_common/build.py", "")
     with pytest.raises(AssertionError, match="belong to no package of this name"):
         contents.check(stray)
-    too_old = shutil.copy(wheel, tmp_path / wheel.name.replace("-linux_", "-manylinux_2_5_"))
+    too_old = shutil.copy(wheel, tmp_path / re.sub(r"-(linux|manylinux_2_28)_", "-manylinux_2_5_", wheel.name))
     with pytest.raises(AssertionError, match="needs glibc"):
         contents.check(too_old)
 
@@ -119,7 +123,55 @@ def test_library_loads_on_any_torch(wheel: Path, tmp_path: Path) -> None:
     symbols = subprocess.run(["readelf", "-Ws", "--dyn-syms", library], capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"UND (Py\w+|_Py\w+)", symbols)) <= {"PyModule_Create2"}
     weak = re.findall(r"(\w+)\s+DEFAULT\s+UND aoti_torch_get_current_cuda_stream", symbols)
-    assert set(weak) == ({"WEAK"} if "+cu" in wheel.name else set())
+    assert set(weak) == ({"WEAK"} if contents.has_cuda(wheel) else set())
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("objdump") is None, reason="no objdump, or no x86-64")
+def test_an_instruction_outside_of_its_target_is_found(tmp_path: Path) -> None:
+    """As where the compiler emits a function of a shared header while it compiles for AVX-512."""
+    source, library = tmp_path / "toy.cpp", tmp_path / "toy.so"
+
+    def found(**targets: str) -> set[str]:
+        functions = [
+            f'namespace {name} {{ __attribute__((target("{isa}"))) void f(float* x) {{ for (int i = 0; i < 64; ++i) x[i] *= 2; }} }}'
+            for name, isa in targets.items()
+        ]
+        source.write_text("namespace toy {\n" + "\n".join(functions) + "\n}\n")
+        command = ["c++", "-O3", "-mprefer-vector-width=512", "-fPIC", "-shared", source, "-o", library]
+        subprocess.run(command, check=True)
+        return set(baseline.misplaced(library))
+
+    assert found(avx512="avx512f", avx2="avx2", baseline="sse2") == set()
+    assert found(avx512="avx512f", avx2="avx512f", baseline="avx2") == {"toy::avx2::f(float*)", "toy::baseline::f(float*)"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_a_library_can_be_linked_for_an_older_system(tmp_path: Path) -> None:
+    """exp got a new version in glibc 2.29, threads moved in 2.34; what libstdc++ has since GCC 9 is linked statically."""
+    source, library = tmp_path / "toy.cpp", tmp_path / "toy.so"
+    source.write_text("""
+        #include <cmath>
+        #include <memory>
+        #include <pthread.h>
+        #include <string>
+        extern "C" double toy(double x, int n) {
+          pthread_t self = pthread_self();
+          pthread_join(self, nullptr);
+          const std::shared_ptr<std::string[]> words(new std::string[n]);
+          const auto shared = words;
+          return std::exp(x) + shared[0].size();
+        }
+    """)
+    manylinux.make_stand_ins("2.28", "c++", tmp_path / "stand-ins")
+    flags = ["-fPIC", "-shared", f"-L{tmp_path / 'stand-ins'}", "-lstdc++"]
+    subprocess.run(["c++", source, "-o", library, *flags, "-lpthread"], check=True)
+    symbols = subprocess.run(["readelf", "-W", "--dyn-syms", library], capture_output=True, text=True, check=True).stdout
+    versions = {tuple(map(int, version.split("."))) for version in re.findall(r"@GLIBC_([\d.]+)", symbols)}
+    assert max(versions) <= (2, 28)
+    assert not re.search(r" UND \w*(__libc_single_threaded|__throw_bad_array_new_length)\w*$", symbols, re.M)
+    toy = ctypes.CDLL(str(library)).toy
+    toy.argtypes, toy.restype = [ctypes.c_double, ctypes.c_int], ctypes.c_double
+    assert toy(1.0, 3) == pytest.approx(math.e)
 
 
 def test_installed_package_works_without_a_compiler(wheel: Path, tmp_path: Path) -> None:

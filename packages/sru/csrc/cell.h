@@ -77,9 +77,12 @@ struct Cell<M, Kind<peephole, skip>> {
     V r, rest;
     reset(own, x, c_prev, r, rest);
     const V kept = own.mask * r;
-    if constexpr (skip == Skip::none) return g(c) * kept;
-    const V highway = x_prime(own, x);
-    return highway + (g(c) - highway) * kept;
+    if constexpr (skip == Skip::none) {
+      return g(c) * kept;
+    } else {
+      const V highway = x_prime(own, x);
+      return highway + (g(c) - highway) * kept;
+    }
   }
 
   RNNKIT_INLINE V output_gradients(const Own& own, const V (&x)[kPlanes], V c_prev, V c, V grad_out,

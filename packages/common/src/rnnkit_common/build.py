@@ -8,11 +8,13 @@ Environment variables:
     TORCH_CUDA_ARCH_LIST   GPU architectures, as in torch ("9.0" or "8.0;9.0+PTX"), or "all": those of
                            RELEASE_ARCHITECTURES that the toolkit knows; otherwise the GPU that is there, or "all"
     RNNKIT_CUDA            "0" builds the CPU kernels only
-    RNNKIT_LOCAL_VERSION   "cu130" makes version 0.1.0 into 0.1.0+cu130
+    RNNKIT_LOCAL_VERSION   "cu128" makes version 0.1.0 into 0.1.0+cu128
+    RNNKIT_GLIBC           "2.28" builds for systems as old as that glibc; otherwise for this machine's
     RNNKIT_SANITIZE        "1" builds with the address and undefined-behaviour sanitizers; "2" with all of their checks,
                            line numbers and optimisation, for long runs
     RNNKIT_QUICK           "1" builds for rounds of edit and test: no CUDA kernels, little optimisation, and of the CPU's
                            instruction sets only the best that this machine has
+    CXX, LDFLAGS           the compiler, and what the linker gets first, as setuptools knows them
     MAX_JOBS               parallel compilations
 """
 
@@ -25,13 +27,16 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from .manylinux import make_stand_ins
+
 INCLUDE = Path(__file__).parent / "include"
 RELEASE_ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 _TARGET = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # libtorch 2.11
 # -ffp-contract: -std=c++17 would otherwise keep GCC from fusing multiply and add. The two warnings are false alarms: of
-# passing vectors by value between functions that are all inlined, and of GCC's own AVX-512 header.
-_CXX = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fvisibility=hidden", "-g0", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+# passing vectors by value between functions that are all inlined, and (GCC alone knows it) of GCC's own AVX-512 header.
+_CXX = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fvisibility=hidden", "-g0", "-Wno-psabi"]
+_LARGEST_FRAME = 48 << 10  # bytes: a thread may have as little as 256 KB of stack, of which torch, too, takes its part
 _NVCC = ["-O3", "-std=c++17", "-DUSE_CUDA", "--threads=2", "-Xcompiler=-fvisibility=hidden"]
 _SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 # Compiled in two thirds of the time: what is left out ends the program anyway (null), or has no effect on x86 (alignment).
@@ -53,14 +58,29 @@ def extension_arguments(setup_file: str) -> dict[str, Any]:
     csrc = root / "csrc"
     sources = sorted([*csrc.glob("*.cpp"), *csrc.glob("cpu/*.cpp")])
     cuda_home = find_cuda()
+    places = _names_for_places(root)
     arguments: dict[str, Any] = {
         "include_dirs": [str(INCLUDE), str(csrc)],
         "define_macros": [("RNNKIT_NAMESPACE", f"rnnkit_{family}")],
-        "extra_compile_args": {"cxx": [*_CXX, _TARGET, *_quick(), *_sanitize()], "nvcc": [*_NVCC, _TARGET]},
-        # libtorch.so, which links little itself, makes symbols of libtorch_cuda visible where that is loaded
-        "extra_link_args": ["-Wl,--no-as-needed,-ltorch,--as-needed", "-Wl,--exclude-libs,ALL", *_sanitize()],
+        "extra_compile_args": {
+            "cxx": [*_cxx(), *_small_frames(), _TARGET, *places, *_quick(), *_sanitize()],
+            "nvcc": [*_NVCC, _TARGET, *_without_chance(root), *(f"-Xcompiler={flag}" for flag in places)],
+        },
+        "extra_link_args": _sanitize(),
+        "library_dirs": [],
+        "libraries": [],
         "py_limited_api": True,
     }
+    if sysconfig.get_platform().startswith("macosx"):
+        arguments["extra_link_args"] += ["-undefined", "dynamic_lookup"]  # CPython's symbols are the process's
+    else:
+        # libtorch.so, which links little itself, makes symbols of libtorch_cuda visible where that is loaded
+        arguments["extra_link_args"] += ["-Wl,--no-as-needed,-ltorch,--as-needed", "-Wl,--exclude-libs,ALL"]
+    if glibc := os.environ.get("RNNKIT_GLIBC"):
+        folder = root / "build" / f"glibc-{glibc}"
+        make_stand_ins(glibc, _compiler(), folder)
+        arguments["library_dirs"].append(str(folder))
+        arguments["libraries"].append("stdc++")
     if cuda_home is None:
         wanted = os.environ.get("RNNKIT_CUDA") != "0" and os.environ.get("RNNKIT_QUICK") != "1"
         why = "no CUDA toolkit found (CUDA_HOME, PATH, site-packages)" if wanted else "without CUDA, as asked"
@@ -72,8 +92,8 @@ def extension_arguments(setup_file: str) -> dict[str, Any]:
         print(f"rnnkit: {family} for CUDA {cuda_home}, architectures {os.environ['TORCH_CUDA_ARCH_LIST']}")
         libraries = [folder for folder in ("lib64", "lib") if (cuda_home / folder / "libcudart_static.a").exists()]
         arguments["include_dirs"].append(str(cuda_home / "include"))
-        arguments["library_dirs"] = [str(cuda_home / folder) for folder in libraries]
-        arguments["libraries"] = ["cudart_static", "rt", "dl", "pthread"]  # static: the library must load without CUDA
+        arguments["library_dirs"] += [str(cuda_home / folder) for folder in libraries]
+        arguments["libraries"] += ["cudart_static", "rt", "dl", "pthread"]  # static: the library must load without CUDA
 
     relative = [os.path.relpath(source, Path.cwd()) for source in sources]
     extension = cpp_extension.CppExtension(f"{family}._C", relative, **arguments)
@@ -86,6 +106,42 @@ def extension_arguments(setup_file: str) -> dict[str, Any]:
             "egg_info": {"tag_build": f"+{local}"} if local else {},
         },
     }
+
+
+def _names_for_places(root: Path) -> list[str]:
+    """Flags after which messages of errors name files as this repository and torch do, not as the machine that built them."""
+    import torch
+
+    places = {root: root.name, INCLUDE: "rnnkit_common/include", Path(torch.__file__).parent: "torch"}
+    return [f"-ffile-prefix-map={place}={name}" for place, name in places.items()]
+
+
+def _without_chance(root: Path) -> list[str]:
+    """Flags for nvcc, which would otherwise name things after the number of its process: one source is then one binary."""
+    folder = root / "build" / "nvcc"
+    folder.mkdir(parents=True, exist_ok=True)
+    return [f"-frandom-seed={root.name}", "--keep", f"--keep-dir={folder}"]
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "c++")
+
+
+def _is_clang() -> bool:
+    return "clang" in subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def _cxx() -> list[str]:
+    return _CXX if _is_clang() else [*_CXX, "-Wno-maybe-uninitialized"]
+
+
+def _small_frames() -> list[str]:
+    """Flags that refuse functions with much on the stack; those that are not optimised have more, and are not for release."""
+    if _quick() or _sanitize():
+        return []
+    if _is_clang():
+        return [f"-Wframe-larger-than={_LARGEST_FRAME}", "-Werror=frame-larger-than"]
+    return [f"-Werror=frame-larger-than={_LARGEST_FRAME}"]
 
 
 def _require_links(sources: Path) -> None:
@@ -153,7 +209,7 @@ def compile_library(namespace: str, sources: list[Path], build_directory: Path, 
                 namespace,
                 [str(source) for source in sources],
                 extra_cflags=[
-                    *_CXX,
+                    *_cxx(),
                     _TARGET,
                     f"-DRNNKIT_NAMESPACE={namespace}",
                     "-DRNNKIT_TEST_LIBRARY",

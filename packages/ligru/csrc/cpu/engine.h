@@ -12,8 +12,6 @@
 #include <rnnkit/cpu/math.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <deque>
-
 #include "../cell.h"
 #include "team.h"
 
@@ -67,7 +65,7 @@ class Pass {
   const int64_t rows = p.rows(), units = p.units, depth, blocks, stride;
   const bool packs;
   const Team team;
-  std::deque<Meeting> meetings;  // of each group of rows
+  Meetings meetings;  // of each group of rows
   Buffer<acc> packed, sums;
 
   Pass(const Problem& p, int64_t depth, int64_t units_per_block, bool packs)
@@ -77,10 +75,9 @@ class Pass {
         stride(ceil_div(depth, 16) * 16 + 16),  // rows apart by a power of two would share the same sets of the cache
         packs(packs),
         team(Team::choose(torch::stable::get_num_threads(), rows, blocks, depth * kWidth, kLanes, p.steps)),
+        meetings(team.row_groups, team.unit_groups),
         packed(packs ? blocks * depth * kWidth : 0),
-        sums(blocks * rows * kWidth) {
-    for (int64_t group = 0; group < team.row_groups; ++group) meetings.emplace_back(team.unit_groups);
-  }
+        sums(blocks * rows * kWidth) {}
 
   struct Seat {
     Share rows, blocks;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <new>
 #include <thread>
@@ -84,6 +85,18 @@ class Meeting {
   const int64_t seats_;
   const std::unique_ptr<Phase[]> begun_;
   alignas(64) std::atomic<int64_t> done_{0};  // seats, of all phases
+};
+
+// Of each group of rows. Here, and not in engine.h, so that what a deque is made of is compiled for the baseline alone.
+class Meetings {
+ public:
+  Meetings(int64_t groups, int64_t seats) {
+    for (int64_t group = 0; group < groups; ++group) meetings_.emplace_back(seats);
+  }
+  Meeting& operator[](int64_t group) { return meetings_[group]; }
+
+ private:
+  std::deque<Meeting> meetings_;
 };
 
 // Zeros, aligned to a cache line.

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kRowThreads) simple_scores_kernel(Simple<scala
     norm =
         (sizeof(acc) == 4 ? acc(logf(float(product))) : acc(::log(double(product)))) + (p.max_lm[lm_row] + p.max_am[am_row]);
   }
-  for (unsigned left = __ballot_sync(~0u, inexact); left != 0; left &= left - 1) {  // the warp sums one anew after the other
+  for (WarpBits left = warp_bits(inexact); left != 0; left &= left - 1) {  // the warp sums one anew after the other
     int lane = 0;
     while (!(left >> lane & 1)) ++lane;
     const scalar_t* const lm = p.lm + __shfl_sync(~0u, lm_row, lane) * p.classes;

@@ -43,6 +43,12 @@
 #else
 #define RNNKIT_X86 0
 #endif
+#ifdef __aarch64__
+#define RNNKIT_NEON 1
+#include <arm_neon.h>
+#else
+#define RNNKIT_NEON 0
+#endif
 
 #ifndef RNNKIT_TARGET
 #define RNNKIT_TARGET baseline

@@ -87,7 +87,7 @@ RNNKIT_TARGET_END
 #undef RNNKIT_F16C
 #include <rnnkit/cpu/toggle_target.h>
 #define RNNKIT_CALL_AVX512(arguments, ...) \
-  if (::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx512) return ::rnnkit::avx512::__VA_ARGS__ arguments;
+  if (rnnkit_wanted == ::rnnkit::CpuTarget::avx512) return ::rnnkit::avx512::__VA_ARGS__ arguments;
 #define RNNKIT_NAME_OF_AVX512 "avx512 "
 #else
 #define RNNKIT_CALL_AVX512(arguments, ...)
@@ -106,7 +106,7 @@ RNNKIT_TARGET_END
 #undef RNNKIT_F16C
 #include <rnnkit/cpu/toggle_target.h>
 #define RNNKIT_CALL_AVX2(arguments, ...) \
-  if (::rnnkit::cpu_target() == ::rnnkit::CpuTarget::avx2) return ::rnnkit::avx2::__VA_ARGS__ arguments;
+  if (rnnkit_wanted == ::rnnkit::CpuTarget::avx2) return ::rnnkit::avx2::__VA_ARGS__ arguments;
 #define RNNKIT_NAME_OF_AVX2 "avx2 "
 #else
 #define RNNKIT_CALL_AVX2(arguments, ...)
@@ -136,9 +136,10 @@ extern "C" __attribute__((visibility("default"), used)) inline const char* rnnki
   return "" RNNKIT_NAME_OF_AVX512 RNNKIT_NAME_OF_AVX2 RNNKIT_NAME_OF_BASELINE;
 }
 
-#define RNNKIT_CALL_TARGET(arguments, ...)       \
-  [&] {                                          \
-    RNNKIT_CALL_AVX512(arguments, __VA_ARGS__)   \
-    RNNKIT_CALL_AVX2(arguments, __VA_ARGS__)     \
-    RNNKIT_CALL_BASELINE(arguments, __VA_ARGS__) \
+#define RNNKIT_CALL_TARGET(arguments, ...)                              \
+  [&] {                                                                 \
+    [[maybe_unused]] const auto rnnkit_wanted = ::rnnkit::cpu_target(); \
+    RNNKIT_CALL_AVX512(arguments, __VA_ARGS__)                          \
+    RNNKIT_CALL_AVX2(arguments, __VA_ARGS__)                            \
+    RNNKIT_CALL_BASELINE(arguments, __VA_ARGS__)                        \
   }()

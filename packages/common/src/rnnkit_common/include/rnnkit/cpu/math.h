@@ -370,6 +370,8 @@ struct Math {
     return Wide(_mm256_mul_epu32(__m256i(x), __m256i(factor)));
 #elif RNNKIT_X86
     return Wide(_mm_mul_epu32(__m128i(x), __m128i(factor)));
+#elif RNNKIT_NEON
+    return Wide(vmull_n_u32(vmovn_u64(uint64x2_t(x)), m));
 #else
     return (x & 0xffffffffu) * factor;
 #endif
@@ -384,9 +386,13 @@ struct Math {
   static RNNKIT_INLINE void store_all(T* to, V x) { std::memcpy(to, &x, sizeof(x)); }
 
   static RNNKIT_INLINE V load_all(const BFloat16* from) {
+#if RNNKIT_NEON
+    return V(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(from)), 16));
+#else
     U16 half;
     std::memcpy(&half, from, sizeof(half));
     return V(__builtin_convertvector(half, U32) << 16);
+#endif
   }
 
   static RNNKIT_INLINE void store_all(BFloat16* to, V x) {  // round to nearest, ties to even
@@ -401,6 +407,8 @@ struct Math {
     return V(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 #elif RNNKIT_F16C
     return V(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif RNNKIT_NEON
+    return V(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(from)))));
 #else
     V x;
     for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(from[i]);
@@ -413,6 +421,8 @@ struct Math {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(__m512(x), _MM_FROUND_TO_NEAREST_INT));
 #elif RNNKIT_F16C
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(__m256(x), _MM_FROUND_TO_NEAREST_INT));
+#elif RNNKIT_NEON
+    vst1_u16(reinterpret_cast<uint16_t*>(to), vreinterpret_u16_f16(vcvt_f16_f32(float32x4_t(x))));
 #else
     for (int i = 0; i < kLanes; ++i) to[i] = static_cast<Half>(static_cast<float>(x[i]));
 #endif

@@ -138,19 +138,21 @@ void run_passes(Pass&& pass) {
     return torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) pass.run(i, 0, nullptr);
     });
-  const int64_t width = pass.tiling.stride;
-  std::vector<acc> storage(2 * width * count);
-  std::vector<Aggregate<acc>> totals(count);
-  for (int64_t i = 0; i < count; ++i) totals[i] = {&storage[2 * width * i], &storage[2 * width * i + width]};
-  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      std::fill_n(totals[i].a, width, acc(1));
-      pass.aggregate(i / chunks, i % chunks, totals[i]);
-    }
-  });
-  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) pass.run(i / chunks, i % chunks, totals.data() + i / chunks * chunks);
-  });
+  if constexpr (std::remove_reference_t<Pass>::kInChunks) {
+    const int64_t width = pass.tiling.stride;
+    std::vector<acc> storage(2 * width * count);
+    std::vector<Aggregate<acc>> totals(count);
+    for (int64_t i = 0; i < count; ++i) totals[i] = {&storage[2 * width * i], &storage[2 * width * i + width]};
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        std::fill_n(totals[i].a, width, acc(1));
+        pass.aggregate(i / chunks, i % chunks, totals[i]);
+      }
+    });
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) pass.run(i / chunks, i % chunks, totals.data() + i / chunks * chunks);
+    });
+  }
 }
 
 template <class Kind, class scalar_t>
@@ -160,10 +162,11 @@ class Forward {
   using acc = typename M::Scalar;
 
  public:
+  static constexpr bool kInChunks = Kind::kLinear;
   const Tiling tiling;
 
   explicit Forward(const ScanForward<scalar_t, Kind>& problem)
-      : tiling(problem, M::kLanes, kForwardTile<acc>, problem.out.batch_stride < problem.out.step_stride, Kind::kLinear),
+      : tiling(problem, M::kLanes, kForwardTile<acc>, problem.out.batch_stride < problem.out.step_stride, kInChunks),
         p(problem),
         cell(problem.options) {}
 
@@ -202,7 +205,7 @@ class Forward {
         V x[Kind::kPlanes], a, b;
         load_planes<M, Kind>(p.in, tile.b, t, tile.d + c, n, Kind::kPlanes - Kind::kOutputPlanes, x);
         const Coordinates at = tile.at(s, c, n, reset);
-        if constexpr (Kind::kLinear) cell.gates(at, own_of<M>(cell, p, at), x, a, b);
+        cell.gates(at, own_of<M>(cell, p, at), x, a, b);
         M::store(total.a + c, a * M::load(total.a + c));
         M::store(total.b + c, a * M::load(total.b + c) + b);
       }
@@ -268,10 +271,11 @@ class Backward {
   static constexpr bool kWait = Kind::kInterleaved > 0;
 
  public:
+  static constexpr bool kInChunks = true;
   const Tiling tiling;
 
   explicit Backward(const ScanBackward<scalar_t, Kind>& problem)
-      : tiling(problem, M::kLanes, kBackwardTile<acc>, false, true),
+      : tiling(problem, M::kLanes, kBackwardTile<acc>, false, kInChunks),
         p(problem),
         cell(problem.options),
         past_caches(problem.batch * problem.steps * problem.channels * Kind::kPlanes * sizeof(scalar_t) > kCachedBytes),

@@ -154,6 +154,16 @@ __device__ __forceinline__ T* shared_memory() {
 }
 #endif
 
+// A warp, as far as scans know it: with `launch` above, and mma.h for Li-GRU, what a port to other GPUs would change.
+constexpr int kWarp = 32;
+using WarpBits = uint32_t;  // one of each lane
+
+#ifdef RNNKIT_EMULATE_CUDA
+inline WarpBits warp_bits(bool mine, RNNKIT_SITE) { return __ballot_sync(~WarpBits{}, mine, file, line); }
+#else
+__device__ __forceinline__ WarpBits warp_bits(bool mine) { return __ballot_sync(~WarpBits{}, mine); }
+#endif
+
 #ifdef RNNKIT_EMULATE_CUDA
 inline int cluster_size() { return emulation::Cluster::current()->blocks; }
 inline int cluster_rank() { return emulation::self().block; }

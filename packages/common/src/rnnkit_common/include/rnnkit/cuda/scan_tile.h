@@ -140,14 +140,14 @@ class Exchange {
 template <int steps>
 struct Marks {
   int count;              // of steps that exist
-  unsigned resets, pads;  // bit i: of step s + i
+  WarpBits resets, pads;  // bit i: of step s + i
 
   template <class Problem, class At>
   __device__ __forceinline__ Marks(const Problem& p, const At& at, int s, int length) : count(count_from(s, length)) {
     const int mine = threadIdx.x;  // a lane reads the marks of one step
     const int64_t t = position(s + mine, length, at.reverse);
-    resets = p.reset == nullptr ? 0 : __ballot_sync(~0u, mine < count && p.resets(at.b, t, length, at.reverse));
-    pads = p.pad == nullptr ? 0 : __ballot_sync(~0u, mine < count && p.pads(at.b, t));
+    resets = p.reset == nullptr ? 0 : warp_bits(mine < count && p.resets(at.b, t, length, at.reverse));
+    pads = p.pad == nullptr ? 0 : warp_bits(mine < count && p.pads(at.b, t));
   }
 
   static __device__ __forceinline__ int count_from(int s, int length) {
