@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parent
-LINKS = ("checks", "derivatives", "layers", "modes", "names", "recurrence", "tensors")
+LINKS = ("checks", "decompositions", "derivatives", "layers", "modes", "names", "recurrence", "tensors")
 
 
 def make(name: str, root: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ def scan(
     if reset is not None:
         m = m.masked_fill(starts(reset, absent, m.shape[2], direction), 1.0)
 
-    def step(values: list[Tensor], h_prev: Tensor) -> tuple[Tensor, Tensor]:
+    def step(values: Sequence[Tensor], h_prev: Tensor) -> tuple[Tensor, Tensor]:
         h = values[0] * h_prev + values[1]
         return h, h
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ def scan(
     gate, x = present(split_planes(inputs, PLANES), absent, h0.dtype)
     keep, take = torch.sigmoid(-gate), torch.sigmoid(gate)  # 1 - f would cancel
 
-    def step(values: list[Tensor], h_prev: Tensor) -> tuple[Tensor, Tensor]:
+    def step(values: Sequence[Tensor], h_prev: Tensor) -> tuple[Tensor, Tensor]:
         h = values[0] * h_prev + values[1]
         return h, h
 

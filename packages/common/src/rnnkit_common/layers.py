@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._decompositions import decompose
 from ._derivatives import differentiable, empty_carries, register_scan, register_shapes, straight_apply
 from ._modes import without_autocast
-from ._tensors import empty_rows, state_dtype
+from ._tensors import empty_rows, run_reference, state_dtype
 
 
 def register_family(
@@ -45,7 +46,48 @@ def register_family(
     register_shapes(f"{namespace}::step", shapes_of_step)
     register_shapes(f"{namespace}::stack_step", shapes_of_stack_step)
     scan = register_scan(namespace, planes=planes, reference=reference, initial=initial, extras=extras)
+    scan_decomposed = decompose_scan(namespace, planes=planes, reference=reference, initial=initial, extras=extras)
+
+    def layer_decomposed(x, weight, bias, h0, *rest):  # type: ignore[no-untyped-def]
+        *others, batch_first, save = rest
+        made = torch.nn.functional.linear(x if batch_first else x.transpose(0, 1), weight, bias)
+        out, h_last, carries = scan_decomposed([made], h0, *others, save)
+        return out if batch_first else out.transpose(0, 1), h_last, carries, made
+
+    def step_decomposed(x, h, *rest):  # type: ignore[no-untyped-def]
+        out, h_next, _ = scan_decomposed([x[:, None]], h, None, None, *rest, "forward", False)
+        return out[:, 0], h_next
+
+    decompose(f"{namespace}::layer", layer_decomposed)
+    decompose(f"{namespace}::step", step_decomposed)
     return SimpleNamespace(scan=scan, layer=register_layer(namespace, planes=planes, extras=extras))
+
+
+def decompose_scan(
+    namespace: str,
+    *,
+    planes: Callable[..., int],
+    reference: Callable[..., tuple[Tensor, Tensor]],
+    initial: Callable[..., float] = lambda *_: 0.0,
+    extras: int = 2,
+) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """The op `scan` in torch's operations, which torch is told of.
+
+    Args:
+        namespace, planes, reference, initial, extras: see `register_scan`.
+
+    Returns:
+        What takes the op's arguments, and returns what it does; but for `carries`, of which there are none.
+    """
+
+    def scan(x: list[Tensor], h0: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        options = rest[extras:-1]
+        width = sum(t.shape[2] for t in x if t.dim() == 3) // planes(*options)
+        out, h_last = run_reference(reference, width, initial(*options), x, h0, *rest[:-1])
+        return out, h_last, h_last.new_empty(0)
+
+    decompose(f"{namespace}::scan", scan)
+    return scan
 
 
 def register_layer(

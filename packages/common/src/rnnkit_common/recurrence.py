@@ -5,10 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+
+_AS_ONE_OP: ContextVar[bool] = ContextVar("as_one_op", default=False)
+
+
+@contextmanager
+def loops_as_one_op() -> Iterator[None]:
+    """Here `run_steps` is torch's op `scan`, of any number of steps, where a graph is made: ONNX has it, too. It is not differentiated."""
+    token = _AS_ONE_OP.set(True)
+    try:
+        yield
+    finally:
+        _AS_ONE_OP.reset(token)
 
 
 def split_planes(inputs: list[Tensor], count: int) -> list[Tensor]:
@@ -19,46 +33,45 @@ def split_planes(inputs: list[Tensor], count: int) -> list[Tensor]:
     return [plane for t in inputs for plane in t.split(width, dim=-1)]
 
 
-def absent_steps(like: Tensor, lengths: Tensor | None, pad: Tensor | None = None) -> Tensor:
-    """(B, T) bool, of sequences (B, T, ...): what lies behind `lengths` (B,), or is marked by `pad` (B, T)."""
-    batch, steps = like.shape[:2]
-    absent = torch.zeros(batch, steps, dtype=torch.bool, device=like.device) if pad is None else pad
-    if lengths is not None:
-        absent = absent | (torch.arange(steps, device=like.device) >= lengths[:, None])
-    return absent
+def absent_steps(like: Tensor, lengths: Tensor | None, pad: Tensor | None = None) -> Tensor | None:
+    """(B, T) bool, of sequences (B, T, ...): what lies behind `lengths` (B,), or is marked by `pad` (B, T); None: nothing."""
+    if lengths is None:
+        return pad
+    behind = torch.arange(like.shape[1], device=like.device) >= lengths[:, None]
+    return behind if pad is None else pad | behind
 
 
-def present(sequences: list[Tensor], absent: Tensor, dtype: torch.dtype) -> list[Tensor]:
+def present(sequences: list[Tensor], absent: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
     """The sequences in `dtype`, and 0 where they are absent, whatever stands there."""
+    if absent is None:
+        return [t.to(dtype) for t in sequences]
     return [t.masked_fill(absent[..., None], 0.0).to(dtype) for t in sequences]
 
 
-def goes_back(channels: int, direction: str, device: torch.device) -> Tensor:
-    """(D,) bool: the channels that are walked from the last step to the first."""
-    first = {"forward": channels, "backward": 0, "both": channels // 2}[direction]
-    return torch.arange(channels, device=device) >= first
+def first_backward(channels: int, direction: str) -> int:
+    """The channels from this on are walked from the last step to the first."""
+    return {"forward": channels, "backward": 0, "both": channels // 2}[direction]
 
 
-def starts(reset: Tensor, absent: Tensor, channels: int, direction: str) -> Tensor:
+def starts(reset: Tensor, absent: Tensor | None, channels: int, direction: str) -> Tensor:
     """(B, T, D) bool: the steps into which no state passes, where `reset` (B, T) marks those at which a sequence begins."""
-    steps = reset.shape[1]
-    if steps == 0:
+    if direction == "forward":
         return reset[..., None].expand(-1, -1, channels)
-    places = torch.arange(steps, device=reset.device).expand_as(reset).masked_fill(absent, steps)
-    later = torch.cat(
-        [places[:, 1:], torch.full_like(places[:, :1], steps)], 1
-    )  # of steps that are there, the next is the least
-    later = later.flip(1).cummin(1).values.flip(1)
-    following = torch.cat([reset, torch.zeros_like(reset[:, :1])], 1).gather(1, later)
-    return torch.where(goes_back(channels, direction, reset.device), following[..., None], reset[..., None])
+    there = torch.ones_like(reset) if absent is None else ~absent
+    rank = there.cumsum(1)  # from 1; of a step that is absent, that of the last one that is there
+    at_rank = rank.new_zeros(reset.shape[0], reset.shape[1] + 2).scatter(1, rank * there, (reset & there).to(rank.dtype))
+    following = at_rank.gather(1, rank + 1) > 0
+    first = first_backward(channels, direction)
+    return torch.cat([reset[..., None].expand(-1, -1, first), following[..., None].expand(-1, -1, channels - first)], -1)
 
 
 def run_steps(
     step: Callable[..., tuple[Tensor, Tensor]],
-    sequences: list[Tensor],
+    sequences: Sequence[Tensor],
     h0: Tensor,
-    absent: Tensor,
+    absent: Tensor | None,
     *,
+    constants: Sequence[Tensor] = (),
     reset: Tensor | None = None,
     initial: float = 0.0,
     direction: str = "forward",
@@ -66,31 +79,51 @@ def run_steps(
     """out (B, T, D) and the last state (B, D).
 
     Args:
-        step: (one value (B, D) of each sequence, h_prev) -> (h, out).
+        step: (one value (B, D) of each sequence, h_prev, *constants) -> (h, out); it takes no other tensor.
         sequences: (B, T, D) each, 0 in absent steps.
         h0: (B, D), in the dtype of all that is computed.
-        absent: (B, T) bool; such a step leaves the state as it is, and its out is 0.
+        absent: (B, T) bool, or None; such a step leaves the state as it is, and its out is 0.
+        constants: tensors that are the same at each step.
         reset: (B, T) bool; at such a step a sequence begins, from `initial`: no state passes into it, or, backward, out of it.
         direction: "forward"; "backward", from the last step to the first; or "both": the second half of the channels backward.
     """
-    steps, channels = sequences[0].shape[1:]
-    back = goes_back(channels, direction, h0.device)
-    fresh = None if reset is None else starts(reset, absent, channels, direction)
+    channels = h0.shape[1]
+    marks = [] if absent is None else [absent[..., None].expand(-1, -1, channels)]
+    if reset is not None:
+        marks.append(starts(reset, absent, channels, direction))
 
-    def at(t: Tensor, i: int) -> Tensor:
-        """Step i of (B, T, 1) or (B, T, D), in the order of processing."""
+    def in_order(t: Tensor) -> Tensor:
+        """(B, T, D), from the order of the steps to that of processing, or from this to that."""
+        first = first_backward(channels, direction)
         if direction == "both":
-            return torch.where(back, t[:, steps - 1 - i], t[:, i])
-        return t[:, i if direction == "forward" else steps - 1 - i]
+            return torch.cat([t[..., :first], t[..., first:].flip(1)], -1)
+        return t if direction == "forward" else t.flip(1)
 
+    ordered = [in_order(t) for t in (*sequences, *marks)]
+
+    def advance(h: Tensor, *values: Tensor) -> list[Tensor]:
+        """The next state and out, from the values of a step, its marks, and the constants."""
+        of_step, marked, given = values[: len(sequences)], values[len(sequences) : len(ordered)], values[len(ordered) :]
+        before = h if reset is None else h.masked_fill(marked[-1], initial)
+        after, out = step(of_step, before, *given)
+        if absent is not None:
+            after, out = torch.where(marked[0], h, after), out.masked_fill(marked[0], 0.0)
+        return [after, out]
+
+    steps = sequences[0].shape[1]
+    if _AS_ONE_OP.get() and not (type(steps) is int and steps == 1):  # a step of a stream needs no loop
+        from torch._higher_order_ops.scan import scan_op  # few need it, and it takes a second to import
+
+        def advance_apart(h: Tensor, *values: Tensor) -> list[Tensor]:
+            after, out = advance(h, *values)
+            return [after, out.clone()]  # a graph's outputs are no aliases
+
+        h_last, forward = scan_op(advance_apart, [h0], [t.transpose(0, 1) for t in ordered], list(constants))
+        return in_order(forward.transpose(0, 1)), h_last
     h, rows = h0, []
-    for i in range(steps):
-        before = h if fresh is None else torch.where(at(fresh, i), h.new_tensor(initial), h)
-        after, out = step([at(t, i) for t in sequences], before)
-        is_absent = at(absent[..., None], i)
-        rows.append(out.masked_fill(is_absent, 0.0))
-        h = torch.where(is_absent, h, after)
+    for values in zip(*(t.unbind(1) for t in ordered), strict=True):
+        h, out = advance(h, *values, *constants)
+        rows.append(out)
     if not rows:
         return sequences[0], h
-    forward = torch.stack(rows, dim=1)
-    return torch.where(back, forward.flip(1), forward), h
+    return in_order(torch.stack(rows, dim=1)), h

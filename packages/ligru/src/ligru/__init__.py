@@ -1,8 +1,9 @@
 """Li-GRU (arXiv:1803.10225) and SLi-GRU (arXiv:2302.10144) for PyTorch, on fused kernels for CPU and CUDA."""
 
 from . import functional
+from ._decompositions import decompositions
 from .convert import from_pytorch_kaldi
 from .modules import LiGRU, LiGRU_Layer, SLiGRU, SLiGRU_Layer
 
 __version__ = "0.1.0"
-__all__ = ["LiGRU", "LiGRU_Layer", "SLiGRU", "SLiGRU_Layer", "from_pytorch_kaldi", "functional"]
+__all__ = ["LiGRU", "LiGRU_Layer", "SLiGRU", "SLiGRU_Layer", "decompositions", "from_pytorch_kaldi", "functional"]

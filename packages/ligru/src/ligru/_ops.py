@@ -24,6 +24,7 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
+from ._decompositions import decompose
 from ._derivatives import register_derivatives, register_shapes
 from ._names import refuse_namesake
 from ._tensors import state_dtype
@@ -79,6 +80,18 @@ def register(namespace: str) -> SimpleNamespace:
         reference=composite,
         extras=EXTRAS,
     )
+
+    def recurrence_decomposed(inputs: list[Tensor], h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+        *options, _ = rest
+        g, units = inputs[0], inputs[1].shape[1]
+        if h0 is None:
+            directions = out_width(inputs, *options[EXTRAS:]) // units
+            h0 = g.new_zeros(directions, g.shape[0], units, dtype=state_dtype(g))
+        out, h_last = composite(inputs, h0, *options)
+        none = g.new_empty(0)
+        return out.to(g.dtype), h_last, none, none.clone(), h_last.new_empty(0)
+
+    decompose(f"{namespace}::recurrence", recurrence_decomposed)
     return SimpleNamespace(recurrence=recurrence)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from ._recurrence import absent_steps, present, run_steps
 
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sin")
 
@@ -44,56 +46,42 @@ def recurrence(
     Returns:
         out (B, T, D * H), in the dtype of the state, and h after each sequence's last step (D, B, H).
     """
-    g, u, *affine = inputs
-    weight, bias = affine if affine else (None, None)
+    g, *parameters = inputs
 
-    def product(h: Tensor) -> Tensor:
+    def product(h: Tensor, u: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         made = (h.to(u.dtype) @ u.t()).to(h.dtype)
         return torch.nn.functional.layer_norm(made, made.shape[-1:], weight, bias, eps) if normalize else made
 
-    return steps_of(g, product, h0, lengths, reset, mask, activation=activation, bidirectional=bidirectional)
+    more = (lengths, reset, mask)
+    return steps_of(g, product, h0, *more, parameters=parameters, activation=activation, bidirectional=bidirectional)
 
 
 def steps_of(
     g: Tensor,
-    product: Callable[[Tensor], Tensor],
+    product: Callable[..., Tensor],
     h0: Tensor,
     lengths: Tensor | None,
     reset: Tensor | None,
     mask: Tensor | None,
     *,
+    parameters: Sequence[Tensor] = (),
     activation: str,
     bidirectional: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`recurrence`, with u_t = product(h_{t-1}): h (B, H) -> u (B, 2H)."""
-    batch, steps, _ = g.shape
-    t = torch.arange(steps, device=g.device).expand(batch, steps)
-    valid = t < (steps if lengths is None else lengths[:, None])
-    g = g.masked_fill(~valid[..., None], 0)  # padding may be NaN
+    """`recurrence`, with u_t = product(h_{t-1}, *parameters): h (B, H) -> u (B, 2H)."""
+    absent = absent_steps(g, lengths)
+    (g,) = present([g], absent, h0.dtype)
+
+    def step(values: Sequence[Tensor], h: Tensor, kept: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        u_a, u_z = product(h, *parameters).chunk(2, dim=-1)
+        z = torch.sigmoid(values[1] + u_z)
+        h = z * h + (1 - z) * activate(values[0] + u_a, activation) * kept
+        return h, h
+
     outs, h_last = [], []
-    for direction in range(2 if bidirectional else 1):
-        order = t
-        if direction == 1:  # the same permutation brings a sequence into the order of its steps, and back
-            last = steps - 1 if lengths is None else lengths[:, None] - 1
-            order = torch.where(valid, last - t, t)
-        ordered = g.gather(1, order[..., None].expand_as(g)).to(h0.dtype)
-        begins = torch.zeros_like(valid)  # in the order of the steps
-        if reset is not None:
-            begins = reset & valid
-            if direction == 1:
-                following = torch.cat([begins[:, 1:], torch.zeros_like(begins[:, :1])], 1)
-                begins = following.gather(1, order)
-        h, hs = h0[direction], []
-        for s in range(steps):
-            h = h.masked_fill(begins[:, s, None], 0.0)
-            a, z = (ordered[:, s] + product(h)).chunk(2, dim=-1)
-            z = torch.sigmoid(z)
-            candidate = activate(a, activation)
-            if mask is not None:
-                candidate = candidate * mask[direction]
-            h = torch.where(valid[:, s, None], z * h + (1 - z) * candidate, h)
-            hs.append(h)
-        out = torch.stack(hs, dim=1) if steps > 0 else h[:, None][:, :0]
-        outs.append(out.gather(1, order[..., None].expand_as(out)).masked_fill(~valid[..., None], 0))
-        h_last.append(h)
+    for i, direction in enumerate(("forward", "backward") if bidirectional else ("forward",)):
+        constants = [h0.new_ones(()) if mask is None else mask[i], *parameters]
+        out, last = run_steps(step, g.chunk(2, -1), h0[i], absent, constants=constants, reset=reset, direction=direction)
+        outs.append(out)
+        h_last.append(last)
     return torch.cat(outs, dim=-1), torch.stack(h_last)

@@ -1,6 +1,7 @@
 """minGRU and minLSTM (arXiv:2410.01201) for PyTorch, on fused linear-space kernels for CPU and CUDA."""
 
 from . import functional
+from ._decompositions import decompositions
 from .cells import Bidirectional, ListMinGRU, MinGRUCell
 from .convolutional import MinConv2dGRU, MinConv2dGRUCell
 from .modules import MinGRU, MinLSTM
@@ -15,6 +16,7 @@ __all__ = [
     "MinGRU",
     "MinGRUCell",
     "MinLSTM",
+    "decompositions",
     "functional",
     "parallel_scan_log",
 ]

@@ -5,6 +5,8 @@ Slow, differentiable any number of times, and the oracle of the tests. Equations
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,7 @@ def scan(
     a, z = gates(planes[:-1])
     b = z * candidate(planes[-1], activation)
 
-    def step(values: list[Tensor], h_prev: Tensor) -> tuple[Tensor, Tensor]:
+    def step(values: Sequence[Tensor], h_prev: Tensor) -> tuple[Tensor, Tensor]:
         h = values[0] * h_prev + values[1]
         return h, h
 

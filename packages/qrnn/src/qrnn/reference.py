@@ -6,6 +6,8 @@ sense of f that torchqrnn gave it: the gate that lets in, where the paper's keep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -62,7 +64,7 @@ def scan(
         t = torch.arange(steps, device=h0.device).expand(batch, steps)
         last = t.new_full((batch, 1), steps) if lengths is None else lengths[:, None]
         drawn = draws(seed, batch, steps, channels)  # in the order of processing
-        backward = drawn.gather(1, torch.where(absent, t, last - 1 - t)[..., None].expand(-1, -1, channels))
+        backward = drawn.gather(1, torch.where(t < last, last - 1 - t, t)[..., None].expand(-1, -1, channels))
         first_backward = {"forward": channels, "backward": 0, "both": channels // 2}[direction]
         drawn = torch.cat([drawn[..., :first_backward], backward[..., first_backward:]], -1)
         open_ = open_.masked_fill(drawn < round(zoneout * 2**24), 0.0)
@@ -76,7 +78,7 @@ def scan(
         a = keep * open_ + (1 - open_)
         b = open_ * (torch.sigmoid(planes[2]) if pooling == "ifo" else f) * z
 
-    def step(values: list[Tensor], c_prev: Tensor) -> tuple[Tensor, Tensor]:
+    def step(values: Sequence[Tensor], c_prev: Tensor) -> tuple[Tensor, Tensor]:
         c = values[0] * c_prev + values[1]
         return c, c
 

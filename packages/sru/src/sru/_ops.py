@@ -31,8 +31,9 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
+from ._decompositions import decompose
 from ._derivatives import register_scan, register_shapes, with_backward
-from ._layers import register_layer
+from ._layers import decompose_scan, register_layer
 from ._names import refuse_namesake
 from ._tensors import state_dtype
 
@@ -88,6 +89,20 @@ def register(namespace: str) -> SimpleNamespace:
 
     kind = {"planes_dim": 1, "parameters": 2, "extras": EXTRAS}
     layer = register_layer(namespace, planes=lambda *_: 3, scan_backward=scan_backward, **kind)
+    scan_decomposed = decompose_scan(namespace, planes=plane_count, reference=composite, extras=EXTRAS)
+
+    def layer_decomposed(
+        x: Tensor, weight: Tensor, bias: Tensor, weight_c: Tensor | None, c0: Tensor | None, *rest: Any
+    ) -> tuple[Tensor, ...]:
+        *extras, activation, direction, batch_first, save = rest
+        rows = x if batch_first else x.transpose(0, 1)
+        u, parameters = rows @ weight, [bias] if weight_c is None else [bias, weight_c]
+        options = (activation, "input", "none" if weight_c is None else "parameter", direction, save)
+        out, c_last, carries = scan_decomposed([u, rows, *parameters], c0, *extras, *options)
+        return out if batch_first else out.transpose(0, 1), c_last, carries, u
+
+    decompose(f"{namespace}::layer", layer_decomposed)
+    decompose(f"{namespace}::product", torch.mm)
     product = with_backward(f"{namespace}::product", setup_product, product_backward)
     return SimpleNamespace(scan=scan, layer=layer, product=product)
 

@@ -6,6 +6,8 @@ arXiv:1709.02755, 3 to 7, with the dropout mask on the whole of g(c) - x', as th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,7 @@ def scan(
     rows = [t.reshape(-1, channels) if channels else t.new_zeros(4, 0) for t in inputs if t.dim() < 3]
     parameters = torch.cat(rows).to(c0.dtype)
     v_f, v_r = (parameters[2], parameters[3]) if peephole == "parameter" else (c0.new_zeros(()), c0.new_zeros(()))
+    kept = torch.ones_like(c0) if mask is None else mask.to(c0.dtype)
     per_step: list[Tensor] = []
     if peephole == "plane":
         first, *sequences, last = sequences
@@ -63,15 +66,17 @@ def scan(
         columns.append(torch.zeros_like(columns[0]))
     elif skip == "input":
         columns.append(sequences[1] if scale is None else sequences[1] * scale.to(c0.dtype))
-    kept = torch.ones_like(c0) if mask is None else mask.to(c0.dtype)
 
-    def step(values: list[Tensor], c_prev: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        values: Sequence[Tensor], c_prev: Tensor, b_f: Tensor, b_r: Tensor, v_f: Tensor, v_r: Tensor, kept: Tensor
+    ) -> tuple[Tensor, Tensor]:
         u, forget, reset_, highway, *v = values
         w_f, w_r = v if v else (v_f, v_r)
-        f = torch.sigmoid(forget + w_f * c_prev + parameters[0])
-        r = torch.sigmoid(reset_ + w_r * c_prev + parameters[1])
+        f = torch.sigmoid(forget + w_f * c_prev + b_f)
+        r = torch.sigmoid(reset_ + w_r * c_prev + b_r)
         c = f * c_prev + (1 - f) * u
         g = {"identity": c, "tanh": torch.tanh(c), "relu": torch.relu(c)}[activation]
         return c, highway + (g - highway) * kept * r
 
-    return run_steps(step, [*columns, *per_step], c0, absent, reset=reset, direction=direction)
+    constants = [parameters[0], parameters[1], v_f, v_r, kept]
+    return run_steps(step, [*columns, *per_step], c0, absent, constants=constants, reset=reset, direction=direction)

@@ -1,0 +1,1 @@
+../../../common/src/rnnkit_common/decompositions.py
