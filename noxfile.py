@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 FAMILIES = [name for name in PACKAGES if (ROOT / "packages" / name / "setup.py").exists()]
-SUITES = [*PACKAGES, "packaging", "benchmarks", "mutants"]
+SUITES = [*PACKAGES, "examples", "packaging", "benchmarks", "mutants"]
 BENCHMARKS = [*FAMILIES, "scaling", "processes", "calls"]
 GROUPS = nox.project.load_toml("pyproject.toml")
 TORCH = os.environ.get("RNNKIT_TORCH", "torch==2.13.0")
@@ -221,7 +221,9 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session, package: str) -> None:
     """Test one package with nothing else of this repository but common: CPU, emulated CUDA, and CUDA where there is one."""
     environment = Environment(session, "torch", *BUILD, *group("test"))
-    environment.has_only(*([package] if package in FAMILIES else []))
+    environment.has_only(*(FAMILIES if package == "examples" else [package] if package in FAMILIES else []))
+    if package == "examples":
+        environment.install(*group("demo"))
     if package in ("packaging", "benchmarks"):
         environment.install("nox", *group("demo"), *group("sass"))
     if package == "packaging":

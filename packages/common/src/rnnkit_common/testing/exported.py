@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def check_decomposes(module: nn.Module, arguments: tuple[Any, ...], dynamic_shap
 
 @torch.no_grad()
 def check_runs_without_python(module: nn.Module, arguments: tuple[Tensor, ...], library: str, folder: Path) -> None:
-    """A package of AOTInductor gives the module's numbers in a C++ program (run_package.cpp) that loads our library with dlopen.
+    """A C++ program (run_package.cpp) that loads our library with dlopen gets the module's numbers: of a package that
+    AOTInductor compiled, and of TorchScript, scripted and traced.
 
     Args:
         module: in evaluation.
@@ -82,13 +84,24 @@ def check_runs_without_python(module: nn.Module, arguments: tuple[Tensor, ...], 
         library: the path of the compiled extension.
         folder: an empty one.
     """
-    program = torch.export.export(module.eval(), arguments)
-    package = torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "model.pt2"))
-    torch.jit.save(torch.jit.script(_Holder(list(arguments))), str(folder / "inputs.pt"))
-    subprocess.run([_runner(), library, package, folder / "inputs.pt", folder / "outputs.pt"], check=True)
-    outputs = torch.load(folder / "outputs.pt", weights_only=False)  # a list, which C++ pickles by a function
-    for actual, expected in zip(outputs, _tensors(module(*arguments)), strict=True):
-        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+    expected = _tensors(module.eval()(*arguments))
+    _script(_Holder(list(arguments))).save(folder / "inputs.pt")
+    _script(module).save(folder / "script.pt")
+    _script(module, arguments).save(folder / "trace.pt")
+    program = torch.export.export(module, arguments)
+    torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "model.pt2"))
+    for model in ("script.pt", "trace.pt", "model.pt2"):
+        paths = [folder / name for name in (model, "inputs.pt", "outputs.pt")]
+        subprocess.run([_runner(), library, *paths], check=True)
+        outputs = torch.load(folder / "outputs.pt", weights_only=False)  # a list, which C++ pickles by a function
+        for actual, wanted in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=1e-5)
+
+
+def _script(module: nn.Module, example: tuple[Tensor, ...] | None = None) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(module) if example is None else torch.jit.trace(module, example)
 
 
 class _Holder(nn.Module):
@@ -102,7 +115,7 @@ def _runner() -> Path:
     """The compiled program, which is the same for all families."""
     from torch.utils import cpp_extension
 
-    executable = Path(tempfile.gettempdir()) / f"rnnkit-run-package-{torch.__version__}"
+    executable = Path(tempfile.gettempdir()) / f"rnnkit-run-package-{torch.__version__}-{RUNNER.stat().st_mtime_ns}"
     if not executable.exists():
         libraries = cpp_extension.library_paths()
         flags = [f"-I{path}" for path in cpp_extension.include_paths()] + [f"-L{path}" for path in libraries]
