@@ -146,7 +146,7 @@ def wheel(session: nox.Session, family: str) -> Path:
 def _build(environment: Environment, family: str, isolated: bool = False, **variables: str) -> tuple[Path, str]:
     """A folder with a new wheel, and the digest of what it is built of. Several may be built at the same time.
 
-    Of one commit, it is the same bytes wherever it is built with the same tools.
+    Of one commit, in one place, it is the same bytes each time.
     """
     digest = _digest(family)
     fresh = ROOT / "build" / "wheel" / family
@@ -337,7 +337,9 @@ def _toolchain(session: nox.Session, cuda: str) -> tuple[Environment, dict[str, 
     environment = Environment(session, "torch", *BUILD, *group("repair"))
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "all")
     local = "" if cuda == "cu130" else cuda  # PyPI takes none, and PyPI's torch is that of CUDA 13.0
-    variables = {"RNNKIT_LOCAL_VERSION": local, "TORCH_CUDA_ARCH_LIST": architectures, "RNNKIT_GLIBC": GLIBC}
+    variables = {"RNNKIT_LOCAL_VERSION": local, "TORCH_CUDA_ARCH_LIST": architectures}
+    if sys.platform == "linux":
+        variables["RNNKIT_GLIBC"] = GLIBC
     if cuda == "cpu":
         variables["RNNKIT_CUDA"] = "0"
     elif CUDA[cuda] is not None:

@@ -162,7 +162,7 @@ def test_a_library_can_be_linked_for_an_older_system(tmp_path: Path) -> None:
           return std::exp(x) + shared[0].size();
         }
     """)
-    manylinux.make_stand_ins("2.28", "c++", tmp_path / "stand-ins")
+    manylinux.make_stand_ins("2.28", ["c++"], tmp_path / "stand-ins")
     flags = ["-fPIC", "-shared", f"-L{tmp_path / 'stand-ins'}", "-lstdc++"]
     subprocess.run(["c++", source, "-o", library, *flags, "-lpthread"], check=True)
     symbols = subprocess.run(["readelf", "-W", "--dyn-syms", library], capture_output=True, text=True, check=True).stdout

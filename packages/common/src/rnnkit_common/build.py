@@ -21,6 +21,7 @@ Environment variables:
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -117,18 +118,20 @@ def _names_for_places(root: Path) -> list[str]:
 
 
 def _without_chance(root: Path) -> list[str]:
-    """Flags for nvcc, which would otherwise name things after the number of its process: one source is then one binary."""
+    """Flags for nvcc, which would otherwise name things after the number of its process: a release is then one binary."""
+    if "RNNKIT_GLIBC" not in os.environ:
+        return []
     folder = root / "build" / "nvcc"
     folder.mkdir(parents=True, exist_ok=True)
     return [f"-frandom-seed={root.name}", "--keep", f"--keep-dir={folder}"]
 
 
-def _compiler() -> str:
-    return os.environ.get("CXX", "c++")
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CXX", "c++"))  # as "ccache g++"
 
 
 def _is_clang() -> bool:
-    return "clang" in subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    return "clang" in subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
 
 
 def _cxx() -> list[str]:

@@ -27,7 +27,7 @@ __libc_single_threaded: .byte 0
 """
 
 
-def make_stand_ins(glibc: str, compiler: str, folder: Path) -> None:
+def make_stand_ins(glibc: str, compiler: list[str], folder: Path) -> None:
     """Of the libraries of `compiler`, in `folder`: to be linked with `-L folder -lstdc++` before any other library."""
     if glibc not in LIMITS:
         raise ValueError(f"RNNKIT_GLIBC is {glibc}; it may be {', '.join(LIMITS)}")
@@ -55,7 +55,7 @@ def _symbols(library: str, limits: dict[str, str]) -> dict[str, tuple[str, str]]
     return found
 
 
-def _stand_in(soname: str, symbols: dict[str, tuple[str, str]], compiler: str, folder: Path) -> None:
+def _stand_in(soname: str, symbols: dict[str, tuple[str, str]], compiler: list[str], folder: Path) -> None:
     lines = [".data"]
     for index, (name, (version, kind)) in enumerate(sorted(symbols.items())):
         lines += [f".globl s{index}", f".type s{index}, {kind}", f".size s{index}, 8", f"s{index}: .quad 0"]
@@ -65,18 +65,18 @@ def _stand_in(soname: str, symbols: dict[str, tuple[str, str]], compiler: str, f
     script.write_text(script.read_text() + "hidden { local: s[0-9]*; };\n")
     made = _assemble("\n".join(lines) + "\n", compiler, folder / soname)
     flags = ["-shared", "-nostdlib", f"-Wl,-soname,{soname}", f"-Wl,--version-script,{script}"]
-    subprocess.run([compiler, *flags, made, "-o", folder / soname], check=True)
+    subprocess.run([*compiler, *flags, made, "-o", folder / soname], check=True)
 
 
-def _assemble(text: str, compiler: str, path: Path) -> Path:
+def _assemble(text: str, compiler: list[str], path: Path) -> Path:
     source, made = (path.with_name(f"{path.name}{suffix}") for suffix in (".s", ".o"))
     source.write_text(text)
-    subprocess.run([compiler, "-c", source, "-o", made], check=True)
+    subprocess.run([*compiler, "-c", source, "-o", made], check=True)
     return made
 
 
-def _path(compiler: str, library: str) -> str:
-    command = [compiler, f"-print-file-name={library}"]
+def _path(compiler: list[str], library: str) -> str:
+    command = [*compiler, f"-print-file-name={library}"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
