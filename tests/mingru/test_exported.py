@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from mingru import MinConv2dGRU, MinGRU, MinLSTM, decompositions
+from mingru import MinConv2dGRU, MinGRU, MinLSTM, decompositions, reference
 from mingru._ops import _C
 from rnnkit_common.testing.exported import Step, check_decomposes, check_onnx, check_runs_without_python
 from torch import nn
@@ -35,6 +35,24 @@ def test_onnx_of_any_batch_and_length(model: nn.Module) -> None:
 def test_onnx_of_images() -> None:
     model = MinConv2dGRU(2, [3, 4], kernel_sizes=3)
     check_onnx(model, (torch.randn(3, 4, 2, 7, 7),), ROWS, (torch.randn(1, 6, 2, 7, 7),))
+
+
+def test_onnx_of_images_of_any_size() -> None:
+    height, width = (torch.export.Dim(name, min=4, max=64) for name in ("height", "width"))
+    shapes = ({0: B, 1: T, 3: height, 4: width},)
+    model = MinConv2dGRU(2, [3, 4], kernel_sizes=3, paddings=1)
+    check_onnx(model, (torch.randn(3, 4, 2, 7, 8),), shapes, (torch.randn(1, 6, 2, 10, 5),))
+
+
+def test_onnx_of_nothing() -> None:
+    check_onnx(MinGRU(5, 7), (torch.randn(3, 0, 5),), ({0: B},), (torch.randn(2, 0, 5),))
+
+
+def test_the_reference_is_compiled() -> None:
+    """As plain PyTorch: where a module's part is replaced, and torch.compile sees what stands in the op's place."""
+    planes = [torch.randn(2, 5, 4), torch.randn(2, 5, 4)]
+    compiled = torch.compile(reference.scan, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(planes, torch.zeros(2, 4)), reference.scan(planes, torch.zeros(2, 4)))
 
 
 def test_onnx_with_states_lengths_and_resets() -> None:

@@ -14,6 +14,9 @@ try:
 except ImportError:  # run as a script
     from baseline import misplaced
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "packages" / "common" / "src"))
+from rnnkit_common.manylinux import LIMITS
+
 LARGEST_CPU_WHEEL = 2_000_000  # bytes: what an edge device, or a continuous integration, downloads each time
 OUTSIDE = (
     r"aoti_torch_\w+|torch_\w+|PyModule_Create2|_ITM_\w+|__gmon_start__"  # of no version: torch's, Python's, the compiler's
@@ -45,10 +48,16 @@ def check(wheel: Path) -> tuple[int, str]:
         assert not beyond, f"{wheel.name}: instructions that not every x86-64 has: {beyond}"
     unknown = [name for name in re.findall(r" UND (\w+)$", symbols, re.M) if not re.fullmatch(OUTSIDE, name)]
     assert not unknown, f"{wheel.name}: {unknown} come from nowhere"
-    versions = [tuple(map(int, v.split("."))) for v in re.findall(r"@GLIBC_(\d+\.\d+)", symbols)]
-    major, minor = max(versions)
+    newest = {
+        base: max([tuple(map(int, version.split("."))) for version in re.findall(rf"@{base}_([\d.]+)", symbols)] or [(0,)])
+        for base in LIMITS["2.28"]
+    }
+    major, minor, *_ = newest["GLIBC"]
     tag = re.search(r"-manylinux_(\d+)_(\d+)_", wheel.name)
     assert tag is None or (int(tag[1]), int(tag[2])) >= (major, minor), f"{wheel.name}: needs glibc {major}.{minor}"
+    if tag is not None:
+        limits = {base: tuple(map(int, limit.split("."))) for base, limit in LIMITS[f"{tag[1]}.{tag[2]}"].items()}
+        assert all(newest[base] <= limit for base, limit in limits.items()), f"{wheel.name}: needs {newest}"
     return len(content), f"manylinux_{major}_{minor}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -71,6 +72,7 @@ def build(platform: str, family: str, libraries: Path, folder: Path) -> Path:
     environment = {**os.environ, **tools, "RNNKIT_CUDA": "0", "LDFLAGS": f"-L{libraries}"}
     environment |= {"LDSHARED": shared, "LDCXXSHARED": shared, "RNNKIT_LOCAL_VERSION": "cpu"}
     made = folder / "wheels" / family
+    shutil.rmtree(made, ignore_errors=True)
     temporary = ["--build-base", str(folder / "objects" / family)]
     command = [sys.executable, "setup.py", "-q", "build", *temporary, "bdist_wheel", "--dist-dir", str(made)]
     subprocess.run(command, cwd=ROOT / "packages" / family, env=environment, check=True)
@@ -98,10 +100,10 @@ def check_vectors(wheel: Path, folder: Path) -> None:
         for operands in re.findall(r"\tf(?!mov|c?sel|cmp|ccmp)\w+\s+(\S+)", listed.stdout)
         if re.match(r"[sdh]\d|v\d+\.[248][shd]", operands)
     )
-    print(
-        f"{wheel.name}: floating-point instructions of vectors {kinds['vector']}, of single numbers {kinds['scalar']}",
-        flush=True,
-    )
+    counted = f"{wheel.name}: floating-point instructions of vectors {kinds['vector']}, of single numbers {kinds['scalar']}"
+    print(counted, flush=True)
+    if kinds["scalar"] > kinds["vector"] / 10:
+        raise SystemExit(f"{counted}: the compiler made scalars of vectors (rnnkit/cpu/math.h, RNNKIT_NEON)")
 
 
 def aarch64_site(folder: Path) -> Path:

@@ -3,7 +3,8 @@
 glibc and libstdc++ keep the old versions of a symbol beside the new, but a linker binds to the newest. So the extension is
 linked against stand-ins, made of the machine's own lists of symbols: each at its newest version that is not newer than the
 limit, and nothing else. What libstdc++ got later is linked statically (gcc-toolset, with which torch is built, does so);
-what runs is otherwise the system's own libraries.
+what runs is otherwise the system's own libraries. What a newer glibc's headers refer to and an older one lacks would stay
+undefined: `nox -s audit` refuses it.
 """
 
 from __future__ import annotations
@@ -35,12 +36,11 @@ def make_stand_ins(glibc: str, compiler: list[str], folder: Path) -> None:
     for name in ("libc.so.6", "libm.so.6", "libstdc++.so.6"):
         _stand_in(name, _symbols(_path(compiler, name), LIMITS[glibc]), compiler, folder)
     single_threaded = _assemble(_SINGLE_THREADED, compiler, folder / "single_threaded")
-    (folder / "libm.so").write_text(f"INPUT({folder}/libm.so.6)\n")
+    (folder / "libm.so").write_text(f'INPUT("{folder}/libm.so.6")\n')
     script = Path(_path(compiler, "libc.so")).read_text()  # it names the static part of libc and the loader, too
-    (folder / "libc.so").write_text(
-        re.sub(r"\S+/libc\.so\.6", f"{folder}/libc.so.6", script) + f"INPUT({single_threaded})\n"
-    )
-    (folder / "libstdc++.so").write_text(f"INPUT({folder}/libstdc++.so.6 {_path(compiler, 'libstdc++.a')})\n")
+    script = re.sub(r"\S+/libc\.so\.6", lambda _: f'"{folder}/libc.so.6"', script)
+    (folder / "libc.so").write_text(f'{script}INPUT("{single_threaded}")\n')
+    (folder / "libstdc++.so").write_text(f'INPUT("{folder}/libstdc++.so.6" "{_path(compiler, "libstdc++.a")}")\n')
 
 
 def _symbols(library: str, limits: dict[str, str]) -> dict[str, tuple[str, str]]:
@@ -64,7 +64,7 @@ def _stand_in(soname: str, symbols: dict[str, tuple[str, str]], compiler: list[s
     script.write_text("".join(f"{version} {{}};\n" for version in sorted({version for version, _ in symbols.values()})))
     script.write_text(script.read_text() + "hidden { local: s[0-9]*; };\n")
     made = _assemble("\n".join(lines) + "\n", compiler, folder / soname)
-    flags = ["-shared", "-nostdlib", f"-Wl,-soname,{soname}", f"-Wl,--version-script,{script}"]
+    flags = ["-shared", "-nostdlib", f"-Wl,-soname,{soname}", "-Xlinker", "--version-script", "-Xlinker", script]
     subprocess.run([*compiler, *flags, made, "-o", folder / soname], check=True)
 
 

@@ -30,6 +30,8 @@ def split_planes(inputs: list[Tensor], count: int) -> list[Tensor]:
     width = sum(t.shape[2] for t in inputs) // count
     if width == 0:
         return [inputs[0]] * count
+    if len(inputs) == 1:  # slices, where a graph may not know the width
+        return [inputs[0][..., i * width : (i + 1) * width] for i in range(count)]
     return [plane for t in inputs for plane in t.split(width, dim=-1)]
 
 
@@ -111,14 +113,16 @@ def run_steps(
         return [after, out]
 
     steps = sequences[0].shape[1]
-    if _AS_ONE_OP.get() and not (type(steps) is int and steps == 1):  # a step of a stream needs no loop
+    as_one_op = not torch.compiler.is_dynamo_compiling() and _AS_ONE_OP.get()  # Dynamo does not know such variables
+    if as_one_op and not (type(steps) is int and steps <= 1):  # a step of a stream needs no loop
         from torch._higher_order_ops.scan import scan_op  # few need it, and it takes a second to import
 
         def advance_apart(h: Tensor, *values: Tensor) -> list[Tensor]:
             after, out = advance(h, *values)
-            return [after, out.clone()]  # a graph's outputs are no aliases
+            return [after, out.clone()]  # a graph's outputs are no aliases, nor are its inputs
 
-        h_last, forward = scan_op(advance_apart, [h0], [t.transpose(0, 1) for t in ordered], list(constants))
+        apart = [t.clone() for t in constants]
+        h_last, forward = scan_op(advance_apart, [h0], [t.transpose(0, 1) for t in ordered], apart)
         return in_order(forward.transpose(0, 1)), h_last
     h, rows = h0, []
     for values in zip(*(t.unbind(1) for t in ordered), strict=True):
