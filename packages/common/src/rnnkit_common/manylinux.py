@@ -64,8 +64,8 @@ def _stand_in(soname: str, symbols: dict[str, tuple[str, str]], compiler: list[s
     script.write_text("".join(f"{version} {{}};\n" for version in sorted({version for version, _ in symbols.values()})))
     script.write_text(script.read_text() + "hidden { local: s[0-9]*; };\n")
     made = _assemble("\n".join(lines) + "\n", compiler, folder / soname)
-    flags = ["-shared", "-nostdlib", f"-Wl,-soname,{soname}", "-Xlinker", "--version-script", "-Xlinker", script]
-    subprocess.run([*compiler, *flags, made, "-o", folder / soname], check=True)
+    flags = ["-shared", "-nostdlib", "-Xlinker", "-soname", "-Xlinker", soname, "-Xlinker", "--version-script", "-Xlinker"]
+    subprocess.run([*compiler, *flags, str(script), str(made), "-o", str(folder / soname)], check=True)
 
 
 def _assemble(text: str, compiler: list[str], path: Path) -> Path:
