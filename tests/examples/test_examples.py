@@ -22,3 +22,10 @@ def test_a_transducer_says_by_onnxruntime_what_it_says_in_python(tmp_path: Path)
         "decoder.onnx",
         "joiner.onnx",
     }
+
+
+def test_agents_learn_side_by_side_and_are_drawn(tmp_path: Path) -> None:
+    said = run("mingru/examples/memory_maze.py", "--seconds", "4", "--seeds", "1", folder=tmp_path)
+    assert "minGRU: 95 % of the turns right after" in said
+    assert "nn.GRU: 95 % of the turns right after" in said
+    assert (tmp_path / "memory_maze.png").stat().st_size > 10_000

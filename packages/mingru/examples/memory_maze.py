@@ -197,7 +197,9 @@ def main() -> None:
     axes[1].set(title="and by time")
     axes[1].legend(frameon=False, loc="upper left")
     figure.savefig(options.out, dpi=150)
-    options.out.with_suffix(".json").write_text(json.dumps({"steps, seconds to 95 % right turns": found}) + "\n")
+    where = f"{torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"
+    numbers = {"torch": torch.__version__, "on": where, "steps, seconds to 95 % right turns": found}
+    options.out.with_suffix(".json").write_text(json.dumps(numbers) + "\n")
     print(f"drawn in {options.out}")
 
 
