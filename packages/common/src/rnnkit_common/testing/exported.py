@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import tempfile
 import warnings
@@ -116,17 +117,13 @@ def _runner() -> Path:
     """The compiled program, which is the same for all families."""
     from torch.utils import cpp_extension
 
-    executable = Path(tempfile.gettempdir()) / f"rnnkit-run-package-{torch.__version__}-{RUNNER.stat().st_mtime_ns}"
+    digest = hashlib.sha256(f"{RUNNER.read_text()} {torch.__file__} {torch.__version__}".encode()).hexdigest()
+    executable = Path(tempfile.gettempdir()) / f"rnnkit-run-package-{digest[:12]}"
     if not executable.exists():
         libraries = cpp_extension.library_paths()
         flags = [f"-I{path}" for path in cpp_extension.include_paths()] + [f"-L{path}" for path in libraries]
-        flags += [f"-Wl,-rpath,{path}" for path in libraries] + [
-            "-Wl,--no-as-needed",
-            "-ltorch",
-            "-ltorch_cpu",
-            "-lc10",
-            "-ldl",
-        ]
+        flags += [f"-Wl,-rpath,{path}" for path in libraries]
+        flags += ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]
         with tempfile.TemporaryDirectory(dir=executable.parent) as folder:
             made = Path(folder) / "run_package"
             subprocess.run(["c++", "-std=c++20", "-O0", RUNNER, "-o", made, *flags], check=True)
