@@ -61,8 +61,8 @@ def _stand_in(soname: str, symbols: dict[str, tuple[str, str]], compiler: list[s
         lines += [f".globl s{index}", f".type s{index}, {kind}", f".size s{index}, 8", f"s{index}: .quad 0"]
         lines += [f".symver s{index}, {name}@@{version}"]
     script = folder / f"{soname}.versions"
-    script.write_text("".join(f"{version} {{}};\n" for version in sorted({version for version, _ in symbols.values()})))
-    script.write_text(script.read_text() + "hidden { local: s[0-9]*; };\n")
+    versions = "".join(f"{version} {{}};\n" for version in sorted({version for version, _ in symbols.values()}))
+    script.write_text(versions + "hidden { local: s[0-9]*; };\n")
     made = _assemble("\n".join(lines) + "\n", compiler, folder / soname)
     flags = ["-shared", "-nostdlib", "-Xlinker", "-soname", "-Xlinker", soname, "-Xlinker", "--version-script", "-Xlinker"]
     subprocess.run([*compiler, *flags, str(script), str(made), "-o", str(folder / soname)], check=True)

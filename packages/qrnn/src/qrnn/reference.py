@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._recurrence import absent_steps, present, run_steps
+from ._recurrence import absent_steps, first_backward, present, run_steps
 
 LOW_32_BITS = 0xFFFFFFFF
 
@@ -65,8 +65,8 @@ def scan(
         last = t.new_full((batch, 1), steps) if lengths is None else lengths[:, None]
         drawn = draws(seed, batch, steps, channels)  # in the order of processing
         backward = drawn.gather(1, torch.where(t < last, last - 1 - t, t)[..., None].expand(-1, -1, channels))
-        first_backward = {"forward": channels, "backward": 0, "both": channels // 2}[direction]
-        drawn = torch.cat([drawn[..., :first_backward], backward[..., first_backward:]], -1)
+        first = first_backward(channels, direction)
+        drawn = torch.cat([drawn[..., :first], backward[..., first:]], -1)
         open_ = open_.masked_fill(drawn < round(zoneout * 2**24), 0.0)
     if pooling == "linear":
         a, b = planes
