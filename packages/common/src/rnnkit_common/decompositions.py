@@ -6,6 +6,7 @@ table; `ExportedProgram.run_decompositions` is given them.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,10 @@ from ._derivatives import complete
 from ._recurrence import loops_as_one_op
 
 _OF_THIS_PACKAGE: dict[OpOverload, Callable[..., Any]] = {}
+
+# By this name torch.onnx and fake tensors find the table. The compiler's own name for it stays without ours: where CI is set, it refuses
+# to call an op that it knows a decomposition of.
+torch._decomp.decomposition_table = ChainMap[Any, Any](torch._decomp.decomposition_table, _OF_THIS_PACKAGE)  # type: ignore[assignment]
 
 
 def decompositions() -> dict[OpOverload, Callable[..., Any]]:
@@ -48,6 +53,4 @@ def decompose(name: str, function: Callable[..., Any]) -> None:
             return function(*with_defaults(given))
 
     _OF_THIS_PACKAGE[op] = decomposed
-    torch._decomp.decomposition_table[op] = decomposed  # where torch.onnx looks
-    # and fake tensors: an op that stands here, too, has the shapes of its own that it was registered with
-    torch._decomp.meta_table[op] = decomposed
+    torch._decomp.meta_table[op] = decomposed  # and fake tensors keep to the shapes that the op was registered with
