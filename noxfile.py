@@ -65,6 +65,7 @@ nox.options.sessions = [
     "audit",
     "sass",
     "tests",
+    "docs",
     "install_alone",
     "sanitize",
 ]
@@ -223,13 +224,27 @@ def tests(session: nox.Session, package: str) -> None:
     environment = Environment(session, "torch", *BUILD, *group("test"))
     environment.has_only(*(FAMILIES if package == "examples" else [package] if package in FAMILIES else []))
     if package == "examples":
-        environment.install(*group("demo"))
+        environment.install(*group("demo"), *group("examples"))
+        # SpeechBrain imports torchaudio, whose extension wants CUDA's libraries, which a CPU-only torch has not; no test needs it
+        environment.install("--no-deps", "speechbrain", "torchaudio")
+        (environment.site_packages / "torchaudio" / "lib" / "_torchaudio.so").unlink(missing_ok=True)
     if package in ("packaging", "benchmarks"):
         environment.install("nox", *group("demo"), *group("sass"))
     if package == "packaging":
         for family in FAMILIES:
             wheel(session, family)
     environment.python("-m", "pytest", f"tests/{package}", "-n", "auto", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into build/docs, no warning allowed; its code is run by `tests(examples)`."""
+    environment = Environment(session, "torch", *BUILD, *group("docs"))
+    environment.has_only(*FAMILIES)
+    environment.python(
+        "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", "docs", ".", "build/docs", *session.posargs
+    )
+    session.log("open build/docs/index.html")
 
 
 @nox.session(venv_backend="none")

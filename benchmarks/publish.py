@@ -113,7 +113,7 @@ def overview_table() -> str:
         ours, (limit, *others) = row.candidate(), row.factors().items()
         beside = ", ".join(f"{name} {factor:.1f} x ours" for name, factor in others)
         lines.append(
-            f"| [{row.package}](packages/{row.package}): {row.label} | {1e3 * ours['median']:.1f} ms "
+            f"| [{row.package}](packages/{row.package}/README.md): {row.label} | {1e3 * ours['median']:.1f} ms "
             f"| {ours['peak memory, MB']:.0f} MB | {1 / limit[1]:.2f} x {limit[0]} | {beside} |"
         )
     return "\n".join(lines)

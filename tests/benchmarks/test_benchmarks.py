@@ -25,8 +25,18 @@ def test_tables_and_pictures_are_those_of_the_results() -> None:
 def test_readmes_show_all_pictures_and_only_those_that_are_made_from_results_or_by_examples() -> None:
     made = {path.name for path, *_ in publish.pictures(publish.RESULTS)}
     by_examples = {"ligru-stability.png", "sru-char-lm.png", "rnnt_loss-occupancies.png", "rnnt_loss-spoken-digits.png"}
+    by_examples |= {"mingru-memory-maze.png", "qrnn-word-lm.png"}
     shown = {name for readme in publish.READMES for name in re.findall(r"results/([\w.-]+\.png)", readme.read_text())}
     assert shown == made | by_examples == {path.name for path in publish.RESULTS.glob("*.png")}
+
+
+def test_every_family_is_in_the_root_readme_and_has_pictures_and_a_table_of_its_own() -> None:
+    families = {path.parent.name for path in ROOT.glob("packages/*/setup.py")}
+    assert {row.package for row in publish.HEADLINES} == families
+    for family in families:
+        readme = (ROOT / "packages" / family / "README.md").read_text()
+        assert f"<!-- benchmarks/publish.py: {family}-cpu" in readme
+        assert f"api/{family}" in (ROOT / "docs" / "contents.md").read_text()
 
 
 def test_a_change_of_a_number_is_noticed_and_every_picture_can_be_drawn_again(tmp_path: Path) -> None:

@@ -23,7 +23,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 FAMILIES = [path for path in PACKAGES if (path / "setup.py").exists()]
 DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("packages/*/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("tests/*/*.md")]
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("packages/*/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("tests/*/*.md"),
+    ]
 )
 
 

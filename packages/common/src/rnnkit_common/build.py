@@ -89,6 +89,7 @@ def extension_arguments(setup_file: str) -> dict[str, Any]:
     else:
         sources += sorted(csrc.glob("cuda/*.cu"))
         cpp_extension.CUDA_HOME = str(cuda_home)
+        cpp_extension._check_cuda_version = lambda *_: None  # torch may be for another CUDA: only its stable ABI is used
         os.environ["TORCH_CUDA_ARCH_LIST"] = _architectures(cuda_home)
         print(f"rnnkit: {family} for CUDA {cuda_home}, architectures {os.environ['TORCH_CUDA_ARCH_LIST']}")
         libraries = [folder for folder in ("lib64", "lib") if (cuda_home / folder / "libcudart_static.a").exists()]
@@ -246,7 +247,7 @@ def _quick() -> list[str]:
 
     capability = torch.backends.cpu.get_cpu_capability()
     target = "AVX512" if capability.startswith("AVX512") else "AVX2" if capability == "AVX2" else "BASELINE"
-    return ["-O1", f"-DRNNKIT_ONLY_TARGET=RNNKIT_{target}"]
+    return ["-O1", "-Wfatal-errors", f"-DRNNKIT_ONLY_TARGET=RNNKIT_{target}"]  # a wrong cell is one error, not hundreds
 
 
 def _architectures(cuda_home: Path) -> str:

@@ -59,7 +59,8 @@ def check_state(h: Tensor, x: Tensor, shape: list[int], name: str = "h") -> Tens
     if h.dtype == wanted and h.shape == torch.Size(shape) and h.device == x.device:
         return h
     if h.dtype != x.dtype and h.dtype != wanted:
-        raise TypeError(f"{name}: expected {x.dtype} or {wanted}, got {h.dtype}")
+        accepted = f"{wanted}" if wanted == x.dtype else f"{x.dtype} or {wanted}"
+        raise TypeError(f"{name}: expected {accepted}, got {h.dtype}")
     if h.device != x.device:
         raise ValueError(f"{name}: expected device {x.device}, got {h.device}")
     fits = h.dim() <= len(shape)

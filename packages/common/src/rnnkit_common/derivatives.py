@@ -33,6 +33,21 @@ def register_shapes(name: str, shapes: Callable[..., Any]) -> None:
     namespace, short = name.split("::")
     with_defaults = complete(getattr(getattr(torch.ops, namespace), short).default)
     torch.library.register_fake(name)(lambda *arguments: shapes(*with_defaults(arguments)))
+    if not torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CUDA"):
+        library = torch.library.Library(namespace, "IMPL")
+        library.impl(short, _without_cuda(namespace), "CUDA")
+        _LIBRARIES.append(library)
+
+
+def _without_cuda(namespace: str) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        package = namespace.partition("_")[2]
+        raise NotImplementedError(
+            f"{package}: this installation has no CUDA kernels, because it found no nvcc, or RNNKIT_CUDA=0 was set, when it was "
+            f"built; see the README. It takes tensors on the CPU."
+        )
+
+    return refuse
 
 
 def differentiable(

@@ -1,4 +1,4 @@
-"""The recurrence of Li-GRU and SLi-GRU as a function, for those who build their own layer on it.
+"""The recurrence of Li-GRU and SLi-GRU as a function, for those who build their own layer::
 
     (a_t, z'_t) = g_t + U h_{t-1}, in SLi-GRU g_t + LayerNorm(U h_{t-1});   z_t = sigmoid(z'_t)
     h_t = z_t h_{t-1} + (1 - z_t) f(a_t) mask
@@ -65,6 +65,12 @@ def recurrence(
         TypeError: if a dtype is not floating, or differs from g's (for states, from the states' too).
         ValueError: if a shape or device does not fit, `lengths` on the CPU are out of range, `nonlinearity` is none of those
             named, the norm's parameters come without `normalize` or without each other, or mask requires a gradient.
+
+    Example:
+        >>> g, weight = torch.randn(4, 50, 2 * 32), torch.randn(2 * 32, 32) / 32**0.5
+        >>> out, h_last = recurrence(g, weight, normalize=True)
+        >>> out.shape, h_last.shape
+        (torch.Size([4, 50, 32]), torch.Size([1, 4, 32]))
     """
     activation = activation_name(nonlinearity)
     check_tensor("g", g)

@@ -266,7 +266,7 @@ class _Layer(nn.Module):
 
 
 class LiGRU_Layer(_Layer):
-    r"""One layer of Li-GRU (Ravanelli et al., arXiv:1803.10225).
+    r"""One layer of Li-GRU (Ravanelli et al., arXiv:1803.10225)::
 
         (a_t, z'_t) = Norm(W x_t) + U h_{t-1};   z_t = sigmoid(z'_t);   h_t = z_t h_{t-1} + (1 - z_t) f(a_t) mask
 
@@ -313,7 +313,7 @@ class LiGRU_Layer(_Layer):
 
 
 class SLiGRU_Layer(_Layer):
-    r"""One layer of SLi-GRU, the stabilised Li-GRU (Moumen and Parcollet, arXiv:2302.10144).
+    r"""One layer of SLi-GRU, the stabilised Li-GRU (Moumen and Parcollet, arXiv:2302.10144)::
 
         (a_t, z'_t) = Norm(W x_t) + LayerNorm(U h_{t-1});   otherwise as `LiGRU_Layer`
 
@@ -496,6 +496,12 @@ class LiGRU(_Stack):
 
     Raises:
         ValueError: an argument out of range, or none of the strings named.
+
+    Example:
+        >>> net = LiGRU(512, input_shape=(10, 100, 80), num_layers=2, dropout=0.1, bidirectional=True)
+        >>> out, h = net(torch.randn(10, 100, 80), lengths=[100] * 9 + [7])
+        >>> out.shape, h.shape
+        (torch.Size([10, 100, 1024]), torch.Size([4, 10, 512]))
     """
 
     def __init__(
@@ -544,6 +550,11 @@ class SLiGRU(_Stack):
 
     Raises:
         ValueError: an argument out of range, or none of the strings named.
+
+    Example:
+        >>> net = SLiGRU(512, input_shape=(10, 100, 80), num_layers=2)
+        >>> out, h = net(torch.randn(10, 100, 80))
+        >>> out, h = net(torch.randn(10, 100, 80), h)  # goes on where it stopped
     """
 
     def __init__(
@@ -584,6 +595,8 @@ class SLiGRU(_Stack):
 
 def _input_sizes(input_shape: Sequence[Optional[int]], hidden_size: int, num_layers: int, bidirectional: bool) -> List[int]:
     """Values at a step that each layer sees."""
+    if not isinstance(input_shape, Sequence):
+        raise TypeError(f"input_shape: expected the shape of an input, (B, T, F), got {input_shape!r}")
     features = [size for size in input_shape[2:] if size is not None]
     if len(input_shape) < 3 or len(features) != len(input_shape) - 2:
         raise ValueError(f"input_shape: expected (B, T, F) or (B, T, F, C), got {tuple(input_shape)}")

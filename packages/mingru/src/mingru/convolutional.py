@@ -85,6 +85,12 @@ class MinConv2dGRU(nn.Module):
     Raises:
         ValueError: arguments out of range, or an input or state that does not fit.
         TypeError: dtypes that are not floating or differ.
+
+    Example:
+        >>> rnn = MinConv2dGRU(3, [16, 32], kernel_sizes=3, paddings=1, strides=[1, 2])
+        >>> out, h = rnn(torch.randn(2, 10, 3, 32, 32))  # video (B, T, C, H, W)
+        >>> out.shape, [state.shape for state in h]
+        (torch.Size([2, 10, 32, 16, 16]), [torch.Size([2, 1, 16, 32, 32]), torch.Size([2, 1, 32, 16, 16])])
     """
 
     layer_sizes: Final[tuple[int, ...]]

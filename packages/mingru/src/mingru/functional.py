@@ -1,13 +1,13 @@
-"""minGRU and minLSTM as functions of pre-activations, for those who build their own block on them.
+"""minGRU and minLSTM as functions of pre-activations, for those who build their own block on them (arXiv:2410.01201)::
 
-minGRU   h_t = (1 - z_t) h_{t-1} + z_t c(v_t),       z = sigmoid(gate), v = hidden
-minLSTM  h_t = f'_t h_{t-1} + i'_t c(v_t),           f' = f / (f + i), i' = i / (f + i), f, i = sigmoid of their gates
-         c(v) = v + 1/2 (v >= 0), sigmoid(v) (v < 0) unless `activation` says otherwise
+    minGRU   h_t = (1 - z_t) h_{t-1} + z_t c(v_t),       z = sigmoid(gate), v = hidden
+    minLSTM  h_t = f'_t h_{t-1} + i'_t c(v_t),           f' = f / (f + i), i' = i / (f + i), f, i = sigmoid of their gates
+             c(v) = v + 1/2 (v >= 0), sigmoid(v) (v < 0) unless `activation` says otherwise
 
-(Feng et al., "Were RNNs All We Needed?", arXiv:2410.01201.) One fused kernel each way, in linear space: states may have
-any sign, and nothing overflows however long the sequence is. Second derivatives, and everything under torch.func
-(grad, vmap, jacrev, ...), are exact too, but computed step by step by `mingru.reference`. Under autocast the functions run in the dtype of their
-inputs, which is what nn.Linear made them; states are kept in float32 (float64 for float64 inputs) in any case.
+One fused kernel each way, in linear space: states may have any sign, and nothing overflows however long the sequence is.
+Second derivatives, and everything under torch.func (grad, vmap, jacrev, ...), are exact too, but computed step by step by
+`mingru.reference`. Under autocast the functions run in the dtype of their inputs, which is what nn.Linear made them; states
+are kept in float32 (float64 for float64 inputs) in any case.
 """
 
 from __future__ import annotations
@@ -80,6 +80,12 @@ def mingru_scan(
     Raises:
         ValueError: a shape, device, length or option that does not fit; the message names it.
         TypeError: dtypes that are not floating or differ.
+
+    Example:
+        >>> gate, hidden = torch.nn.Linear(64, 2 * 256)(torch.randn(8, 100, 64)).chunk(2, dim=-1)
+        >>> out, h_last = mingru_scan(gate, hidden, lengths=[100, 7, 50, 0, 3, 99, 1, 20])
+        >>> out.shape, h_last.shape
+        (torch.Size([8, 100, 256]), torch.Size([8, 256]))
     """
     return scan([gate, hidden], 1, h0, lengths, reset, reverse, activation, initial)
 
@@ -126,11 +132,11 @@ def mingru_gate_hidden(gate: Tensor, hidden: Tensor, h: Tensor) -> Tensor:
     """minGRU from its pre-activations and a state, as mingru 1.4 names and shapes them. More: `mingru_scan`.
 
     Args:
-        gate, hidden: (B, S, *).
-        h: (B, 1, *), or what expands to it.
+        gate, hidden: (B, S, ...).
+        h: (B, 1, ...), or what expands to it.
 
     Returns:
-        h at each step, (B, S, *).
+        h at each step, (B, S, ...).
 
     Raises:
         ValueError, TypeError: as `mingru_scan`.

@@ -21,6 +21,10 @@ from .convert import convert_state_dict
 class _ByEitherName(nn.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> _ByEitherName:
         """For MinGRU, a ListMinGRU if its arguments have the names of mingru 1.4."""
+        if cls is MinGRU and "hidden_size" in kwargs:
+            raise TypeError(
+                "hidden_size: MinGRU takes input_dims and hidden_dims, or mingru 1.4's input_size and hidden_sizes"
+            )
         if cls is MinGRU and ("input_size" in kwargs or "hidden_sizes" in kwargs):
             from .cells import ListMinGRU
 
@@ -31,7 +35,7 @@ class _ByEitherName(nn.Module):
 class MinGRU(_ByEitherName):
     r"""Stacked minGRU (Feng et al., "Were RNNs All We Needed?", arXiv:2410.01201).
 
-    Each layer computes, from its input x (normalised first if `norm`),
+    Each layer computes, from its input x (normalised first if `norm`)::
 
         k, v = split(W x + b),   z = sigmoid(k),   h_t = (1 - z_t) h_{t-1} + z_t g(v_t)
 
@@ -65,6 +69,13 @@ class MinGRU(_ByEitherName):
     Raises:
         ValueError: arguments out of range, or an input, state or length that does not fit.
         TypeError: dtypes that are not floating or differ.
+
+    Example:
+        >>> rnn = MinGRU(3, 64, num_layers=2, dropout=0.1, residual=True)
+        >>> out, h = rnn(torch.randn(10, 128, 3))
+        >>> out.shape, h.shape
+        (torch.Size([10, 128, 64]), torch.Size([2, 10, 1, 64]))
+        >>> out, h = rnn(torch.randn(10, 50, 3), h)  # goes on where it stopped
     """
 
     gates = 1
@@ -279,12 +290,17 @@ class MinGRU(_ByEitherName):
 
 
 class MinLSTM(MinGRU):
-    r"""Stacked minLSTM, in its length-independent form (arXiv:2410.01201, section 3.2).
+    r"""Stacked minLSTM, in its length-independent form (arXiv:2410.01201, section 3.2)::
 
         k_f, k_i, v = split(W x + b),   f = sigmoid(k_f),   i = sigmoid(k_i),
         h_t = f_t / (f_t + i_t) h_{t-1} + i_t / (f_t + i_t) g(v_t)
 
     Arguments, shapes and errors are those of `MinGRU`.
+
+    Example:
+        >>> out, h = MinLSTM(3, 64)(torch.randn(10, 128, 3), lengths=[128] * 9 + [5])
+        >>> out.shape, bool((out[9, 5:] == 0).all())
+        (torch.Size([10, 128, 64]), True)
     """
 
     gates = 2

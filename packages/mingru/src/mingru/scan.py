@@ -12,11 +12,11 @@ def parallel_scan_log(log_a: Tensor, log_b: Tensor) -> Tensor:
     """x_t = a_t x_{t-1} + b_t for numbers >= 0, all t at once (Heinsen, arXiv:2311.06281, equation 7), in plain PyTorch.
 
     Args:
-        log_a: (B, T, *), logarithms of a_1 ... a_T.
-        log_b: (B, T + 1, *), logarithms of x_0, b_1 ... b_T.
+        log_a: (B, T, ...), logarithms of a_1 ... a_T.
+        log_b: (B, T + 1, ...), logarithms of x_0, b_1 ... b_T.
 
     Returns:
-        (B, T + 1, *): x_0 ... x_T.
+        (B, T + 1, ...): x_0 ... x_T.
 
     Raises:
         ValueError: if the shapes do not fit.

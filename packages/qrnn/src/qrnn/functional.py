@@ -57,6 +57,11 @@ def linear_scan(
     Raises:
         ValueError: a shape, device or length that does not fit; the message names it.
         TypeError: dtypes that are not floating or differ, or a reset that is not bool.
+
+    Example:
+        >>> h, h_last = linear_scan(torch.full((4, 1, 1), 2.0), torch.ones(4, 1, 1))
+        >>> h.flatten().tolist()
+        [1.0, 3.0, 7.0, 15.0]
     """
     return _scan_values("a", a, "b", b, "linear", h0, "h0", lengths, reset, batch_first, reverse)
 
@@ -89,6 +94,12 @@ def forget_mult(
     Raises:
         ValueError: a shape, device or length that does not fit; the message names it.
         TypeError: dtypes that are not floating or differ, or a reset that is not bool.
+
+    Example:
+        >>> f, x = torch.rand(7, 20, 128), torch.randn(7, 20, 128)
+        >>> out, h_last = forget_mult(f, x, lengths=[7] * 19 + [3])
+        >>> out.shape, h_last.shape
+        (torch.Size([7, 20, 128]), torch.Size([20, 128]))
     """
     return _scan_values("f", f, "x", x, "mult", hidden, "hidden", lengths, reset, batch_first, reverse)
 

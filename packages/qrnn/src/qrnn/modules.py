@@ -16,6 +16,8 @@ from ._plain import child, children, fits, fusible, is_hooked, linear_parameters
 from ._tensors import pack_like
 from .convert import join_language_model, unwrap_weight_drop
 
+_LAYER_OPTIONS = {"save_prev_x", "zoneout", "zoneout_mode", "output_gate", "use_cuda", "pooling", "device", "dtype"}
+
 
 class ForgetMult(nn.Module):
     """h_t = f_t x_t + (1 - f_t) h_{t-1}: dynamic weighted averaging, the recurrence of QRNN.
@@ -23,6 +25,11 @@ class ForgetMult(nn.Module):
     Args:
         batch_first: f, x and h are (B, T, H) instead of (T, B, H).
         backward: each sequence is walked from its last step to its first; h stays aligned with x.
+
+    Example:
+        >>> f, x = torch.full((5, 1, 1), 0.5), torch.ones(5, 1, 1)
+        >>> ForgetMult()(f, x).flatten().tolist()
+        [0.5, 0.75, 0.875, 0.9375, 0.96875]
     """
 
     def __init__(self, batch_first: bool = False, backward: bool = False) -> None:
@@ -49,7 +56,7 @@ class ForgetMult(nn.Module):
 
 
 class QRNNLayer(nn.Module):
-    r"""One layer of a quasi-recurrent neural network (Bradbury et al., arXiv:1611.01576).
+    r"""One layer of a quasi-recurrent neural network (Bradbury et al., arXiv:1611.01576)::
 
         Z, F, O = split(W [x_t, x_{t-1}, ..., x_{t-window+1}] + b),   z = tanh(Z),   f = sigmoid(F),   o = sigmoid(O)
         c_t = f_t z_t + (1 - f_t) c_{t-1},   h_t = o_t c_t
@@ -305,6 +312,12 @@ class QRNN(nn.Module):
     Raises:
         ValueError: arguments out of range, layers that do not chain, or an input, state or length that does not fit.
         TypeError: dtypes that are not floating or differ.
+
+    Example:
+        >>> rnn = QRNN(128, 256, num_layers=2, dropout=0.4, window=2)
+        >>> output, hidden = rnn(torch.randn(7, 20, 128))  # (T, B, features)
+        >>> output.shape, hidden.shape
+        (torch.Size([7, 20, 256]), torch.Size([2, 20, 256]))
     """
 
     def __init__(
@@ -324,6 +337,11 @@ class QRNN(nn.Module):
         **layer_options: Any,
     ) -> None:
         super().__init__()
+        unknown = sorted(layer_options.keys() - _LAYER_OPTIONS)
+        if unknown:
+            raise TypeError(
+                f"{unknown[0]}: not an argument of QRNN, nor one of its layers: {', '.join(sorted(_LAYER_OPTIONS))}"
+            )
         if n_layers is not None:
             if num_layers not in (1, n_layers):
                 raise ValueError(f"n_layers: expected one number of layers, got {n_layers} and num_layers={num_layers}")
@@ -517,6 +535,8 @@ class QRNN(nn.Module):
 
 def _stack_states(states: Sequence[Tensor], count: int) -> Tensor:
     """(count, B, H), from a list with one for each layer, (B, H) or (1, B, H)."""
+    if len(states) == 2 and all(isinstance(state, Tensor) and state.dim() == 3 and len(state) == count for state in states):
+        raise ValueError("hidden: expected one state, got two; of nn.LSTM's (h, c), it is c alone")
     if len(states) != count or any(not isinstance(state, Tensor) or state.shape != states[0].shape for state in states):
         raise ValueError(
             f"hidden: expected a tensor, or a list with equal ones for each of {count} layers, got {_shapes(states)}"
@@ -540,6 +560,8 @@ def _windows(window: Union[int, Sequence[int], None], layers: int) -> List[int]:
         return [2] + [1] * (layers - 1)
     if isinstance(window, int):
         return [window] * layers
+    if not isinstance(window, Sequence):
+        raise TypeError(f"window: expected an int, or one for each layer, got {window!r}")
     if len(window) != layers:
         raise ValueError(f"window: expected {layers} of them, one per layer, got {list(window)}")
     return list(window)

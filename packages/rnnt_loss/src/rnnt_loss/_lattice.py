@@ -56,6 +56,16 @@ def check_logits(name: str, x: Tensor, dims: str) -> None:
         raise ValueError(f"{name}: expected shape ({dims}), got {list(x.shape)}")
 
 
+def check_rows(name: str, x: Tensor, symbols: Tensor) -> None:
+    """Raises unless x, of the predictor, has a row for the blank that it began with, and one for each symbol."""
+    check_tensor(name, x)
+    check_tensor("symbols", symbols)
+    if symbols.dim() == 2 and x.dim() == 3 and x.shape[1] != symbols.shape[1] + 1:
+        raise ValueError(
+            f"{name}: expected S + 1 = {symbols.shape[1] + 1} rows, the blank's and one for each of the S symbols, got {x.shape[1]}"
+        )
+
+
 def with_unit_stride(logits: Tensor) -> Tensor:
     """Logits as the ops take them: any strides but along the classes."""
     return logits if logits.stride(-1) == 1 or logits.shape[-1] == 1 else logits.contiguous()
@@ -95,6 +105,30 @@ def check_symbols(
             b, s = wrong.nonzero()[0].tolist()
             raise ValueError(f"{name}: expected values within 0..{classes - 1}, got {int(checked[b, s])} at [{b}, {s}]")
     return checked
+
+
+def check_options(logits: Tensor, termination_symbol: int, rnnt_type: str, reduction: str) -> int:
+    """The blank, as a class counted from the start."""
+    check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
+    check_choice("reduction", reduction, REDUCTIONS)
+    return check_index("termination_symbol", termination_symbol, logits.shape[-1])
+
+
+def checked_joint(
+    logits: Tensor, symbols: Tensor, termination_symbol: int, boundary: Tensor | None, rnnt_type: str, reduction: str
+) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    """Logits (B, T, S + 1, C), symbols, boundary and blank as the ops take them."""
+    check_logits("logits", logits, "B, T, S + 1, C")
+    check_tensor("symbols", symbols)
+    batch, frames, rows, classes = logits.shape
+    if symbols.dim() != 2 or list(symbols.shape) != [batch, rows - 1]:
+        raise ValueError(
+            f"logits: expected shape (B, T, S + 1, C), frames before symbols, for symbols (B, S) = {list(symbols.shape)}, got "
+            f"{list(logits.shape)}"
+        )
+    blank = check_options(logits, termination_symbol, rnnt_type, reduction)
+    boundary = check_boundary(boundary, batch, rows - 1, frames, logits)
+    return with_unit_stride(logits), check_symbols(symbols, batch, rows - 1, classes, boundary, logits), boundary, blank
 
 
 def check_ranges(ranges: Tensor, batch: int, frames: int, rows: int, symbols: int, like: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from ._names import refuse_namesake
 from ._tensors import state_dtype
 
 NAMESPACE = "rnnkit_rnnt_loss"
+WITH_CUDA = bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::lattice", "CUDA"))
 _ONEDNN = platform.machine() in ("x86_64", "AMD64") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 

@@ -2,13 +2,13 @@
 
 Shapes: B sequences, T frames, S symbols (without blank), C classes, H the joiner's width. `termination_symbol` is the blank.
 A node (t, s) of the lattice has consumed t frames and emitted s symbols; from it lead a label, px[b, s, t] =
-log P(symbols[b, s]), and the blank, py[b, s, t]. `rnnt_type` says where the label leads:
+log P(symbols[b, s]), and the blank, py[b, s, t]. `rnnt_type` says where the label leads::
 
     "regular"      to (t, s + 1): any number of symbols a frame (Graves, arXiv:1211.3711)
     "modified"     to (t + 1, s + 1): a symbol consumes a frame, which needs T >= S
     "constrained"  the same, and the blank of the next context at the same frame is taken with it
 
-Arguments that all losses share:
+Arguments that all losses share::
 
     symbols          (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything
     boundary         (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What lies
@@ -48,9 +48,12 @@ from ._lattice import (
     check_choice,
     check_index,
     check_logits,
+    check_options,
     check_ranges,
+    check_rows,
     check_symbols,
     check_values,
+    checked_joint,
     fold_constrained,
     may_read,
     reduce,
@@ -59,6 +62,7 @@ from ._lattice import (
 )
 from ._modes import autocast_enabled, needs_plain_torch, wants_gradients
 from ._plain import linear_parameters
+from .durations import multiblank_rnnt_loss, tdt_loss
 
 __all__ = [
     "check_values",
@@ -91,7 +95,7 @@ Joiner = nn.Linear | Callable[[Tensor, Tensor], Tensor]
 
 def with_cuda() -> bool:
     """Whether this build has CUDA kernels."""
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"{_ops.NAMESPACE}::lattice", "CUDA"))
+    return _ops.WITH_CUDA
 
 
 def rnnt_loss(
@@ -122,8 +126,14 @@ def rnnt_loss(
 
     Returns:
         -log P(symbols), reduced; with return_grad, (loss, (px_grad, py_grad)).
+
+    Example:
+        >>> logits = torch.randn(2, 20, 6, 30, requires_grad=True)  # (B, T, S + 1, C), the joiner's
+        >>> symbols = torch.randint(1, 30, (2, 5))
+        >>> boundary = torch.tensor([[0, 0, 5, 20], [0, 0, 3, 12]])  # the second sequence has 3 symbols and 12 frames
+        >>> rnnt_loss(logits, symbols, termination_symbol=0, boundary=boundary, reduction="sum").backward()
     """
-    logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, reduction)
+    logits, symbols, boundary, blank = checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, reduction)
     reuse_logits = _check_reuse(logits, reuse_logits)
     mode = "hat" if use_hat_loss else "softmax"
     frames = logits.shape[1]
@@ -176,7 +186,7 @@ def rnnt_loss_packed(
         num_frames = int(boundary[:, 3].max()) if batch > 0 else 0
     if num_frames < 0:
         raise ValueError(f"num_frames: expected at least 0, got {num_frames}")
-    blank = _check_options(logits, termination_symbol, rnnt_type, reduction)
+    blank = check_options(logits, termination_symbol, rnnt_type, reduction)
     checked = check_boundary(boundary, batch, count, num_frames, logits)
     assert checked is not None
     symbols = check_symbols(symbols, batch, count, logits.shape[-1], checked, logits)
@@ -248,7 +258,7 @@ def rnnt_loss_smoothed(
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
 ) -> Loss:
-    """The simple loss, with log-probabilities interpolated (Kuang et al., arXiv:2206.13236, section 3.1).
+    """The simple loss, with log-probabilities interpolated (Kuang et al., arXiv:2206.13236, section 3.1)::
 
         (1 - lm_only_scale - am_only_scale) * simple + lm_only_scale * log_softmax(lm)
             + am_only_scale * log_softmax(am + log q),     q the mean of softmax(lm) over the batch
@@ -298,6 +308,14 @@ def rnnt_loss_pruned(
         ranges: (B, T, s_range), from `get_rnnt_prune_ranges`, or any others with consecutive rows that do not fall over time.
         use_hat_loss: see `rnnt_loss`. (It is k2's ninth argument, return_grad fast_rnnt's.)
         others: see `rnnt_loss`.
+
+    Example:
+        >>> am, lm, symbols = torch.randn(2, 20, 30), torch.randn(2, 6, 30), torch.randint(1, 30, (2, 5))
+        >>> boundary = torch.tensor([[0, 0, 5, 20], [0, 0, 3, 12]])
+        >>> simple, (px_grad, py_grad) = rnnt_loss_smoothed(lm, am, symbols, 0, boundary=boundary, return_grad=True)
+        >>> ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, s_range=3)  # (B, T, s_range)
+        >>> am_pruned, lm_pruned = do_rnnt_pruning(am, lm, ranges)
+        >>> loss = rnnt_loss_pruned((am_pruned + lm_pruned).tanh(), symbols, ranges, 0, boundary)
     """
     logits, symbols, begin, boundary, blank = _checked_pruned(
         logits, symbols, ranges, termination_symbol, boundary, rnnt_type, reduction
@@ -351,6 +369,10 @@ def rnnt_loss_fused(
         rows_at_once: how many nodes' logits exist at a time. Default: 512 on a CPU, 65536 on a GPU. 0 keeps all of them, and with an
             nn.Linear backward does not compute them again: faster, with two tensors of (nodes, H) and (nodes, C).
         others: see `rnnt_loss`.
+
+    Example:
+        >>> am, lm, symbols = torch.randn(2, 20, 64), torch.randn(2, 6, 64), torch.randint(1, 30, (2, 5))
+        >>> loss = rnnt_loss_fused(am, lm, nn.Linear(64, 30), symbols, termination_symbol=0)
     """
     return _fused(
         am,
@@ -448,7 +470,7 @@ def get_rnnt_logprobs_joint(
     rnnt_type: str = "regular",
 ) -> tuple[Tensor, Tensor]:
     """(px, py) of `rnnt_loss`: see `get_rnnt_logprobs`."""
-    logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
+    logits, symbols, boundary, blank = checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
     options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
     label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
     return _logprobs(label, blanks[:, 0], rnnt_type)
@@ -557,7 +579,7 @@ def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Ten
 def mutual_information_recursion(
     px: Tensor, py: Tensor, boundary: Tensor | None = None, return_grad: bool = False
 ) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
-    """log of the sum over all paths of e^(the scores along the path).
+    """log of the sum over all paths of e^(the scores along the path)::
 
         p[s, t] = log_add(p[s - 1, t'] + px[s - 1, t'], p[s, t - 1] + py[s, t - 1]),    p[begin] = 0, result p[end]
 
@@ -630,9 +652,15 @@ def rnnt_align(
     Returns:
         Its log-probability (B,), and the frame at which it emits each symbol, (B, S) int64; -1 in the padding, and where
         there is no path.
+
+    Example:
+        >>> logits = torch.zeros(1, 4, 3, 5)
+        >>> logits[0, 1, 0, 2] = logits[0, 3, 1, 4] = 10  # symbol 2 at frame 1, symbol 4 at frame 3
+        >>> rnnt_align(logits, torch.tensor([[2, 4]]), termination_symbol=0)[1].tolist()
+        [[1, 3]]
     """
     with torch.no_grad():
-        logits, symbols, boundary, blank = _checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
+        logits, symbols, boundary, blank = checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
         options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
         label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
         score, taken, _ = solve(label, blanks, rnnt_type, boundary, occupancies=True, viterbi=True)
@@ -647,153 +675,11 @@ def expected_emission_times(px_grad: Tensor) -> Tensor:
     return px_grad @ torch.arange(px_grad.shape[2], device=px_grad.device, dtype=px_grad.dtype)
 
 
-def tdt_loss(
-    logits: Tensor,
-    symbols: Tensor,
-    durations: Sequence[int],
-    termination_symbol: int,
-    boundary: Tensor | None = None,
-    sigma: float = 0.0,
-    omega: float = 0.0,
-    reduction: str = "mean",
-    *,
-    clamp: float = 0.0,
-    fastemit_lambda: float = 0.0,
-    zero_infinity: bool = False,
-) -> Tensor:
-    """The token-and-duration transducer's loss (Xu et al., arXiv:2304.06795).
-
-    Args:
-        logits: (B, T, S + 1, C + D): of the C classes, blank among them, and of the D durations, each with its softmax.
-        durations: D numbers of frames that a label or blank may last; blanks do not last 0, so one is above 0. Those beyond T
-            cost nothing.
-        sigma: subtracted from the log-probabilities of classes (logit under-normalisation).
-        omega: the probability that a call computes the plain RNN-T loss of the classes instead; drawn on the CPU.
-        clamp: if > 0, the gradient of each of the C classes' logits, of a sequence's loss, is limited to -clamp..clamp, after
-            FastEmit (NeMo's; it leaves those of durations alone).
-        fastemit_lambda: as everywhere, but, as NeMo's, for the classes alone.
-        others: see `rnnt_loss.functional`.
-    """
-    if any(isinstance(d, bool) or not isinstance(d, int) for d in durations):
-        raise TypeError(f"durations: expected integers, got {list(durations)}")
-    if len(set(durations)) != len(durations) or min(durations, default=0) < 0 or max(durations, default=0) < 1:
-        raise ValueError(f"durations: expected different numbers >= 0, one of them > 0, got {list(durations)}")
-    check_logits("logits", logits, "B, T, S + 1, C + D")
-    classes = logits.shape[3] - len(durations)
-    if not -classes <= termination_symbol < classes:
-        raise ValueError(
-            f"logits: expected the C classes, with termination_symbol={termination_symbol} among them, and {len(durations)} "
-            f"durations in the last dimension, got {list(logits.shape)}"
-        )
-    tokens, lasts = logits[..., :classes], logits[..., classes:]
-    tokens, symbols, boundary, blank = _checked_joint(tokens, symbols, termination_symbol, boundary, "regular", reduction)
-    batch, frames, rows = logits.shape[:3]
-    label_weight = 1 + fastemit_lambda
-    options = (frames, [blank], "softmax", max(clamp, 0.0), label_weight, False)
-    label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
-    if omega > 0 and float(torch.rand(())) < omega:
-        score = solve(label, blanks, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
-        return reduce(score, reduction, zero_infinity)
-    valid = reference.inside(_ops.whole(boundary, batch, rows - 1, frames, logits), None, frames, rows)
-    lasts = torch.where(valid[..., None], lasts, 0.0).to(label.dtype).log_softmax(-1).permute(0, 3, 1, 2)
-    of_labels, label_durations = _possible(durations, frames, 0)
-    of_blanks, blank_durations = _possible(durations, frames, 1)
-    lasting = lasts[:, of_labels, :, :-1]
-    if fastemit_lambda != 0:  # the lattice will multiply this gradient, too
-        lasting = lasting / label_weight + (lasting - lasting / label_weight).detach()
-    arcs = (label[:, None] + lasting - sigma, blanks + lasts[:, of_blanks] - sigma)
-    return _duration_loss(*arcs, label_durations, blank_durations, boundary, reduction, fastemit_lambda, zero_infinity)
-
-
-def _possible(durations: Sequence[int], frames: int, least: int) -> tuple[list[int], list[int]]:
-    """The indices of durations, not below `least`, that fit into so many frames, and they; at least one, which may just not fit."""
-    known = sorted((d, i) for i, d in enumerate(durations) if d >= least)
-    fitting = [(d, i) for d, i in known if d <= frames] or [(min(known[0][0], frames + 1), known[0][1])]
-    return [i for _, i in fitting], [d for d, _ in fitting]
-
-
-def multiblank_rnnt_loss(
-    logits: Tensor,
-    symbols: Tensor,
-    blanks: Sequence[int],
-    blank_durations: Sequence[int],
-    boundary: Tensor | None = None,
-    sigma: float = 0.0,
-    reduction: str = "mean",
-    *,
-    clamp: float = 0.0,
-    fastemit_lambda: float = 0.0,
-    zero_infinity: bool = False,
-) -> Tensor:
-    """The multi-blank transducer's loss: blanks that consume several frames (Xu et al., arXiv:2211.03541).
-
-    Args:
-        logits: (B, T, S + 1, C).
-        blanks: the classes of the blanks, the plain one among them.
-        blank_durations: how many frames each consumes; one of them 1.
-        sigma: subtracted from all log-probabilities (logit under-normalisation).
-        clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
-        others: see `rnnt_loss.functional`.
-    """
-    if any(isinstance(d, bool) or not isinstance(d, int) for d in blank_durations):
-        raise TypeError(f"blank_durations: expected integers, got {list(blank_durations)}")
-    if len(blanks) != len(blank_durations) or 1 not in blank_durations or min(blank_durations) < 1 or len(blanks) > 8:
-        raise ValueError(
-            f"blank_durations: expected one for each of at most 8 blanks, at least 1, and 1 among them, got "
-            f"{list(blank_durations)} for blanks {list(blanks)}"
-        )
-    logits, symbols, boundary, _ = _checked_joint(logits, symbols, blanks[0], boundary, "regular", reduction)
-    classes = [check_index("blanks", blank, logits.shape[3]) for blank in blanks]
-    options = (logits.shape[1], classes, "softmax", max(clamp, 0.0), 1 + fastemit_lambda, False)
-    label, blank_scores = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
-    of_blanks, durations = _possible(blank_durations, logits.shape[1], 1)
-    arcs = (label[:, None] - sigma, blank_scores[:, of_blanks] - sigma)
-    return _duration_loss(*arcs, [0], durations, boundary, reduction, fastemit_lambda, zero_infinity)
-
-
-def _duration_loss(
-    label: Tensor,
-    blank: Tensor,
-    label_durations: list[int],
-    blank_durations: list[int],
-    boundary: Tensor | None,
-    reduction: str,
-    fastemit_lambda: float,
-    zero_infinity: bool,
-) -> Tensor:
-    wanted = wants_gradients([label], None)
-    options = (boundary, None, False, False, wanted, 1 + fastemit_lambda)
-    score, _, _ = _ops.lattice(label, blank, label_durations, blank_durations, *options)
-    return reduce(score, reduction, zero_infinity)
-
-
-def _check_options(logits: Tensor, termination_symbol: int, rnnt_type: str, reduction: str) -> int:
-    check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
-    check_choice("reduction", reduction, REDUCTIONS)
-    return check_index("termination_symbol", termination_symbol, logits.shape[-1])
-
-
 def _check_reuse(logits: Tensor, reuse: bool) -> bool:
     """Whether to reuse the logits."""
     if reuse and logits.is_leaf and logits.requires_grad:
         raise ValueError("reuse_logits: expected logits that a joiner computed, not a leaf, whose values would be lost")
     return reuse and not torch.compiler.is_compiling()
-
-
-def _checked_joint(
-    logits: Tensor, symbols: Tensor, termination_symbol: int, boundary: Tensor | None, rnnt_type: str, reduction: str
-) -> tuple[Tensor, Tensor, Tensor | None, int]:
-    check_logits("logits", logits, "B, T, S + 1, C")
-    check_tensor("symbols", symbols)
-    batch, frames, rows, classes = logits.shape
-    if symbols.dim() != 2 or list(symbols.shape) != [batch, rows - 1]:
-        raise ValueError(
-            f"logits: expected shape (B, T, S + 1, C), frames before symbols, for symbols (B, S) = {list(symbols.shape)}, got "
-            f"{list(logits.shape)}"
-        )
-    blank = _check_options(logits, termination_symbol, rnnt_type, reduction)
-    boundary = check_boundary(boundary, batch, rows - 1, frames, logits)
-    return with_unit_stride(logits), check_symbols(symbols, batch, rows - 1, classes, boundary, logits), boundary, blank
 
 
 def _checked_simple(
@@ -814,7 +700,8 @@ def _checked_simple(
         raise TypeError(f"lm: expected am's {am.dtype}, got {lm.dtype}")
     if lm.device != am.device:
         raise ValueError(f"lm: expected am's device {am.device}, got {lm.device}")
-    blank = _check_options(am, termination_symbol, rnnt_type, reduction)
+    check_rows("lm", lm, symbols)
+    blank = check_options(am, termination_symbol, rnnt_type, reduction)
     boundary = check_boundary(boundary, batch, rows - 1, frames, am)
     return lm, am, check_symbols(symbols, batch, rows - 1, classes, boundary, am), boundary, blank
 
@@ -834,7 +721,7 @@ def _checked_pruned(
     if symbols.dim() != 2 or symbols.shape[0] != batch:
         raise ValueError(f"symbols: expected shape [{batch}, S], got {list(symbols.shape)}")
     count = symbols.shape[1]
-    blank = _check_options(logits, termination_symbol, rnnt_type, reduction)
+    blank = check_options(logits, termination_symbol, rnnt_type, reduction)
     checked = check_boundary(boundary, batch, count, frames, logits)
     begin = check_band(ranges, batch, frames, rows, count, checked, logits)
     boundary = _ops.whole(checked, batch, count, frames, logits)
@@ -891,6 +778,7 @@ def _fused(
     batch, frames, count = am.shape[0], am.shape[1], lm.shape[1] - 1
     if lm.shape[0] != batch:
         raise ValueError(f"lm: expected {batch} sequences, as am has, got {list(lm.shape)}")
+    check_rows("lm", lm, symbols)
     if ranges is not None and ranges.dim() != 3:
         raise ValueError(f"ranges: expected shape (B, T, s_range), got {list(ranges.shape)}")
     rows = count + 1 if ranges is None else ranges.shape[2]

@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import _ops, functional
-from ._checks import check_integers
-from ._lattice import check_choice, check_logits, may_read
+from ._forms import boundary_of, named, reduced
+from ._lattice import check_choice, check_logits, check_rows
 from ._modes import without_autocast
 from ._plain import is_plain
 
-NEMO_REDUCTIONS = ("none", "mean", "sum", "mean_volume")
-
-
-@contextmanager
-def _named(**ours: str) -> Iterator[None]:
-    """Errors of the functions, which begin with the name of an argument, with the name that the caller knows it by."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        name, colon, rest = str(error).partition(": ")
-        if name not in ours:
-            raise
-        raise type(error)(f"{ours[name]}{colon}{rest}") from None
-
-
-def _boundary(act_lens: Tensor, label_lens: Tensor, acts: Tensor) -> Tensor:
-    """(B, 4) of lengths (B,), which are checked under their names."""
-    check_logits("acts", acts, "B, T, S + 1, C")
-    ends = []
-    for name, lengths, most in (("label_lens", label_lens, acts.shape[2] - 1), ("act_lens", act_lens, acts.shape[1])):
-        ends.append(check_integers(name, lengths, [len(acts)], acts))
-        if may_read(lengths) and len(acts) > 0 and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
-            raise ValueError(f"{name}: expected values within 0..{most}, got {int(lengths.min())}..{int(lengths.max())}")
-    start = torch.zeros_like(ends[0])
-    return torch.stack([start, start, *ends], 1)
-
-
-def _reduced(loss: Tensor, reduction: str, symbol_lengths: Tensor) -> Tensor:
-    if reduction == "mean_volume":  # NeMo's: by symbols
-        return loss.sum() / symbol_lengths.sum().to(loss.device)
-    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+NEMO_REDUCTIONS = ("none", "mean", "mean_batch", "sum", "mean_volume")
 
 
 class TDTLoss(nn.Module):
@@ -55,11 +24,15 @@ class TDTLoss(nn.Module):
     Args:
         blank: the last of the classes.
         durations: numbers of frames that a label or blank may last; blanks do not last 0, so one is above 0.
-        reduction: "none", "mean" (over the batch), "sum", or "mean_volume" (the sum over the number of symbols).
+        reduction: "none", "mean" or "mean_batch" (over the batch), "sum", or "mean_volume" (the sum over the number of symbols).
         fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148).
         clamp: if > 0, the gradient of each class's logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
         sigma: subtracted from the log-probabilities of classes (logit under-normalisation).
         omega: the probability that a call computes the plain RNN-T loss of the classes instead.
+
+    Example:
+        >>> loss = TDTLoss(blank=29, durations=[0, 1, 2, 3, 4], sigma=0.05)
+        >>> value = loss(torch.randn(2, 20, 6, 35), torch.randint(0, 29, (2, 5)), torch.tensor([20, 12]), torch.tensor([5, 3]))
     """
 
     def __init__(
@@ -89,8 +62,9 @@ class TDTLoss(nn.Module):
             TypeError: of logits that are not floating, labels or lengths that are not integers.
             ValueError: of shapes, classes, durations or lengths that do not fit.
         """
-        boundary = _boundary(act_lens, label_lens, acts)
-        with _named(logits="acts", symbols="labels", termination_symbol="blank"):
+        check_logits("acts", acts, "B, T, S + 1, C")
+        boundary = boundary_of(acts, label_lens=label_lens, act_lens=act_lens)
+        with named(logits="acts", symbols="labels", termination_symbol="blank"):
             loss = functional.tdt_loss(
                 acts,
                 labels,
@@ -103,7 +77,7 @@ class TDTLoss(nn.Module):
                 clamp=self.clamp,
                 fastemit_lambda=self.fastemit_lambda,
             )
-        return _reduced(loss, self.reduction, label_lens)
+        return reduced(loss, self.reduction, label_lens)
 
 
 class MultiblankRNNTLoss(nn.Module):
@@ -112,7 +86,7 @@ class MultiblankRNNTLoss(nn.Module):
     Args:
         blank: the plain blank's class; that of the i-th big blank is blank - 1 - i.
         big_blank_durations: how many frames each big blank consumes.
-        reduction: "none", "mean" (over the batch), "sum", or "mean_volume" (the sum over the number of symbols).
+        reduction: "none", "mean" or "mean_batch" (over the batch), "sum", or "mean_volume" (the sum over the number of symbols).
         fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148).
         clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
         sigma: subtracted from all log-probabilities (logit under-normalisation).
@@ -143,8 +117,9 @@ class MultiblankRNNTLoss(nn.Module):
             TypeError: of logits that are not floating, labels or lengths that are not integers.
             ValueError: of shapes, classes, durations or lengths that do not fit.
         """
-        boundary = _boundary(act_lens, label_lens, acts)
-        with _named(logits="acts", symbols="labels", blank_durations="big_blank_durations", termination_symbol="blank"):
+        check_logits("acts", acts, "B, T, S + 1, C")
+        boundary = boundary_of(acts, label_lens=label_lens, act_lens=act_lens)
+        with named(logits="acts", symbols="labels", blank_durations="big_blank_durations", termination_symbol="blank"):
             loss = functional.multiblank_rnnt_loss(
                 acts,
                 labels,
@@ -156,7 +131,7 @@ class MultiblankRNNTLoss(nn.Module):
                 clamp=self.clamp,
                 fastemit_lambda=self.fastemit_lambda,
             )
-        return _reduced(loss, self.reduction, label_lens)
+        return reduced(loss, self.reduction, label_lens)
 
 
 class Joiner(nn.Module):
@@ -191,7 +166,7 @@ class PrunedRNNTLoss(nn.Module):
     """The pruned loss with all it needs: the two projections of the simple joiner, and the joiner itself.
 
     A simple loss finds the band (Kuang et al., arXiv:2206.13236), and the fused loss within it never has all logits. Its
-    parameters are named as those of icefall's pruned_transducer_stateless recipes. Train with
+    parameters are named as those of icefall's pruned_transducer_stateless recipes. Train with::
 
         simple, pruned = loss(encoder_out, decoder_out, symbols, boundary)
         (simple_scale * simple + pruned_scale * pruned).backward()
@@ -205,6 +180,12 @@ class PrunedRNNTLoss(nn.Module):
         s_range: rows a frame that are kept.
         blank: its class.
         lm_only_scale, am_only_scale, rnnt_type, delay_penalty, reduction: see `rnnt_loss.functional`.
+
+    Example:
+        >>> criterion = PrunedRNNTLoss(encoder_dim=384, decoder_dim=256, joiner_dim=512, vocab_size=500)
+        >>> encoder_out, decoder_out = torch.randn(2, 20, 384), torch.randn(2, 6, 256)
+        >>> simple, pruned = criterion(encoder_out, decoder_out, torch.randint(1, 500, (2, 5)))
+        >>> (0.5 * simple + pruned).backward()
     """
 
     def __init__(
@@ -238,7 +219,21 @@ class PrunedRNNTLoss(nn.Module):
     def forward(
         self, encoder_out: Tensor, decoder_out: Tensor, symbols: Tensor, boundary: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(simple loss, pruned loss) of (B, T, encoder_dim), (B, S + 1, decoder_dim) and symbols (B, S)."""
+        """Both losses. The predictor has seen a blank, then the symbols: `torch.nn.functional.pad(symbols, (1, 0), value=blank)`.
+
+        Args:
+            encoder_out: (B, T, encoder_dim).
+            decoder_out: (B, S + 1, decoder_dim), the predictor's outputs.
+            symbols: (B, S) integers.
+            boundary: (B, 4) integers, rows [0, 0, symbols of the sequence, its frames]; default: no padding.
+
+        Returns:
+            (simple loss, pruned loss), reduced.
+
+        Raises:
+            TypeError, ValueError: of dtypes, shapes or values, with the argument's name.
+        """
+        check_rows("decoder_out", decoder_out, symbols)
         boundary = _ops.whole(boundary, len(symbols), symbols.shape[1], encoder_out.shape[1], symbols)
         options = {"rnnt_type": self.rnnt_type, "delay_penalty": self.delay_penalty, "reduction": self.reduction}
         with without_autocast(encoder_out.device):  # 16 bits do not do for it: icefall issue 283

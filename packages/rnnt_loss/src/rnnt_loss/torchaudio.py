@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _ops
-from ._checks import check_integers
+from ._forms import boundary_of
 from ._lattice import (
     REDUCTIONS,
     check_boundary,
@@ -17,7 +17,6 @@ from ._lattice import (
     check_index,
     check_logits,
     check_symbols,
-    may_read,
     reduce,
     solve,
     with_unit_stride,
@@ -58,6 +57,10 @@ def rnnt_loss(
     Raises:
         TypeError: of logits that are not floating, or other tensors that are not of integers.
         ValueError: of shapes, devices, lengths, targets, blank or reduction other than the above.
+
+    Example:
+        >>> lengths, target_lengths = torch.tensor([20, 12]), torch.tensor([5, 3])
+        >>> value = rnnt_loss(torch.randn(2, 20, 6, 30), torch.randint(0, 29, (2, 5)), lengths, target_lengths)
     """
     if torch.jit.is_scripting():
         frames, classes = logits.shape[1], logits.shape[3]
@@ -95,13 +98,8 @@ def _checked(
     check_choice("reduction", reduction, REDUCTIONS)
     batch, frames, rows, classes = logits.shape
     blank = check_index("blank", blank, classes)
-    ends = []
-    for name, lengths, most in (("target_lengths", target_lengths, rows - 1), ("logit_lengths", logit_lengths, frames)):
-        ends.append(check_integers(name, lengths, [batch], logits))
-        if may_read(lengths) and batch > 0 and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
-            raise ValueError(f"{name}: expected values within 0..{most}, got {int(lengths.min())}..{int(lengths.max())}")
-    start = torch.zeros_like(ends[0])
-    boundary = check_boundary(torch.stack([start, start, *ends], 1), batch, rows - 1, frames, logits)
+    ends = boundary_of(logits, target_lengths=target_lengths, logit_lengths=logit_lengths)
+    boundary = check_boundary(ends, batch, rows - 1, frames, logits)
     assert boundary is not None
     symbols = check_symbols(targets, batch, rows - 1, classes, boundary, logits, "targets")
     return with_unit_stride(logits), symbols, boundary, blank

@@ -19,7 +19,7 @@ from .convert import CellProduct, convert_state_dict
 
 
 class SRUCell(nn.Module):
-    r"""One layer of SRU (Lei et al., arXiv:1709.02755): a whole sequence at once, or a step.
+    r"""One layer of SRU (Lei et al., arXiv:1709.02755): a whole sequence at once, or a step::
 
         U_t = W x_t                                    k values per channel: candidate, two gates, and x' where k = 4
         f_t = sigmoid(U1_t + v_f c_{t-1} + b_f),       c_t = f_t c_{t-1} + (1 - f_t) U0_t

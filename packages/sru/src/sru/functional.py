@@ -1,4 +1,4 @@
-"""SRU's recurrence as functions, for those who build their own layer on it.
+"""SRU's recurrence as functions, for those who build their own layer::
 
     f_t = sigmoid(U1_t + v_f c_{t-1} + b_f)       c_t = f_t c_{t-1} + (1 - f_t) U0_t
     r_t = sigmoid(U2_t + v_r c_{t-1} + b_r)       h_t = x'_t + (g(c_t) - x'_t) mask r_t

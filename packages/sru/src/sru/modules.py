@@ -54,6 +54,12 @@ class SRU(nn.Module):
     Raises:
         ValueError: arguments out of range or that contradict each other, or an input, state, mask or length that does not fit.
         TypeError: dtypes that are not floating or differ.
+
+    Example:
+        >>> rnn = SRU(128, 128, num_layers=4, dropout=0.1, bidirectional=True)
+        >>> output, c = rnn(torch.randn(20, 32, 128))  # (T, B, features)
+        >>> output.shape, c.shape
+        (torch.Size([20, 32, 256]), torch.Size([4, 32, 256]))
     """
 
     def __init__(

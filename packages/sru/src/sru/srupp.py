@@ -82,6 +82,11 @@ class SRUpp(nn.Module):
     Raises:
         ValueError: arguments out of range or that contradict each other, or an input, state, mask or memory that does not fit.
         TypeError: dtypes that are not floating or differ.
+
+    Example:
+        >>> rnn = SRUpp(128, 128, proj_size=64, num_layers=2, attention_every_n_layers=2)
+        >>> output, c, memory = rnn(torch.randn(20, 32, 128))
+        >>> output, c, memory = rnn(torch.randn(20, 32, 128), c, memory=memory["saved_inputs"])
     """
 
     def __init__(

@@ -1,0 +1,42 @@
+"""From the arguments of others' losses to those of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ._checks import check_integers
+from ._lattice import may_read
+
+
+@contextmanager
+def named(**theirs: str) -> Iterator[None]:
+    """Errors of our functions, which begin with the name of an argument, with the name that the caller knows it by."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        name, colon, rest = str(error).partition(": ")
+        if name not in theirs:
+            raise
+        raise type(error)(f"{theirs[name]}{colon}{rest}") from None
+
+
+def boundary_of(logits: Tensor, **lengths: Tensor) -> Tensor:
+    """(B, 4), of logits (B, T, S + 1, C) and the lengths (B,) of symbols and frames, in this order, checked under their names."""
+    ends = []
+    for (name, given), most in zip(lengths.items(), (logits.shape[2] - 1, logits.shape[1]), strict=True):
+        ends.append(check_integers(name, given, [len(logits)], logits))
+        if may_read(given) and len(logits) > 0 and not 0 <= int(given.min()) <= int(given.max()) <= most:
+            raise ValueError(f"{name}: expected values within 0..{most}, got {int(given.min())}..{int(given.max())}")
+    start = torch.zeros_like(ends[0])
+    return torch.stack([start, start, *ends], 1)
+
+
+def reduced(loss: Tensor, reduction: str, symbol_lengths: Tensor) -> Tensor:
+    """By NeMo's names: "mean" and "mean_batch" over the batch, "mean_volume" over all symbols, "sum" or "none"."""
+    if reduction == "mean_volume":
+        return loss.sum() / symbol_lengths.sum().to(loss.device)
+    return loss.mean() if reduction in ("mean", "mean_batch") else loss.sum() if reduction == "sum" else loss
