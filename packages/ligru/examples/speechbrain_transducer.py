@@ -15,6 +15,7 @@ import time
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from rnnt_loss.decode import greedy
 from torch import Tensor
 
 HPARAMS = """
@@ -99,24 +100,22 @@ class Transducer(sb.Brain):
 def errors(brain: Transducer, batch: Batch) -> float:
     """Share of words that the greedy search gets wrong, by SpeechBrain's own count."""
     brain.modules.eval()
-    wrong, said = 0, 0
-    encoded = brain.modules.encoder(batch.to(brain.device).features)
-    for row, words, share in zip(encoded, batch.words, batch.shares, strict=True):
-        heard, state = [], None
-        predicted, state = brain.modules.predictor(brain.modules.embedding(torch.zeros(1, 1, dtype=torch.long)), state)
-        for frame in row[: round(len(row) * share.item())]:
-            for _ in range(3):
-                joined = brain.modules.joint(frame[None, None, None], predicted[:, :, None])
-                word = brain.modules.output(joined).argmax(-1).flatten()
-                if word.item() == 0:
-                    break
-                heard.append(word.item())
-                predicted, state = brain.modules.predictor(brain.modules.embedding(word[None]), state)
-        wanted = words[: round(5 * share.item())].tolist()
-        details = sb.utils.edit_distance.wer_details_for_batch([0], [wanted], [heard], compute_alignments=False)[0]
-        wrong += details["num_edits"]
-        said += len(wanted)
-    return wrong / said
+    modules, batch = brain.modules, batch.to(brain.device)
+    encoded = modules.encoder(batch.features)
+
+    def predictor(symbols: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        predicted, state = modules.predictor(modules.embedding(symbols[:, None]), state)
+        return predicted[:, 0], state
+
+    def joiner(encoded: Tensor, predicted: Tensor) -> Tensor:
+        return modules.output(modules.joint(encoded[:, None, None], predicted[:, None, None]))[:, 0, 0]
+
+    lengths = (batch.shares * encoded.shape[1]).round().long()
+    found = greedy(encoded, lengths, predictor, joiner, blank=0, state_dim=1)
+    wanted = [words[: round(5 * share.item())].tolist() for words, share in zip(batch.words, batch.shares, strict=True)]
+    said = [hypothesis.symbols for hypothesis in found]
+    details = sb.utils.edit_distance.wer_details_for_batch(list(range(len(said))), wanted, said)
+    return sum(row["num_edits"] for row in details) / sum(map(len, wanted))
 
 
 def milliseconds(hparams: dict, batch: Batch) -> float:

@@ -23,6 +23,7 @@ import matplotlib
 import torch
 from mingru import MinGRU
 from rnnt_loss import PrunedRNNTLoss
+from rnnt_loss.decode import greedy
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -99,18 +100,22 @@ class Transducer(nn.Module):
         return self.loss(encoded, self.predict(padded.unfold(1, CONTEXT, 1)), symbols, boundary)
 
     @torch.no_grad()
-    def decode(self, x: Tensor, most: int = 3) -> list[int]:
-        """The best symbol of each frame, again and again until it is blank; x (T, features)."""
-        joiner, found = self.loss.joiner, [0] * CONTEXT
-        encoded = joiner.encoder_proj(self.encoder(x[None])[0][0])
-        for frame in encoded:
-            for _ in range(most):
-                state = joiner.decoder_proj(self.predict(torch.tensor(found[-CONTEXT:], device=x.device)))
-                symbol = int(joiner(frame, state, project_input=False).argmax())
-                if symbol == 0:
-                    break
-                found.append(symbol)
-        return found[CONTEXT:]
+    def decode(self, sequences: list[Tensor]) -> list[list[int]]:
+        """What is said in sequences of (T, features), by greedy search, all side by side."""
+        joiner = self.loss.joiner
+        lengths = torch.tensor([len(x) for x in sequences])
+        encoded = self.encoder(nn.utils.rnn.pad_sequence(sequences, batch_first=True), lengths=lengths)[0]
+
+        def predictor(symbols: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
+            before = symbols.new_zeros(len(symbols), CONTEXT) if history is None else history
+            history = torch.cat([before[:, 1:], symbols[:, None]], 1)
+            return joiner.decoder_proj(self.predict(history)), history
+
+        def join(encoded: Tensor, decoded: Tensor) -> Tensor:
+            return joiner(encoded, decoded, project_input=False)
+
+        found = greedy(joiner.encoder_proj(encoded), lengths, predictor, join, blank=0, most=3)
+        return [hypothesis.symbols for hypothesis in found]
 
 
 def errors(found: list[int], wanted: list[int]) -> int:
@@ -126,7 +131,8 @@ def errors(found: list[int], wanted: list[int]) -> int:
 def word_error_rate(model: Transducer, data: list[tuple[Tensor, Tensor]], device: torch.device) -> float:
     """In percent."""
     model.eval()
-    wrong = sum(errors(model.decode(x.to(device)), y.tolist()) for x, y in data)
+    heard = model.decode([x.to(device) for x, _ in data])
+    wrong = sum(errors(found, y.tolist()) for found, (_, y) in zip(heard, data, strict=True))
     return 100 * wrong / sum(len(y) for _, y in data)
 
 
@@ -179,7 +185,7 @@ def main() -> None:
         print(f"epoch {epoch:2}: word error rate {curve[-1][1]:5.1f} %, {time.perf_counter() - start:.0f} s")
 
     for x, y in test[:3]:
-        said, heard = y.tolist(), model.decode(x.to(device))
+        said, heard = y.tolist(), model.decode([x.to(device)])[0]
         print(f"said {' '.join(WORDS[i - 1] for i in said)}; heard {' '.join(WORDS[i - 1] for i in heard)}")
     figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
     axis.plot(*zip(*curve, strict=True), marker="o", color="#c8553d")
