@@ -241,6 +241,7 @@ def docs(session: nox.Session) -> None:
     """Build the documentation site into build/docs, no warning allowed; its code is run by `tests(examples)`."""
     environment = Environment(session, "torch", *BUILD, *group("docs"))
     environment.has_only(*FAMILIES)
+    shutil.rmtree(ROOT / "build" / "docs", ignore_errors=True)  # of what was read before, nothing would be said again
     environment.python(
         "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-c", "docs", ".", "build/docs", *session.posargs
     )

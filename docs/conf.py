@@ -34,6 +34,7 @@ myst_heading_anchors = 3
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # the signature has them
 default_role = "code"
+napoleon_use_ivar = True
 napoleon_custom_sections = [("Shape", "params_style"), ("Inputs", "params_style")]
 
 

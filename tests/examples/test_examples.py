@@ -67,8 +67,8 @@ def test_training_by_two_processes(family: str, parallel: str, tmp_path: Path) -
 
 def test_language_models_of_words_are_trained_and_drawn(tmp_path: Path) -> None:
     said = run("qrnn/examples/word_lm.py", "--seconds", "3", folder=tmp_path)
-    assert re.search(r"AWD-QRNN: 1.80 M parameters, \d+ words/s, perplexity \d+", said)
-    assert re.search(r"AWD-LSTM: 3.33 M parameters, \d+ words/s, perplexity \d+", said)
+    assert re.search(r"AWD-QRNN: 1.\d\d M parameters, \d+ words/s, perplexity \d+", said)
+    assert re.search(r"AWD-LSTM: 3.\d\d M parameters, \d+ words/s, perplexity \d+", said)
     assert (tmp_path / "word_lm.png").stat().st_size > 10_000
 
 

@@ -59,6 +59,8 @@ ENDS = (torch.tensor([6, 6]), torch.tensor([3, 3]))
         (ValueError, r"lm: expected S \+ 1 = 4 rows, .*, got 3", lambda: rl.rnnt_loss_smoothed(LM[:, 1:], AM, Y, 0, boundary=GOOD)),
         (ValueError, r"lm: expected S \+ 1 = 4 rows, .*, got 3", lambda: rl.rnnt_loss_fused(AM, LM[:, 1:], LINEAR, Y, 0, GOOD)),
         (ValueError, r"decoder_out: expected S \+ 1 = 4 rows, .*, got 3", lambda: rl.PrunedRNNTLoss(5, 5, 4, 5)(AM, LM[:, 1:], Y)),
+        (ValueError, r"symbols: expected shape \(B, S\), got \[3\]", lambda: rl.PrunedRNNTLoss(5, 5, 4, 5)(AM, LM, Y[0])),
+        (ValueError, r"encoder_out: expected shape \(B, T, encoder_dim\), got \[6, 5\]", lambda: rl.PrunedRNNTLoss(5, 5, 4, 5)(AM[0], LM, Y)),
         (TypeError, r"symbols: expected a tensor, got list", lambda: rl.PrunedRNNTLoss(5, 5, 4, 5)(AM, LM, Y.tolist())),
         (ValueError, r"ranges: expected shape \[2, 6, 2\], got \[2, 6, 1\]", lambda: rl.rnnt_loss_pruned(P, Y, RANGES[..., :1], 0)),
         (ValueError, "ranges: expected consecutive symbol positions", lambda: rl.rnnt_loss_pruned(P, Y, RANGES * 2, 0)),

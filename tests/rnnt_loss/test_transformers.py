@@ -16,7 +16,7 @@ LOGIT_LENGTHS, TARGET_LENGTHS = torch.tensor([9, 5, 7]), torch.tensor([4, 2, 1])
 
 
 def targets() -> Tensor:
-    """With -100 in the padding, as Transformers pads labels."""
+    """With -100 in the padding, which is not looked at."""
     symbols = torch.randint(0, C - 1, (B, S))
     return torch.where(torch.arange(S) < TARGET_LENGTHS[:, None], symbols, -100)
 
@@ -90,6 +90,14 @@ def test_values_and_gradients(ours: Any, expected: Any, classes: int, reduction:
         assert_no_worse(name, actual, oracle, baseline, tolerance)
 
 
+def test_compiled_with_any_length() -> None:
+    compiled = torch.compile(transformers.tdt_loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for steps, durations in ((T, DURATIONS), (2 * T, DURATIONS), (T, [1, 0, 3, 2])):
+        tokens, lasting = torch.randn(B, steps, S + 1, C), torch.randn(B, steps, S + 1, len(durations))
+        arguments = (tokens, lasting, targets().clamp(min=0), LOGIT_LENGTHS, TARGET_LENGTHS, C - 1, durations)
+        torch.testing.assert_close(compiled(*arguments), transformers.tdt_loss(*arguments))
+
+
 @pytest.mark.parametrize(
     ("error", "words", "changes"),
     [
@@ -108,6 +116,12 @@ def test_values_and_gradients(ours: Any, expected: Any, classes: int, reduction:
         (ValueError, r"targets: expected values within 0..5, got 9", {"targets": torch.full((B, S), 9)}),
         (ValueError, r"durations: expected different numbers", {"durations": [0, 0, 1, 2]}),
         (ValueError, r"blank_token_id: .* got 6", {"blank_token_id": 6}),
+        (TypeError, r"durations: expected integers, got \[0.5, 1, 2, 3\]", {"durations": [0.5, 1, 2, 3]}),
+        (
+            ValueError,
+            r"duration_logits: expected token_logits' device",
+            {"duration_logits": torch.randn(B, T, 5, 4, device="meta")},
+        ),
     ],
 )
 def test_bad_input_is_named(error: type[Exception], words: str, changes: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 The recipe is Merity et al.'s (arXiv:1708.02182): weights of the recurrent layers are dropped (DropConnect), so are whole words,
 and channels of all layers, the same for all steps of a piece; input and output share the embedding; activations and their
-changes are kept small; the optimizer is averaged. The first QRNN layer has a window of 2, the others of 1, as theirs. What they
-drop of an LSTM is its recurrent matrix, which a QRNN has not: it drops the matrix of its gates.
+changes are kept small; the weights are averaged (here AdamW's, exponentially; theirs SGD's). The first QRNN layer has a window
+of 2, the others of 1, as theirs. What they drop of an LSTM is its recurrent matrix, which a QRNN has not: it drops the matrix
+of its gates.
 
 The text is what comes with every Python: the topics of its language reference, some 100,000 words and signs.
 

@@ -595,7 +595,7 @@ class SLiGRU(_Stack):
 
 def _input_sizes(input_shape: Sequence[Optional[int]], hidden_size: int, num_layers: int, bidirectional: bool) -> List[int]:
     """Values at a step that each layer sees."""
-    if not isinstance(input_shape, Sequence):
+    if not isinstance(input_shape, Sequence) or isinstance(input_shape, str):
         raise TypeError(f"input_shape: expected the shape of an input, (B, T, F), got {input_shape!r}")
     features = [size for size in input_shape[2:] if size is not None]
     if len(input_shape) < 3 or len(features) != len(input_shape) - 2:

@@ -1,9 +1,19 @@
 """RNN-T losses: exact, pruned, smoothed, fused with the joiner, TDT and multi-blank. See `rnnt_loss.functional`."""
 
-from . import decode, functional
+from . import decode, functional, speechbrain, transformers
 from .functional import *  # noqa: F403
 from .modules import MultiblankRNNTLoss, PrunedRNNTLoss, TDTLoss
 from .torchaudio import RNNTLoss
 
 __version__ = "0.1.0"
-__all__ = ["MultiblankRNNTLoss", "PrunedRNNTLoss", "RNNTLoss", "TDTLoss", "decode", "functional", *functional.__all__]
+__all__ = [
+    "MultiblankRNNTLoss",
+    "PrunedRNNTLoss",
+    "RNNTLoss",
+    "TDTLoss",
+    "decode",
+    "functional",
+    "speechbrain",
+    "transformers",
+    *functional.__all__,
+]

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ._arguments import may_read
 from ._checks import check_integers
-from ._lattice import may_read
 
 
 @contextmanager

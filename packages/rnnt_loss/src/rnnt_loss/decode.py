@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from ._arguments import check_index, check_logits, may_read
 from ._checks import check_integers
-from ._lattice import check_index, check_logits, may_read
 from .durations import check_durations
 
 __all__ = ["Hypothesis", "beam", "greedy"]
@@ -184,12 +184,10 @@ class _Model:
         if may_read(lengths) and len(lengths) > 0 and not 0 <= int(lengths.min()) <= int(lengths.max()) <= encoded.shape[1]:
             found = f"{int(lengths.min())}..{int(lengths.max())}"
             raise ValueError(f"lengths: expected values within 0..{encoded.shape[1]}, got {found}")
-        if durations is not None:
-            check_durations(durations)
         if most < 1:
             raise ValueError(f"most: expected at least 1, got {most}")
         self.encoded, self.predictor, self.joiner, self.state_dim = encoded, predictor, joiner, state_dim
-        self.durations = None if durations is None else torch.tensor(list(durations), device=encoded.device)
+        self.durations = None if durations is None else torch.tensor(check_durations(durations), device=encoded.device)
         self.most = most
         self.blank = blank
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from . import _ops, reference
-from ._lattice import check_index, check_logits, checked_joint, reduce, solve
+from ._arguments import check_index, check_logits, checked_joint
 from ._modes import wants_gradients
+from ._solving import reduce, solve
 
 
 def tdt_loss(
@@ -57,7 +59,7 @@ def tdt_loss(
         >>> logits = torch.randn(2, 20, 6, 30 + 5)  # 30 classes, the blank being the last, and 5 durations
         >>> loss = tdt_loss(logits, torch.randint(0, 29, (2, 5)), [0, 1, 2, 3, 4], termination_symbol=29)
     """
-    check_durations(durations)
+    durations = check_durations(durations)
     check_logits("logits", logits, "B, T, S + 1, C + D")
     classes = logits.shape[3] - len(durations)
     if not -classes <= termination_symbol < classes:
@@ -115,12 +117,22 @@ def tdt_loss_of_parts(
     return _duration_loss(*arcs, label_durations, blank_durations, boundary, reduction, fastemit_lambda, zero_infinity)
 
 
-def check_durations(durations: Sequence[int]) -> None:
-    """Raises unless they are what a TDT model may have."""
-    if any(isinstance(d, bool) or not isinstance(d, int) for d in durations):
-        raise TypeError(f"durations: expected integers, got {list(durations)}")
-    if len(set(durations)) != len(durations) or min(durations, default=0) < 0 or max(durations, default=0) < 1:
-        raise ValueError(f"durations: expected different numbers >= 0, one of them > 0, got {list(durations)}")
+def check_durations(durations: Sequence[int], name: str = "durations") -> list[int]:
+    """As numbers; raises unless they are what a TDT model may have."""
+    found = check_numbers(name, durations)
+    if len(set(found)) != len(found) or min(found, default=0) < 0 or max(found, default=0) < 1:
+        raise ValueError(f"{name}: expected different numbers >= 0, one of them > 0, got {found}")
+    return found
+
+
+def check_numbers(name: str, values: Sequence[int]) -> list[int]:
+    """Integers as such, whatever they are made of: torch.compile would let them vary, and the kinds of arcs with them."""
+    if any(isinstance(value, bool) for value in values):
+        raise TypeError(f"{name}: expected integers, got {list(values)}")
+    try:
+        return [operator.index(value) for value in values]
+    except TypeError:
+        raise TypeError(f"{name}: expected integers, got {list(values)}") from None
 
 
 def _possible(durations: Sequence[int], frames: int, least: int) -> tuple[list[int], list[int]]:
@@ -165,8 +177,7 @@ def multiblank_rnnt_loss(
         TypeError: of logits that are not floating, or other tensors and durations that are not of integers.
         ValueError: of shapes, devices, durations, classes or a reduction other than the above.
     """
-    if any(isinstance(d, bool) or not isinstance(d, int) for d in blank_durations):
-        raise TypeError(f"blank_durations: expected integers, got {list(blank_durations)}")
+    blank_durations = check_numbers("blank_durations", blank_durations)
     if len(blanks) != len(blank_durations) or 1 not in blank_durations or min(blank_durations) < 1 or len(blanks) > 8:
         raise ValueError(
             f"blank_durations: expected one for each of at most 8 blanks, at least 1, and 1 among them, got "

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _ops, functional
+from ._arguments import check_choice, check_logits, check_rows
 from ._forms import boundary_of, named, reduced
-from ._lattice import check_choice, check_logits, check_rows
 from ._modes import without_autocast
 from ._plain import is_plain
 
@@ -179,7 +179,12 @@ class PrunedRNNTLoss(nn.Module):
         vocab_size: classes, blank included.
         s_range: rows a frame that are kept.
         blank: its class.
-        lm_only_scale, am_only_scale, rnnt_type, delay_penalty, reduction: see `rnnt_loss.functional`.
+        lm_only_scale, am_only_scale: how much of lm and of am alone is mixed into the simple loss.
+        rnnt_type: "regular": any number of symbols a frame; "modified": a symbol consumes a frame; "constrained": the same,
+            and the blank of the next context is taken with it.
+        delay_penalty: if > 0, added to the label's score at frame t: delay_penalty * ((end_frame - 1) / 2 - t) (Kang et al.,
+            arXiv:2211.00490).
+        reduction: "none": (B,), "mean" over the batch, or "sum".
 
     Example:
         >>> criterion = PrunedRNNTLoss(encoder_dim=384, decoder_dim=256, joiner_dim=512, vocab_size=500)
@@ -233,6 +238,8 @@ class PrunedRNNTLoss(nn.Module):
         Raises:
             TypeError, ValueError: of dtypes, shapes or values, with the argument's name.
         """
+        check_logits("encoder_out", encoder_out, "B, T, encoder_dim")
+        check_logits("decoder_out", decoder_out, "B, S + 1, decoder_dim")
         check_rows("decoder_out", decoder_out, symbols)
         boundary = _ops.whole(boundary, len(symbols), symbols.shape[1], encoder_out.shape[1], symbols)
         options = {"rnnt_type": self.rnnt_type, "delay_penalty": self.delay_penalty, "reduction": self.reduction}

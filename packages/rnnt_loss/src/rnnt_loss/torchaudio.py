@@ -9,18 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from . import _ops
+from ._arguments import REDUCTIONS, check_boundary, check_choice, check_index, check_logits, check_symbols, with_unit_stride
 from ._forms import boundary_of
-from ._lattice import (
-    REDUCTIONS,
-    check_boundary,
-    check_choice,
-    check_index,
-    check_logits,
-    check_symbols,
-    reduce,
-    solve,
-    with_unit_stride,
-)
+from ._solving import reduce, solve
 
 __all__ = ["RNNTLoss", "rnnt_loss"]
 

@@ -3,7 +3,9 @@
 Theirs asks for torchaudio (RNN-T), casts logits to float32, and walks the lattice in Python (TDT). To have a model train with
 ours, set its `loss_function`::
 
-    model.loss_function = rnnt_loss.transformers.ParakeetForTDTLoss      # or ParakeetForRNNTLoss
+    from rnnt_loss.transformers import ParakeetForRNNTLoss, ParakeetForTDTLoss
+
+    model.loss_function = ParakeetForTDTLoss
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from . import functional
+from ._arguments import check_choice, check_logits
 from ._forms import boundary_of, named, reduced
-from ._lattice import check_choice, check_logits
 from .durations import check_durations, tdt_loss_of_parts
 
 __all__ = ["ParakeetForRNNTLoss", "ParakeetForTDTLoss", "rnnt_loss", "tdt_loss"]
@@ -101,16 +103,17 @@ def tdt_loss(
         >>> loss = tdt_loss(logits[..., :30], logits[..., 30:], targets, lengths, target_lengths, 29, durations)
     """
     check_choice("reduction", reduction, REDUCTIONS)
-    check_durations(durations)
+    durations = check_durations(durations)
     check_logits("token_logits", token_logits, "B, T, S + 1, C")
     check_logits("duration_logits", duration_logits, "B, T, S + 1, D")
     expected = [*token_logits.shape[:3], len(durations)]
     if list(duration_logits.shape) != expected:
         raise ValueError(f"duration_logits: expected shape {expected}, got {list(duration_logits.shape)}")
-    if duration_logits.dtype != token_logits.dtype or duration_logits.device != token_logits.device:
-        raise TypeError(
-            f"duration_logits: expected token_logits' {token_logits.dtype} on {token_logits.device}, got {duration_logits.dtype} "
-            f"on {duration_logits.device}"
+    if duration_logits.dtype != token_logits.dtype:
+        raise TypeError(f"duration_logits: expected token_logits' {token_logits.dtype}, got {duration_logits.dtype}")
+    if duration_logits.device != token_logits.device:
+        raise ValueError(
+            f"duration_logits: expected token_logits' device {token_logits.device}, got {duration_logits.device}"
         )
     boundary = boundary_of(token_logits, target_lengths=target_lengths, logit_lengths=logit_lengths)
     with named(logits="token_logits", symbols="targets", termination_symbol="blank_token_id"):
@@ -133,7 +136,7 @@ def ParakeetForRNNTLoss(
 
     Args:
         logits: (B, T, S + 1, C).
-        labels: (B, S) integers.
+        labels: (B, S) integers. (The model counts those that are not its blank, so pads with that.)
         logit_lengths: (B,) integers.
         label_lengths: (B,) integers.
         blank_token_id: the blank's class.
@@ -146,7 +149,8 @@ def ParakeetForRNNTLoss(
     Raises:
         TypeError, ValueError: as `rnnt_loss`.
     """
-    return rnnt_loss(logits, labels, logit_lengths, label_lengths, blank_token_id, reduction)
+    with named(targets="labels", target_lengths="label_lengths"):
+        return rnnt_loss(logits, labels, logit_lengths, label_lengths, blank_token_id, reduction)
 
 
 def ParakeetForTDTLoss(
@@ -166,7 +170,7 @@ def ParakeetForTDTLoss(
     Args:
         token_logits: (B, T, S + 1, C).
         duration_logits: (B, T, S + 1, D).
-        labels: (B, S) integers.
+        labels: (B, S) integers. (The model counts those that are not its pad_token_id, so pads with that.)
         logit_lengths: (B,) integers.
         label_lengths: (B,) integers.
         blank_token_id: the blank's class.
@@ -182,7 +186,8 @@ def ParakeetForTDTLoss(
         TypeError, ValueError: as `tdt_loss`.
     """
     lengths = (logit_lengths, label_lengths)
-    return tdt_loss(token_logits, duration_logits, labels, *lengths, blank_token_id, durations, sigma, reduction)
+    with named(targets="labels", target_lengths="label_lengths"):
+        return tdt_loss(token_logits, duration_logits, labels, *lengths, blank_token_id, durations, sigma, reduction)
 
 
 def _reduced(losses: Tensor, reduction: str, target_lengths: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What all losses share: checks of their arguments, and the way from scores to losses."""
+"""Checks of the arguments that losses share."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 import torch
 from torch import Tensor
 
-from . import _ops
 from ._checks import check_floating, check_integers, check_tensor
-from ._modes import is_free_to_read, needs_plain_torch, wants_gradients
+from ._modes import is_free_to_read, needs_plain_torch
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 REDUCTIONS = ("none", "mean", "sum")
@@ -43,6 +42,8 @@ def check_choice(name: str, value: str | None, known: tuple[str, ...]) -> None:
 
 def check_index(name: str, value: int, classes: int) -> int:
     """A class, which may count from the end, as it counts from the start."""
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name}: expected a class, an int, got {value!r}")
     if not -classes <= value < classes:
         raise ValueError(f"{name}: expected a class within 0..{classes - 1}, got {value}")
     return value % classes
@@ -58,9 +59,10 @@ def check_logits(name: str, x: Tensor, dims: str) -> None:
 
 def check_rows(name: str, x: Tensor, symbols: Tensor) -> None:
     """Raises unless x, of the predictor, has a row for the blank that it began with, and one for each symbol."""
-    check_tensor(name, x)
     check_tensor("symbols", symbols)
-    if symbols.dim() == 2 and x.dim() == 3 and x.shape[1] != symbols.shape[1] + 1:
+    if symbols.dim() != 2:
+        raise ValueError(f"symbols: expected shape (B, S), got {list(symbols.shape)}")
+    if x.shape[1] != symbols.shape[1] + 1:
         raise ValueError(
             f"{name}: expected S + 1 = {symbols.shape[1] + 1} rows, the blank's and one for each of the S symbols, got {x.shape[1]}"
         )
@@ -160,53 +162,8 @@ def check_band(
     return begin
 
 
-def fold_constrained(label: Tensor, blank: Tensor, band: bool) -> Tensor:
-    """Labels of a constrained lattice: each is followed by the blank of the next context, at the same frame."""
-    following = blank[..., 1:]
-    return label + (torch.nn.functional.pad(following, (0, 1), value=-torch.inf) if band else following)
-
-
-def solve(
-    label: Tensor,
-    blank: Tensor,
-    rnnt_type: str,
-    boundary: Tensor | None,
-    begin: Tensor | None = None,
-    *,
-    delay_penalty: float = 0.0,
-    fastemit_lambda: float = 0.0,
-    emission_window: Tensor | None = None,
-    occupancies: bool = False,
-    viterbi: bool = False,
-) -> tuple[Tensor, ...]:
-    """Score (B,), and occupancies (B, T, S or rows), (B, T, rows), if wanted; blank may be (B, 1, T, rows)."""
-    if rnnt_type == "constrained":
-        label = fold_constrained(label, blank[:, 0] if blank.dim() == 4 else blank, begin is not None)
-    if delay_penalty > 0 or emission_window is not None:
-        label = _restricted(label, boundary, delay_penalty, emission_window)
-    wanted = occupancies or wants_gradients([label, blank], None)
-    duration = 0 if rnnt_type == "regular" else 1
-    arcs = ([duration], [1], boundary, begin, duration > 0, viterbi, wanted, 1 + fastemit_lambda)
-    score, *of_arcs = _ops.lattice(label, blank, *arcs)
-    return score, *(t[:, 0] if t.dim() == 4 else t for t in of_arcs)
-
-
-def _restricted(label: Tensor, boundary: Tensor | None, delay_penalty: float, emission_window: Tensor | None) -> Tensor:
-    """Labels (B, T, S or rows) with what is for or against them at each frame."""
-    batch, frames = label.shape[:2]
-    t = torch.arange(frames, device=label.device, dtype=label.dtype)[:, None]
-    if delay_penalty > 0:
-        end = t.new_full((batch, 1, 1), frames) if boundary is None else boundary[:, 3, None, None]
-        label = label + delay_penalty * ((end - 1) / 2 - t)
-    if emission_window is not None:
-        window = check_integers("emission_window", emission_window, [batch, label.shape[2], 2], label)
-        label = label.masked_fill((t < window[:, None, :, 0]) | (t > window[:, None, :, 1]), -torch.inf)
-    return label
-
-
-def reduce(score: Tensor, reduction: str, zero_infinity: bool = False) -> Tensor:
-    """The loss from scores (B,)."""
-    loss = -score
-    if zero_infinity:
-        loss = torch.where(loss == torch.inf, 0.0, loss)
-    return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+def check_reuse(logits: Tensor, reuse: bool) -> bool:
+    """Whether to reuse the logits."""
+    if reuse and logits.is_leaf and logits.requires_grad:
+        raise ValueError("reuse_logits: expected logits that a joiner computed, not a leaf, whose values would be lost")
+    return reuse and not torch.compiler.is_compiling()

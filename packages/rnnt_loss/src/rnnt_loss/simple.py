@@ -1,0 +1,254 @@
+"""The RNN-T loss of the joiner lm + am, without a tensor of (B, T, S, C)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import _ops
+from ._arguments import (
+    check_boundary,
+    check_logits,
+    check_options,
+    check_rows,
+    check_symbols,
+)
+from ._solving import Loss, as_logprobs, as_upstream, reduce, solve
+
+
+def rnnt_loss_simple(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    *,
+    fastemit_lambda: float = 0.0,
+    zero_infinity: bool = False,
+) -> Loss:
+    """The RNN-T loss of the joiner lm + am, without a tensor of (B, T, S, C).
+
+    Exact however far apart lm and am peak, where upstream's normaliser underflows.
+
+    Args:
+        lm: (B, S + 1, C), the predictor's part of the logits.
+        am: (B, T, C), the encoder's.
+        symbols: (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything.
+        termination_symbol: the blank's class, also counted from the end.
+        boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+        rnnt_type: where a label leads from (t, s): "regular", to (t, s + 1); "modified", to (t + 1, s + 1);
+            "constrained", the same, and the blank of the next context at the same frame is taken with it.
+        delay_penalty: if > 0, added to the label's score at frame t: delay_penalty * ((end_frame - 1) / 2 - t) (Kang et
+            al., arXiv:2211.00490).
+        reduction: "none": (B,), "mean" over the batch, or "sum".
+        return_grad: also returns (px_grad, py_grad), the occupancies: the probability that a path takes the arc, given
+            the sequence. (B, S, T + 1) if regular, else (B, S, T); and (B, S + 1, T). Detached.
+        fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148); the
+            loss is not.
+        zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits): (B,), or reduced; with return_grad, (loss, (px_grad, py_grad)).
+
+    Raises:
+        TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
+    """
+    return rnnt_loss_smoothed(
+        lm,
+        am,
+        symbols,
+        termination_symbol,
+        0.0,
+        0.0,
+        boundary,
+        rnnt_type,
+        delay_penalty,
+        reduction,
+        return_grad,
+        fastemit_lambda=fastemit_lambda,
+        zero_infinity=zero_infinity,
+    )
+
+
+def rnnt_loss_smoothed(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    lm_only_scale: float = 0.1,
+    am_only_scale: float = 0.1,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    *,
+    fastemit_lambda: float = 0.0,
+    zero_infinity: bool = False,
+) -> Loss:
+    """The simple loss, with log-probabilities interpolated (Kuang et al., arXiv:2206.13236, section 3.1)::
+
+        (1 - lm_only_scale - am_only_scale) * simple + lm_only_scale * log_softmax(lm)
+            + am_only_scale * log_softmax(am + log q),     q the mean of softmax(lm) over the batch
+
+    Upstream's q counts padding; this one does not, so that with am_only_scale > 0 the loss does not depend on it.
+
+    Args:
+        lm: (B, S + 1, C).
+        am: (B, T, C).
+        symbols: (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything.
+        termination_symbol: the blank's class, also counted from the end.
+        lm_only_scale: how much of lm alone is mixed in.
+        am_only_scale: how much of am alone is mixed in.
+        boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+        rnnt_type: where a label leads from (t, s): "regular", to (t, s + 1); "modified", to (t + 1, s + 1);
+            "constrained", the same, and the blank of the next context at the same frame is taken with it.
+        delay_penalty: if > 0, added to the label's score at frame t: delay_penalty * ((end_frame - 1) / 2 - t) (Kang et
+            al., arXiv:2211.00490).
+        reduction: "none": (B,), "mean" over the batch, or "sum".
+        return_grad: also returns (px_grad, py_grad), the occupancies: the probability that a path takes the arc, given
+            the sequence. (B, S, T + 1) if regular, else (B, S, T); and (B, S + 1, T). Detached.
+        fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148); the
+            loss is not.
+        zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
+
+    Returns:
+        The loss, float32 (float64 for float64 logits): (B,), or reduced; with return_grad, (loss, (px_grad, py_grad)).
+
+    Raises:
+        TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
+    """
+    lm, am, symbols, boundary, blank = _checked_simple(lm, am, symbols, termination_symbol, boundary, rnnt_type, reduction)
+    label, blanks = _smoothed_scores(lm, am, symbols, blank, lm_only_scale, am_only_scale, boundary)
+    score, *occupancies = solve(
+        label,
+        blanks,
+        rnnt_type,
+        boundary,
+        delay_penalty=delay_penalty,
+        fastemit_lambda=fastemit_lambda,
+        occupancies=return_grad,
+    )
+    loss = reduce(score, reduction, zero_infinity)
+    return (loss, as_upstream(occupancies, rnnt_type)) if return_grad else loss
+
+
+def get_rnnt_logprobs(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    rnnt_type: str = "regular",
+    boundary: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(px, py) of `rnnt_loss_simple`, differentiable: what `mutual_information_recursion` takes.
+
+    Args:
+        lm: (B, S + 1, C), the predictor's part of the logits.
+        am: (B, T, C), the encoder's part.
+        symbols: (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything.
+        termination_symbol: the blank's class, also counted from the end.
+        rnnt_type: where a label leads from (t, s): "regular", to (t, s + 1); "modified", to (t + 1, s + 1);
+            "constrained", the same, and the blank of the next context at the same frame is taken with it.
+        boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+
+    Returns:
+        px, (B, S, T + 1) if regular, with -inf at the end frame, else (B, S, T); and py, (B, S + 1, T). -inf outside
+        the boundary.
+
+    Raises:
+        TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
+    """
+    return get_rnnt_logprobs_smoothed(lm, am, symbols, termination_symbol, 0.0, 0.0, boundary, rnnt_type)
+
+
+def get_rnnt_logprobs_smoothed(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    lm_only_scale: float = 0.1,
+    am_only_scale: float = 0.1,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+) -> tuple[Tensor, Tensor]:
+    """(px, py) of `rnnt_loss_smoothed`, differentiable: what `mutual_information_recursion` takes.
+
+    Args:
+        lm: (B, S + 1, C), the predictor's part of the logits.
+        am: (B, T, C), the encoder's part.
+        symbols: (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything.
+        termination_symbol: the blank's class, also counted from the end.
+        lm_only_scale: how much of lm alone is mixed in.
+        am_only_scale: how much of am alone is mixed in.
+        boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+        rnnt_type: where a label leads from (t, s): "regular", to (t, s + 1); "modified", to (t + 1, s + 1);
+            "constrained", the same, and the blank of the next context at the same frame is taken with it.
+
+    Returns:
+        px, (B, S, T + 1) if regular, with -inf at the end frame, else (B, S, T); and py, (B, S + 1, T). -inf outside
+        the boundary.
+
+    Raises:
+        TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
+    """
+    lm, am, symbols, boundary, blank = _checked_simple(lm, am, symbols, termination_symbol, boundary, rnnt_type, "none")
+    return as_logprobs(*_smoothed_scores(lm, am, symbols, blank, lm_only_scale, am_only_scale, boundary), rnnt_type)
+
+
+def _checked_simple(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None,
+    rnnt_type: str,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, int]:
+    check_logits("lm", lm, "B, S + 1, C")
+    check_logits("am", am, "B, T, C")
+    (batch, frames, classes), rows = am.shape, lm.shape[1]
+    if lm.shape != (batch, rows, classes):
+        raise ValueError(f"lm: expected shape (B, S + 1, C) for am (B, T, C) = {list(am.shape)}, got {list(lm.shape)}")
+    if lm.dtype != am.dtype:
+        raise TypeError(f"lm: expected am's {am.dtype}, got {lm.dtype}")
+    if lm.device != am.device:
+        raise ValueError(f"lm: expected am's device {am.device}, got {lm.device}")
+    check_rows("lm", lm, symbols)
+    blank = check_options(am, termination_symbol, rnnt_type, reduction)
+    boundary = check_boundary(boundary, batch, rows - 1, frames, am)
+    return lm, am, check_symbols(symbols, batch, rows - 1, classes, boundary, am), boundary, blank
+
+
+def _smoothed_scores(
+    lm: Tensor, am: Tensor, symbols: Tensor, blank: int, lm_only: float, am_only: float, boundary: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Labels (B, T, S) and blanks (B, T, S + 1)."""
+    label, blanks = _ops.simple_scores(lm, am, symbols, boundary, blank)
+    if lm_only == 0 and am_only == 0:
+        return label, blanks
+    both = 1 - lm_only - am_only
+    label, blanks = both * label, both * blanks
+    batch, count, frames = am.shape[0], symbols.shape[1], am.shape[1]
+    bounds = _ops.whole(boundary, batch, count, frames, am)
+    if lm_only != 0:  # the rows of lm are the logits of a lattice of one frame
+        one = torch.stack([bounds[:, 0], torch.zeros_like(bounds[:, 0]), bounds[:, 2], (bounds[:, 3] > 0).long()], 1)
+        options = (one, None, None, 1, [blank], "softmax", 0.0, 1.0, False)
+        lm_label, lm_blank = _ops.joint_scores(lm[:, None].contiguous(), symbols, *options)
+        label, blanks = label + lm_only * lm_label, blanks + lm_only * lm_blank[:, 0]
+    if am_only != 0:  # the mean distribution of lm, without context, in lm's place
+        s = torch.arange(count + 1, device=lm.device)
+        rows = ((bounds[:, :1] <= s) & (s <= bounds[:, 2:3]))[..., None]
+        mean = torch.where(rows, torch.where(rows, lm, 0.0).to(label.dtype).softmax(-1), 0.0).sum((0, 1)) / rows.sum()
+        log_mean = (mean + torch.finfo(mean.dtype).tiny).log().expand_as(lm)  # which 16 bits would round
+        am_label, am_blank = _ops.simple_scores(log_mean, am.to(mean.dtype), symbols, boundary, blank)
+        label, blanks = label + am_only * am_label, blanks + am_only * am_blank
+    return label, blanks
