@@ -315,15 +315,27 @@ class LiGRU_Layer(_Layer):
 class SLiGRU_Layer(_Layer):
     r"""One layer of SLi-GRU, the stabilised Li-GRU (Moumen and Parcollet, arXiv:2302.10144)::
 
-        (a_t, z'_t) = Norm(W x_t) + LayerNorm(U h_{t-1});   otherwise as `LiGRU_Layer`
+        (a_t, z'_t) = Norm(W x_t) + LayerNorm(U h_{t-1});   z_t = sigmoid(z'_t);   h_t = z_t h_{t-1} + (1 - z_t) f(a_t) mask
+
+    The two directions of a bidirectional layer share all weights.
 
     Args:
-        ff_normalization: of W x: "batchnorm" or "layernorm".
+        input_size: values of the input at a step.
+        hidden_size: H, units of each direction.
+        num_layers, batch_size: accepted for SpeechBrain's sake, and without meaning.
+        dropout: probability, in [0, 1), that a unit's f(a) is 0 for a whole sequence; the others are scaled by 1 / (1 -
+            dropout). While training.
+        nonlinearity: f: "relu", "leaky_relu" (also "leakyrelu"), "tanh" or "sin" (also "sine").
+        ff_normalization: of W x: "batchnorm" (over all steps of the batch, momentum 0.05) or "layernorm".
         recurrent_elementwise_affine: whether the normalisation of U h has a weight and a bias.
-        others: see `LiGRU_Layer`.
+        bias: whether the normalisation's bias is trained.
+        bidirectional: a second recurrence goes from each sequence's last step to its first.
+        device, dtype: of the parameters.
 
     Attributes:
-        layer_norm: nn.LayerNorm, of 2H; others: see `LiGRU_Layer`.
+        w.weight: W (2H, input_size); u.weight: U (2H, H): the candidate's rows, then the update gate's.
+        norm: nn.BatchNorm1d or nn.LayerNorm, of 2H.
+        layer_norm: nn.LayerNorm, of 2H.
 
     Raises:
         ValueError: an argument out of range, or none of the strings named.
@@ -483,11 +495,15 @@ class LiGRU(_Stack):
     Args:
         hidden_size: H, units of each direction.
         input_shape: shape of an input, (B, T, F) or (B, T, F, C); only what follows T counts.
-        nonlinearity, normalization: see `LiGRU_Layer`.
+        nonlinearity: f: "relu", "leaky_relu" (also "leakyrelu"), "tanh" or "sin" (also "sine").
+        normalization: of W x: "batchnorm" (over all steps of the batch, momentum 0.05) or "layernorm".
         num_layers: number of layers.
-        bias, dropout: see `LiGRU_Layer`; dropout is recurrent, in every layer.
+        bias: whether the normalisations' bias, the only one there is, is trained.
+        dropout: probability, in [0, 1), that a unit's f(a) is 0 for a whole sequence, in every layer; the others are scaled by
+            1 / (1 - dropout). While training.
         re_init: whether U starts orthogonal; otherwise as nn.Linear starts.
-        bidirectional: see `LiGRU_Layer`; every layer sees both directions of the one below.
+        bidirectional: a second recurrence, with the same weights, goes from each sequence's last step to its first; every layer
+            sees both directions of the one below.
         dropout_between: probability of zeroing a value between two layers (what fast_ligru calls dropout).
         device, dtype: of the parameters.
 
@@ -542,8 +558,20 @@ class SLiGRU(_Stack):
     r"""Stacked layers of SLi-GRU: a drop-in for `speechbrain.nnet.RNN.SLiGRU`, and for fast_ligru's. Equations: `SLiGRU_Layer`.
 
     Args:
-        ff_normalization, recurrent_elementwise_affine: see `SLiGRU_Layer`.
-        others: see `LiGRU`.
+        hidden_size: H, units of each direction.
+        input_shape: shape of an input, (B, T, F) or (B, T, F, C); only what follows T counts.
+        nonlinearity: f: "relu", "leaky_relu" (also "leakyrelu"), "tanh" or "sin" (also "sine").
+        ff_normalization: of W x: "batchnorm" (over all steps of the batch, momentum 0.05) or "layernorm".
+        recurrent_elementwise_affine: whether the normalisation of U h has a weight and a bias.
+        num_layers: number of layers.
+        bias: whether the normalisations' bias, the only one there is, is trained.
+        dropout: probability, in [0, 1), that a unit's f(a) is 0 for a whole sequence, in every layer; the others are scaled by
+            1 / (1 - dropout). While training.
+        re_init: whether U starts orthogonal; otherwise as nn.Linear starts.
+        bidirectional: a second recurrence, with the same weights, goes from each sequence's last step to its first; every layer
+            sees both directions of the one below.
+        dropout_between: probability of zeroing a value between two layers (what fast_ligru calls dropout).
+        device, dtype: of the parameters.
 
     Shape:
         x (B, T, F) or (B, T, F, C) or a PackedSequence, hx (num_layers * D, B, H) -> out (B, T, D * H), hh like hx.

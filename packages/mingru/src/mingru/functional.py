@@ -102,9 +102,31 @@ def minlstm_scan(
     activation: str = "g",
     initial: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """minLSTM over a batch of sequences. As `mingru_scan`, from two gate pre-activations (B, T, D) and the candidate's.
+    """minLSTM over a batch of sequences, from the pre-activations of its two gates and of its candidate.
 
     The gates are normalised, f' = f / (f + i) and i' = i / (f + i), and stay exact where both underflow.
+
+    Args:
+        forget_gate: (B, T, D) pre-activation of f; float64, float32, float16 or bfloat16. Any strides; parts of one packed
+            projection are read in place. Trailing dimensions (B, T, C, H, W, ...) are allowed.
+        input_gate: like `forget_gate`: pre-activation of i.
+        hidden: like `forget_gate`: pre-activation v of the candidate.
+        h0: state before the first step, of any sign; anything that expands to (B, D). Default: `initial`.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
+        reset: (B, T) bool. Where True, a sequence begins, from `initial`: no state passes into that step from the one before,
+            nor, if `reverse`, out of it.
+        reverse: runs every sequence from its last valid step to its first; `out` stays aligned with the input.
+        activation: candidate c: "g", "identity" or "tanh".
+        initial: state of a fresh sequence, at the start if h0 is None and at every reset. Default: c(0), which is 1/2 for
+            "g" and 0 for the others.
+
+    Returns:
+        out (B, T, D) in the inputs' dtype: h_t for every t; and h_last (B, D): the state after the last valid step, in
+        float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: a shape, device, length or option that does not fit; the message names it.
+        TypeError: dtypes that are not floating or differ.
     """
     return scan([forget_gate, input_gate, hidden], 2, h0, lengths, reset, reverse, activation, initial)
 
@@ -122,8 +144,26 @@ def scan_packed(
 ) -> Tuple[Tensor, Tensor]:
     """`mingru_scan` (gates=1) or `minlstm_scan` (gates=2) on pre-activations packed along the last dimension.
 
-    planes: (B, T, (gates + 1) * D), as one nn.Linear produces them: [gate | hidden] or [forget | input | hidden]. The
-    gradient comes back packed too, so that neither pass copies anything.
+    Args:
+        planes: (B, T, (gates + 1) * D), as one nn.Linear produces them: [gate | hidden] or [forget | input | hidden]. The
+            gradient comes back packed too, so that neither pass copies anything.
+        gates: 1 for minGRU, 2 for minLSTM.
+        h0: state before the first step, of any sign; anything that expands to (B, D). Default: `initial`.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
+        reset: (B, T) bool. Where True, a sequence begins, from `initial`: no state passes into that step from the one before,
+            nor, if `reverse`, out of it.
+        reverse: runs every sequence from its last valid step to its first; `out` stays aligned with the input.
+        activation: candidate c: "g", "identity" or "tanh".
+        initial: state of a fresh sequence, at the start if h0 is None and at every reset. Default: c(0), which is 1/2 for
+            "g" and 0 for the others.
+
+    Returns:
+        out (B, T, D) in the inputs' dtype: h_t for every t; and h_last (B, D): the state after the last valid step, in
+        float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: a shape, device, length or option that does not fit; the message names it.
+        TypeError: dtypes that are not floating or differ.
     """
     return scan([planes], gates, h0, lengths, reset, reverse, activation, initial)
 
@@ -185,9 +225,27 @@ def scan(
     activation: str = "g",
     initial: Optional[float] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """What the functions above call, with one packed or gates + 1 separate planes.
+    """`scan_packed` with positional arguments, which torch.jit.script can compile, of packed or of separate planes.
 
-    Its arguments are positional, so that torch.jit.script can compile calls of it (it accepts no keyword-only defaults).
+    Args:
+        planes: one tensor (B, T, (gates + 1) * D), or gates + 1 of (B, T, D): gates, then the candidate.
+        gates: 1 for minGRU, 2 for minLSTM.
+        h0: state before the first step, of any sign; anything that expands to (B, D). Default: `initial`.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding: never read, output 0, gradient 0.
+        reset: (B, T) bool. Where True, a sequence begins, from `initial`: no state passes into that step from the one before,
+            nor, if `reverse`, out of it.
+        reverse: runs every sequence from its last valid step to its first; `out` stays aligned with the input.
+        activation: candidate c: "g", "identity" or "tanh".
+        initial: state of a fresh sequence, at the start if h0 is None and at every reset. Default: c(0), which is 1/2 for
+            "g" and 0 for the others.
+
+    Returns:
+        out (B, T, D) in the inputs' dtype: h_t for every t; and h_last (B, D): the state after the last valid step, in
+        float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: a shape, device, length or option that does not fit; the message names it.
+        TypeError: dtypes that are not floating or differ.
     """
     _check_planes(planes, gates)
     x = planes[0]

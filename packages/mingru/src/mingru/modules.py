@@ -295,7 +295,32 @@ class MinLSTM(MinGRU):
         k_f, k_i, v = split(W x + b),   f = sigmoid(k_f),   i = sigmoid(k_i),
         h_t = f_t / (f_t + i_t) h_{t-1} + i_t / (f_t + i_t) g(v_t)
 
-    Arguments, shapes and errors are those of `MinGRU`.
+    Args:
+        input_dims: features of the input.
+        hidden_dims: features of every layer, or a sequence with those of each layer.
+        num_layers: number of layers; default 1, or the length of `hidden_dims`.
+        dropout: probability, in [0, 1], of zeroing an output of a layer but the last; while training only.
+        bias: whether the projections have biases.
+        batch_first: input and output are (B, T, features); otherwise (T, B, features).
+        residual: adds each layer's input to its output. The first layer's input always passes through a linear map
+            (`layers.0.res_align`), a later one's where sizes differ.
+        norm: normalises each layer's input with nn.LayerNorm.
+        bidirectional: each layer has a second set of weights that runs over the sequence backwards; outputs are
+            concatenated, aligned in time, so the next layer sees 2 * hidden_dims features (as in nn.GRU).
+        activation: candidate c(v): "g" (the paper's), "identity" or "tanh".
+        device, dtype: of the parameters.
+
+    Shape:
+        x: (B, T, input_dims), or a PackedSequence.
+        h: (L, B, 1, H) with L = num_layers * directions, ordered as in nn.GRU, and H the largest of `hidden_dims`
+            (narrower layers use the first of its columns); anything that expands to it. Any sign. Default: g(0) = 1/2
+            (0 for the other activations).
+        returns: out (B, T, H_last * directions), or a PackedSequence, and h after each sequence's last step,
+            (L, B, 1, H): in float32 also for float16 and bfloat16, so that a stream does not stall on rounding.
+
+    Raises:
+        ValueError: arguments out of range, or an input, state or length that does not fit.
+        TypeError: dtypes that are not floating or differ.
 
     Example:
         >>> out, h = MinLSTM(3, 64)(torch.randn(10, 128, 3), lengths=[128] * 9 + [5])

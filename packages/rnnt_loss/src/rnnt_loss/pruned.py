@@ -73,6 +73,7 @@ def rnnt_loss_pruned(
         TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
 
     Example:
+        >>> from rnnt_loss import rnnt_loss_smoothed
         >>> am, lm, symbols = torch.randn(2, 20, 30), torch.randn(2, 6, 30), torch.randint(1, 30, (2, 5))
         >>> boundary = torch.tensor([[0, 0, 5, 20], [0, 0, 3, 12]])
         >>> simple, (px_grad, py_grad) = rnnt_loss_smoothed(lm, am, symbols, 0, boundary=boundary, return_grad=True)

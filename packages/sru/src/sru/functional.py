@@ -134,14 +134,26 @@ def layer(
         x: (T, B, D), or (B, T, D) if `batch_first`: input and highway.
         weight: (D, 3 * D), columns as U's in `recurrence`; of x's dtype.
         weight_c: (2 * D,), or None: 0.
-        bias, c0, mask_pad, lengths, mask_c, scale_x, activation, bidirectional, batch_first, reset: see `recurrence`. What
-            lies in padding is multiplied with the weight like the rest: keep NaN out of it.
+        bias: (2 * D,): b_f, then b_r.
+        c0: c before the first step, anything that expands to (B, D). Default: 0.
+        mask_pad: (T, B), nonzero where a step is padding: it leaves c as it is, and its output is 0. What lies there is
+            multiplied with the weight like the rest: keep NaN out of it.
+        lengths: (B,) integers within 0..T. Steps from lengths[b] on are padding.
+        mask_c: (B, D), usually a dropout mask; it has no gradient.
+        scale_x: (1,), multiplies x in the highway; it has no gradient.
+        activation: g: "identity", "tanh" or "relu".
+        bidirectional: the second half of the D channels goes from the last step to the first.
+        batch_first: sequences are (B, T, ...), mask_pad is (B, T).
+        reset: (T, B), or (B, T) if `batch_first`, of bool. Where True, a sequence begins, from 0: no state passes into that
+            step from the one before, nor, for channels that go backward, out of it.
 
     Returns:
-        As `recurrence`.
+        h (T, B, D), or (B, T, D); and c after the last valid step (the first, for channels that go backward), (B, D), in
+        float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError, TypeError: as `recurrence`.
+        ValueError: a shape, device, length or option that does not fit; the message names it.
+        TypeError: a dtype that does not fit.
     """
     check_tensor("x", x)
     check_floating("x", x)

@@ -32,16 +32,27 @@ class SRU(nn.Module):
         input_size: features of the input.
         hidden_size: features of each layer's state, of each direction.
         num_layers: number of layers.
-        dropout, rnn_dropout: see `SRUCell`; the last layer has no `dropout`.
-        bidirectional: see `SRUCell`; every layer sees both directions of the one below.
+        dropout: probability, in [0, 1), of zeroing a channel of g(c) - x' for a whole sequence; while training, and not in the
+            last layer.
+        rnn_dropout: the same for the input of each matrix product.
+        bidirectional: the second half of the channels goes from the last step to the first; every layer sees both directions
+            of the one below.
         projection_size: inner size of the factorised weights, one for all layers or one for each; 0: not factorised.
-        use_tanh, layer_norm, highway_bias, has_skip_term, v1: see `SRUCell`.
-        rescale: see `SRUCell`; here False by default.
+        use_tanh: g = tanh; otherwise the identity.
+        layer_norm: normalises the input of each matrix product, or h if `normalize_after`.
+        highway_bias: initial b_r.
+        has_skip_term: whether there is x'.
+        rescale: alpha = sqrt(1 + 2 e^highway_bias) instead of 1 (in the initial weight, where k = 4).
+        v1: the first version's recurrence: v = 0, and parallel in time forward too.
         nn_rnn_compatible_return: returns c as (num_layers * directions, B, hidden_size), as nn.LSTM would, instead of
             (num_layers, B, output_size).
-        custom_m: see `SRUCell`; a module that is copied for each layer, or a list with one for each.
+        custom_m: a module in the place of the matrix product, which is copied for each layer, or a list with one for each: x
+            (T, B, input_size) -> U (T, B, k * output_size), or -> (U, V), V (T, B, 2 * output_size) being added to v.
         proj_input_to_hidden_first: where the input's size is not the output's, a linear map makes it so.
-        amp_recurrence_fp16, normalize_after, weight_c_init, use_relu: see `SRUCell`.
+        amp_recurrence_fp16: under autocast, the recurrence reads and writes the 16-bit type instead of float32.
+        normalize_after: where `layer_norm` acts.
+        weight_c_init: v is uniform in +-weight_c_init. Default: +-sqrt(3/2).
+        use_relu: g = relu.
         batch_first: sequences are (B, T, features) instead of (T, B, features).
         device, dtype: of the parameters.
 

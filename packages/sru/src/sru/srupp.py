@@ -72,7 +72,7 @@ class SRUpp(nn.Module):
         highway_bias: initial b_r.
         attention_every_n_layers: only every n-th layer has attention, the others `SRUppProjectedLinear`.
         attention_last_n_layers: only the last n layers have attention; -1: no such limit.
-        rescale: see `SRUCell`.
+        rescale: alpha = sqrt(1 + 2 e^highway_bias) instead of 1.
         nn_rnn_compatible_return: returns c as (num_layers * directions, B, hidden_size).
         proj_input_to_hidden_first: where the input's size is not the output's, a linear map makes it so.
         weight_c_init: v is uniform in +-weight_c_init.
