@@ -66,6 +66,14 @@ def reduce(score: Tensor, reduction: str, zero_infinity: bool = False) -> Tensor
     return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
 
 
+def frames_of(taken: Tensor) -> Tensor:
+    """The frame (B, S) at which the one path (B, T, S) that was taken emits each symbol; -1 where it does not."""
+    if taken.shape[1] == 0:
+        return taken.new_full((taken.shape[0], taken.shape[2]), -1, dtype=torch.int64)
+    most, frame = taken.max(1)
+    return torch.where(most > 0, frame, -1)
+
+
 def spread(x: Tensor, begin: Tensor, symbols: int, value: float) -> Tensor:
     """A band's (B, T, rows) as (B, T, symbols + 1), with `value` outside of it."""
     rows = torch.arange(x.shape[2], device=x.device)

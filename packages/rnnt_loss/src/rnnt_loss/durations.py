@@ -11,7 +11,7 @@ from torch import Tensor
 from . import _ops, reference
 from ._arguments import check_index, check_logits, checked_joint
 from ._modes import wants_gradients
-from ._solving import reduce, solve
+from ._solving import frames_of, reduce, solve
 
 
 def tdt_loss(
@@ -99,22 +99,73 @@ def tdt_loss_of_parts(
 ) -> Tensor:
     """`tdt_loss` of logits of the classes (B, T, S + 1, C) and of checked durations (B, T, S + 1, D), which are read where they lie."""
     tokens, symbols, boundary, blank = checked_joint(tokens, symbols, termination_symbol, boundary, "regular", reduction)
-    batch, frames, rows = tokens.shape[:3]
     label_weight = 1 + fastemit_lambda
-    options = (frames, [blank], "softmax", max(clamp, 0.0), label_weight, False)
+    options = (tokens.shape[1], [blank], "softmax", max(clamp, 0.0), label_weight, False)
     label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
     if omega > 0 and float(torch.rand(())) < omega:
         score = solve(label, blanks, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
         return reduce(score, reduction, zero_infinity)
-    valid = reference.inside(_ops.whole(boundary, batch, rows - 1, frames, tokens), None, frames, rows)
-    lasts = torch.where(valid[..., None], lasts, 0.0).to(label.dtype).log_softmax(-1).permute(0, 3, 1, 2)
-    of_labels, label_durations = _possible(durations, frames, 0)
-    of_blanks, blank_durations = _possible(durations, frames, 1)
-    lasting = lasts[:, of_labels, :, :-1]
+    lasting, of_blanks, label_durations, blank_durations = _lasting(lasts, durations, boundary, label.dtype)
     if fastemit_lambda != 0:  # the lattice will multiply this gradient, too
         lasting = lasting / label_weight + (lasting - lasting / label_weight).detach()
-    arcs = (label[:, None] + lasting - sigma, blanks + lasts[:, of_blanks] - sigma)
+    arcs = (label[:, None] + lasting - sigma, blanks + of_blanks - sigma)
     return _duration_loss(*arcs, label_durations, blank_durations, boundary, reduction, fastemit_lambda, zero_infinity)
+
+
+def tdt_align(
+    logits: Tensor,
+    symbols: Tensor,
+    durations: Sequence[int],
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best path (Viterbi) of a token-and-duration transducer (Xu et al., arXiv:2304.06795).
+
+    Args:
+        logits: (B, T, S + 1, C + D): of the C classes, blank among them, and of the D durations, each with its softmax. float64,
+            float32, float16 or bfloat16.
+        symbols: (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything.
+        durations: D numbers of frames that a label or blank may last; blanks do not last 0, so one is above 0.
+        termination_symbol: the blank's class.
+        boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T].
+
+    Returns:
+        Its log-probability (B,); the frame at which it emits each symbol, and how many frames that lasts, (B, S) int64; -1 in
+        the padding, and where there is no path.
+
+    Raises:
+        TypeError: of logits that are not floating, or other tensors and durations that are not of integers.
+        ValueError: of shapes, devices, durations or classes other than the above.
+    """
+    durations = check_durations(durations)
+    check_logits("logits", logits, "B, T, S + 1, C + D")
+    classes = logits.shape[3] - len(durations)
+    with torch.no_grad():
+        tokens, symbols, boundary, blank = checked_joint(
+            logits[..., :classes], symbols, termination_symbol, boundary, "regular", "none"
+        )
+        options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
+        label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
+        lasting, of_blanks, label_durations, blank_durations = _lasting(
+            logits[..., classes:], durations, boundary, label.dtype
+        )
+        arcs = (label[:, None] + lasting, blanks + of_blanks, label_durations, blank_durations)
+        score, taken, _ = _ops.lattice(*arcs, boundary, None, False, True, True, 1.0)
+        frame = frames_of(taken.sum(1))
+        lasted = torch.tensor(label_durations, device=frame.device)[taken.sum(2).argmax(1)]
+        return score, frame, torch.where(frame < 0, -1, lasted)
+
+
+def _lasting(
+    lasts: Tensor, durations: Sequence[int], boundary: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, list[int], list[int]]:
+    """Log-probabilities of durations, of labels (B, NL, T, S) and of blanks (B, NB, T, S + 1), and the durations themselves."""
+    batch, frames, rows = lasts.shape[:3]
+    valid = reference.inside(_ops.whole(boundary, batch, rows - 1, frames, lasts), None, frames, rows)
+    lasts = torch.where(valid[..., None], lasts, 0.0).to(dtype).log_softmax(-1).permute(0, 3, 1, 2)
+    of_labels, label_durations = _possible(durations, frames, 0)
+    of_blanks, blank_durations = _possible(durations, frames, 1)
+    return lasts[:, of_labels, :, :-1], lasts[:, of_blanks], label_durations, blank_durations
 
 
 def check_durations(durations: Sequence[int], name: str = "durations") -> list[int]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from . import _ops
 from ._arguments import check_values
-from .durations import multiblank_rnnt_loss, tdt_loss
+from .durations import multiblank_rnnt_loss, tdt_align, tdt_loss
 from .fused import rnnt_loss_fused, rnnt_loss_pruned_fused
 from .joint import expected_emission_times, get_rnnt_logprobs_joint, rnnt_align, rnnt_loss, rnnt_loss_packed
 from .pruned import (
@@ -25,6 +25,7 @@ from .pruned import (
     get_hat_logprobs_pruned,
     get_rnnt_logprobs_pruned,
     get_rnnt_prune_ranges,
+    rnnt_align_pruned,
     rnnt_loss_pruned,
 )
 from .recursion import joint_mutual_information_recursion, mutual_information_recursion
@@ -44,6 +45,7 @@ __all__ = [
     "multiblank_rnnt_loss",
     "mutual_information_recursion",
     "rnnt_align",
+    "rnnt_align_pruned",
     "rnnt_loss",
     "rnnt_loss_fused",
     "rnnt_loss_packed",
@@ -51,6 +53,7 @@ __all__ = [
     "rnnt_loss_pruned_fused",
     "rnnt_loss_simple",
     "rnnt_loss_smoothed",
+    "tdt_align",
     "tdt_loss",
     "with_cuda",
 ]

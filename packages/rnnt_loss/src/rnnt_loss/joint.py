@@ -16,7 +16,7 @@ from ._arguments import (
     may_read,
 )
 from ._checks import check_tensor
-from ._solving import Loss, as_logprobs, as_upstream, reduce, solve
+from ._solving import Loss, as_logprobs, as_upstream, frames_of, reduce, solve
 
 
 def rnnt_loss(
@@ -228,10 +228,7 @@ def rnnt_align(
         options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
         label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
         score, taken, _ = solve(label, blanks, rnnt_type, boundary, occupancies=True, viterbi=True)
-        if taken.shape[1] == 0:
-            return score, symbols.new_full(symbols.shape, -1)
-        most, frame = taken.max(1)
-        return score, torch.where(most > 0, frame, -1)
+        return score, frames_of(taken)
 
 
 def expected_emission_times(px_grad: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ._arguments import (
 )
 from ._checks import check_tensor
 from ._modes import needs_plain_torch
-from ._solving import Loss, as_logprobs, as_upstream, reduce, solve, spread
+from ._solving import Loss, as_logprobs, as_upstream, frames_of, reduce, solve, spread
 
 
 def rnnt_loss_pruned(
@@ -103,6 +103,46 @@ def rnnt_loss_pruned(
         return loss
     dense = [spread(t, begin, symbols.shape[1], 0.0) for t in occupancies]
     return loss, as_upstream([dense[0][..., :-1], dense[1]], rnnt_type)
+
+
+def rnnt_align_pruned(
+    logits: Tensor,
+    symbols: Tensor,
+    ranges: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    *,
+    use_hat_loss: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The best path (Viterbi) within the band of `rnnt_loss_pruned`.
+
+    Args:
+        logits: (B, T, s_range, C), of the rows that `ranges` names: float64, float32, float16 or bfloat16.
+        symbols: (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything.
+        ranges: (B, T, s_range), from `get_rnnt_prune_ranges`, or any others with consecutive rows that do not fall over
+            time.
+        termination_symbol: the blank's class, also counted from the end.
+        boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T].
+        rnnt_type: where a label leads from (t, s): "regular", to (t, s + 1); "modified", to (t + 1, s + 1);
+            "constrained", the same, and the blank of the next context at the same frame is taken with it.
+        use_hat_loss: the blank is a Bernoulli variable of its own (Variani et al., arXiv:2003.07705).
+
+    Returns:
+        Its log-probability (B,), and the frame at which it emits each symbol, (B, S) int64; -1 in the padding, and
+        where there is no path.
+
+    Raises:
+        TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
+    """
+    with torch.no_grad():
+        logits, symbols, begin, boundary, blank = _checked_pruned(
+            logits, symbols, ranges, termination_symbol, boundary, rnnt_type, "none"
+        )
+        options = (logits.shape[1], [blank], "hat" if use_hat_loss else "softmax", 0.0, 1.0, False)
+        label, blanks = _ops.joint_scores(logits, symbols, boundary, begin, None, *options)
+        score, taken, _ = solve(label, blanks, rnnt_type, boundary, begin, occupancies=True, viterbi=True)
+        return score, frames_of(spread(taken, begin, symbols.shape[1], 0.0)[..., :-1])
 
 
 def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_range: int) -> Tensor:
