@@ -27,6 +27,7 @@ def run(*arguments, **options):
         (ValueError, "ff_normalization: expected 'batchnorm' or 'layernorm' .*, got None", lambda: SLiGRU(4, SHAPE, ff_normalization=None)),
         (ValueError, r"input_shape: expected \(B, T, F\) or \(B, T, F, C\), got \(2, 5\)", lambda: LiGRU(4, (2, 5))),
         (TypeError, r"input_shape: expected the shape of an input, \(B, T, F\), got 8", lambda: LiGRU(4, 8)),
+        (TypeError, r"input_shape: expected the shape of an input, \(B, T, F\), got 'abc'", lambda: LiGRU(4, "abc")),
         (ValueError, r"input_shape: .* got \(2, 5, None\)", lambda: LiGRU(4, (2, 5, None))),
         (ValueError, r"dropout: expected a probability in \[0, 1\), got 1", lambda: LiGRU(4, SHAPE, dropout=1)),
         (ValueError, r"dropout_between: expected a probability in \[0, 1\), got -1", lambda: LiGRU(4, SHAPE, dropout_between=-1)),

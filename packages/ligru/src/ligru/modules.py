@@ -4,6 +4,7 @@ No `from __future__ import annotations`: TorchScript needs the type of an attrib
 """
 
 import math
+import operator
 from typing import TYPE_CHECKING, Any, Dict, Final, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -623,9 +624,11 @@ class SLiGRU(_Stack):
 
 def _input_sizes(input_shape: Sequence[Optional[int]], hidden_size: int, num_layers: int, bidirectional: bool) -> List[int]:
     """Values at a step that each layer sees."""
-    if not isinstance(input_shape, Sequence) or isinstance(input_shape, str):
-        raise TypeError(f"input_shape: expected the shape of an input, (B, T, F), got {input_shape!r}")
-    features = [size for size in input_shape[2:] if size is not None]
-    if len(input_shape) < 3 or len(features) != len(input_shape) - 2:
+    try:
+        sizes = [None if size is None else operator.index(size) for size in input_shape]
+    except TypeError:
+        raise TypeError(f"input_shape: expected the shape of an input, (B, T, F), got {input_shape!r}") from None
+    features = [size for size in sizes[2:] if size is not None]
+    if len(sizes) < 3 or len(features) != len(sizes) - 2:
         raise ValueError(f"input_shape: expected (B, T, F) or (B, T, F, C), got {tuple(input_shape)}")
     return [math.prod(features), *[hidden_size * (2 if bidirectional else 1)] * (num_layers - 1)][:num_layers]
