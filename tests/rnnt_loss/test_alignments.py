@@ -69,3 +69,10 @@ def test_with_durations(durations: list[int]) -> None:
         assert score[b].item() == pytest.approx(best[0])
         assert frames[b].tolist() == best[1] + padding
         assert lasted[b].tolist() == best[2] + padding
+
+
+def test_logits_without_columns_of_durations_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"logits: expected the C classes, with termination_symbol=0 among them, and 5 durations"
+    ):
+        rl.tdt_align(torch.randn(1, T, S + 1, 3), torch.ones(1, S, dtype=torch.int64), [0, 1, 2, 3, 4], 0)

@@ -26,13 +26,18 @@ def named(**theirs: str) -> Iterator[None]:
 
 def boundary_of(logits: Tensor, **lengths: Tensor) -> Tensor:
     """(B, 4), of logits (B, T, S + 1, C) and the lengths (B,) of symbols and frames, in this order, checked under their names."""
-    ends = []
-    for (name, given), most in zip(lengths.items(), (logits.shape[2] - 1, logits.shape[1]), strict=True):
-        ends.append(check_integers(name, given, [len(logits)], logits))
-        if may_read(given) and len(logits) > 0 and not 0 <= int(given.min()) <= int(given.max()) <= most:
-            raise ValueError(f"{name}: expected values within 0..{most}, got {int(given.min())}..{int(given.max())}")
+    mosts = (logits.shape[2] - 1, logits.shape[1])
+    ends = [check_ends(name, given, most, logits) for (name, given), most in zip(lengths.items(), mosts, strict=True)]
     start = torch.zeros_like(ends[0])
     return torch.stack([start, start, *ends], 1)
+
+
+def check_ends(name: str, lengths: Tensor, most: int, like: Tensor) -> Tensor:
+    """Lengths (B,) as int64 on the device of `like` (B, ...), within 0..most where they may be read."""
+    checked = check_integers(name, lengths, [len(like)], like)
+    if may_read(lengths) and len(like) > 0 and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
+        raise ValueError(f"{name}: expected values within 0..{most}, got {int(lengths.min())}..{int(lengths.max())}")
+    return checked
 
 
 def reduced(loss: Tensor, reduction: str, symbol_lengths: Tensor) -> Tensor:

@@ -281,11 +281,12 @@ def register(namespace: str) -> SimpleNamespace:
 
     calls.joint_scores = with_backward(f"{namespace}::joint_scores", setup_joint, joint_backward)
 
-    @torch.library.register_fake(f"{namespace}::simple_scores")
-    def _(lm, am, symbols, boundary, blank):  # type: ignore[no-untyped-def]
+    def shapes_of_simple_scores(lm, am, symbols, boundary, blank):  # type: ignore[no-untyped-def]
         (batch, frames, classes), rows, dtype = am.shape, lm.shape[1], state_dtype(am)
         shapes = [(frames, rows - 1), (frames, rows), (frames, rows), (rows, classes), (frames, classes), (rows,), (frames,)]
         return tuple(am.new_empty(batch, *shape, dtype=dtype) for shape in shapes)
+
+    register_shapes(f"{namespace}::simple_scores", shapes_of_simple_scores)
 
     @torch.library.register_fake(f"{namespace}::simple_scores_backward")
     def _(grad_label, grad_blank, lm, am, *_):  # type: ignore[no-untyped-def]
@@ -311,17 +312,19 @@ def register(namespace: str) -> SimpleNamespace:
     one_by_one(f"{namespace}::simple_scores_backward")
     calls.simple_scores = with_backward(f"{namespace}::simple_scores", setup_simple, simple_backward)
 
-    @torch.library.register_fake(f"{namespace}::join")
-    def _(enc, dec, boundary, begin, rows, first, count):  # type: ignore[no-untyped-def]
+    def shapes_of_join(enc, dec, boundary, begin, rows, first, count):  # type: ignore[no-untyped-def]
         return enc.new_empty(count, rows, enc.shape[2])
+
+    register_shapes(f"{namespace}::join", shapes_of_join)
 
     @torch.library.register_fake(f"{namespace}::join_backward_")
     def _(*_):  # type: ignore[no-untyped-def]
         return None
 
-    @torch.library.register_fake(f"{namespace}::prune_ranges")
-    def _(label, blank, boundary, s_range, max_step):  # type: ignore[no-untyped-def]
+    def shapes_of_prune_ranges(label, blank, boundary, s_range, max_step):  # type: ignore[no-untyped-def]
         return boundary.new_empty(blank.shape[:2])
+
+    register_shapes(f"{namespace}::prune_ranges", shapes_of_prune_ranges)
 
     def python_op(function: Callable[..., Any]) -> None:  # torch.library.custom_op's first call imports all of torch.compile
         name = f"{namespace}::{function.__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,30 @@ def reduce(score: Tensor, reduction: str, zero_infinity: bool = False) -> Tensor
     if zero_infinity:
         loss = torch.where(loss == torch.inf, 0.0, loss)
     return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
+
+
+def loss_of(
+    label: Tensor,
+    blank: Tensor,
+    rnnt_type: str,
+    boundary: Tensor | None,
+    begin: Tensor | None = None,
+    *,
+    symbols: int,
+    reduction: str,
+    zero_infinity: bool,
+    return_grad: bool,
+    **options: Any,
+) -> Loss:
+    """What a loss returns, from its scores: reduced, and with the occupancies of all S = `symbols` labels if `return_grad`."""
+    score, *occupancies = solve(label, blank, rnnt_type, boundary, begin, occupancies=return_grad, **options)
+    loss = reduce(score, reduction, zero_infinity)
+    if not return_grad:
+        return loss
+    if begin is not None:
+        occupancies = [spread(t, begin, symbols, 0.0) for t in occupancies]
+        occupancies[0] = occupancies[0][..., :-1]
+    return loss, as_upstream(occupancies, rnnt_type)
 
 
 def frames_of(taken: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ._arguments import check_index, check_logits, may_read
-from ._checks import check_integers
+from ._arguments import check_index, check_logits
+from ._forms import check_ends
 from .durations import check_durations
 
 __all__ = ["Hypothesis", "beam", "greedy"]
@@ -180,10 +180,7 @@ class _Model:
         state_dim: int,
     ) -> None:
         check_logits("encoded", encoded, "B, T, E")
-        self.lengths = check_integers("lengths", lengths, [len(encoded)], encoded)
-        if may_read(lengths) and len(lengths) > 0 and not 0 <= int(lengths.min()) <= int(lengths.max()) <= encoded.shape[1]:
-            found = f"{int(lengths.min())}..{int(lengths.max())}"
-            raise ValueError(f"lengths: expected values within 0..{encoded.shape[1]}, got {found}")
+        self.lengths = check_ends("lengths", lengths, encoded.shape[1], encoded)
         if most < 1:
             raise ValueError(f"most: expected at least 1, got {most}")
         self.encoded, self.predictor, self.joiner, self.state_dim = encoded, predictor, joiner, state_dim

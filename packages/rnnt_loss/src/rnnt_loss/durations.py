@@ -60,16 +60,8 @@ def tdt_loss(
         >>> loss = tdt_loss(logits, torch.randint(0, 29, (2, 5)), [0, 1, 2, 3, 4], termination_symbol=29)
     """
     durations = check_durations(durations)
-    check_logits("logits", logits, "B, T, S + 1, C + D")
-    classes = logits.shape[3] - len(durations)
-    if not -classes <= termination_symbol < classes:
-        raise ValueError(
-            f"logits: expected the C classes, with termination_symbol={termination_symbol} among them, and {len(durations)} "
-            f"durations in the last dimension, got {list(logits.shape)}"
-        )
     return tdt_loss_of_parts(
-        logits[..., :classes],
-        logits[..., classes:],
+        *_parts(logits, len(durations), termination_symbol),
         symbols,
         durations,
         termination_symbol,
@@ -138,22 +130,29 @@ def tdt_align(
         ValueError: of shapes, devices, durations or classes other than the above.
     """
     durations = check_durations(durations)
-    check_logits("logits", logits, "B, T, S + 1, C + D")
-    classes = logits.shape[3] - len(durations)
+    tokens, lasts = _parts(logits, len(durations), termination_symbol)
     with torch.no_grad():
-        tokens, symbols, boundary, blank = checked_joint(
-            logits[..., :classes], symbols, termination_symbol, boundary, "regular", "none"
-        )
+        tokens, symbols, boundary, blank = checked_joint(tokens, symbols, termination_symbol, boundary, "regular", "none")
         options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
         label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
-        lasting, of_blanks, label_durations, blank_durations = _lasting(
-            logits[..., classes:], durations, boundary, label.dtype
-        )
+        lasting, of_blanks, label_durations, blank_durations = _lasting(lasts, durations, boundary, label.dtype)
         arcs = (label[:, None] + lasting, blanks + of_blanks, label_durations, blank_durations)
         score, taken, _ = _ops.lattice(*arcs, boundary, None, False, True, True, 1.0)
         frame = frames_of(taken.sum(1))
         lasted = torch.tensor(label_durations, device=frame.device)[taken.sum(2).argmax(1)]
         return score, frame, torch.where(frame < 0, -1, lasted)
+
+
+def _parts(logits: Tensor, durations: int, termination_symbol: int) -> tuple[Tensor, Tensor]:
+    """Logits (B, T, S + 1, C) of the classes, and (B, T, S + 1, D) of the durations."""
+    check_logits("logits", logits, "B, T, S + 1, C + D")
+    classes = logits.shape[3] - durations
+    if not -classes <= termination_symbol < classes:
+        raise ValueError(
+            f"logits: expected the C classes, with termination_symbol={termination_symbol} among them, and {durations} "
+            f"durations in the last dimension, got {list(logits.shape)}"
+        )
+    return logits[..., :classes], logits[..., classes:]
 
 
 def _lasting(

@@ -23,7 +23,7 @@ from ._arguments import (
 )
 from ._modes import autocast_enabled, needs_plain_torch
 from ._plain import linear_parameters
-from ._solving import Loss, as_upstream, reduce, solve, spread
+from ._solving import Loss, loss_of
 from .pruned import do_rnnt_pruning
 
 Joiner = nn.Linear | Callable[[Tensor, Tensor], Tensor]
@@ -222,23 +222,19 @@ def _fused(
         scores = _callable_scores(am, lm, lambda am, lm: joiner(torch.tanh(am + lm)), *given)
     else:
         scores = _callable_scores(am, lm, joiner, *given)
-    score, *occupancies = solve(
+    return loss_of(
         *scores,
         rnnt_type,
         bounds,
         begin,
+        symbols=count,
+        reduction=reduction,
+        zero_infinity=zero_infinity,
+        return_grad=return_grad,
         delay_penalty=delay_penalty,
         fastemit_lambda=fastemit_lambda,
         emission_window=emission_window,
-        occupancies=return_grad,
     )
-    loss = reduce(score, reduction, zero_infinity)
-    if not return_grad:
-        return loss
-    if begin is not None:
-        occupancies = [spread(t, begin, count, 0.0) for t in occupancies]
-        occupancies[0] = occupancies[0][..., :-1]
-    return loss, as_upstream(occupancies, rnnt_type)
 
 
 def _linear_scores(

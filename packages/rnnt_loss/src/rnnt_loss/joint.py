@@ -16,7 +16,7 @@ from ._arguments import (
     may_read,
 )
 from ._checks import check_tensor
-from ._solving import Loss, as_logprobs, as_upstream, frames_of, reduce, solve
+from ._solving import Loss, as_logprobs, frames_of, loss_of, reduce, solve
 
 
 def rnnt_loss(
@@ -77,18 +77,19 @@ def rnnt_loss(
     mode = "hat" if use_hat_loss else "softmax"
     frames = logits.shape[1]
     label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
-    score, *occupancies = solve(
+    return loss_of(
         label,
         blanks,
         rnnt_type,
         boundary,
+        symbols=symbols.shape[1],
+        reduction=reduction,
+        zero_infinity=zero_infinity,
+        return_grad=return_grad,
         delay_penalty=delay_penalty,
         fastemit_lambda=fastemit_lambda,
         emission_window=emission_window,
-        occupancies=return_grad,
     )
-    loss = reduce(score, reduction, zero_infinity)
-    return (loss, as_upstream(occupancies, rnnt_type)) if return_grad else loss
 
 
 def rnnt_loss_packed(

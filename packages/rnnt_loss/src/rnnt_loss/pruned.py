@@ -21,7 +21,7 @@ from ._arguments import (
 )
 from ._checks import check_tensor
 from ._modes import needs_plain_torch
-from ._solving import Loss, as_logprobs, as_upstream, frames_of, reduce, solve, spread
+from ._solving import Loss, as_logprobs, frames_of, loss_of, solve, spread
 
 
 def rnnt_loss_pruned(
@@ -88,21 +88,19 @@ def rnnt_loss_pruned(
     mode = "hat" if use_hat_loss else "softmax"
     frames = logits.shape[1]
     label, blanks = _ops.joint_scores(logits, symbols, boundary, begin, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
-    score, *occupancies = solve(
+    return loss_of(
         label,
         blanks,
         rnnt_type,
         boundary,
         begin,
+        symbols=symbols.shape[1],
+        reduction=reduction,
+        zero_infinity=zero_infinity,
+        return_grad=return_grad,
         delay_penalty=delay_penalty,
         fastemit_lambda=fastemit_lambda,
-        occupancies=return_grad,
     )
-    loss = reduce(score, reduction, zero_infinity)
-    if not return_grad:
-        return loss
-    dense = [spread(t, begin, symbols.shape[1], 0.0) for t in occupancies]
-    return loss, as_upstream([dense[0][..., :-1], dense[1]], rnnt_type)
 
 
 def rnnt_align_pruned(

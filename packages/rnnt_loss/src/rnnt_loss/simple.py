@@ -13,7 +13,7 @@ from ._arguments import (
     check_rows,
     check_symbols,
 )
-from ._solving import Loss, as_logprobs, as_upstream, reduce, solve
+from ._solving import Loss, as_logprobs, loss_of
 
 
 def rnnt_loss_simple(
@@ -126,17 +126,18 @@ def rnnt_loss_smoothed(
     """
     lm, am, symbols, boundary, blank = _checked_simple(lm, am, symbols, termination_symbol, boundary, rnnt_type, reduction)
     label, blanks = _smoothed_scores(lm, am, symbols, blank, lm_only_scale, am_only_scale, boundary)
-    score, *occupancies = solve(
+    return loss_of(
         label,
         blanks,
         rnnt_type,
         boundary,
+        symbols=symbols.shape[1],
+        reduction=reduction,
+        zero_infinity=zero_infinity,
+        return_grad=return_grad,
         delay_penalty=delay_penalty,
         fastemit_lambda=fastemit_lambda,
-        occupancies=return_grad,
     )
-    loss = reduce(score, reduction, zero_infinity)
-    return (loss, as_upstream(occupancies, rnnt_type)) if return_grad else loss
 
 
 def get_rnnt_logprobs(
