@@ -120,11 +120,15 @@ def test_it_is_named(error: type[Exception], words: str, call) -> None:
         ("label", lambda ops: ops.lattice(PX[:, None], PY[:, None].mT, [0], [1], GOOD, None, True)),
         ("expected float32 or float64", lambda ops: ops.lattice(PX[:, None].mT.half(), PY[:, None].mT.half(), [0], [1], GOOD, None, True)),
         ("blank_durations", lambda ops: ops.lattice(PX[:, None].mT, PY[:, None].mT, [0], [0], GOOD, None, True)),
-        ("symbols", lambda ops: ops.joint_scores(X, Y + 5, GOOD, None, None, 6, [0])),
-        ("blanks", lambda ops: ops.joint_scores(X, Y, GOOD, None, None, 6, [5])),
-        ("logits: expected shape", lambda ops: ops.joint_scores(X, Y, GOOD, None, None, 7, [0])),
-        ("packed", lambda ops: ops.joint_scores(X.flatten(0, 2), Y, GOOD, None, torch.tensor([0, 25]), 6, [0])),
-        ("rows: expected", lambda ops: ops.joint_scores(P, Y, GOOD, None, None, 6, [0])),
+        ("symbols", lambda ops: ops.joint_scores(X, Y + 5, 6, GOOD)),
+        ("blanks", lambda ops: ops.joint_scores(X, Y, 6, GOOD, blanks=[5])),
+        ("logits: expected shape", lambda ops: ops.joint_scores(X, Y, 7, GOOD)),
+        ("durations", lambda ops: ops.joint_scores(X, Y, 6, GOOD, durations=6)),
+        ("blanks: out of range", lambda ops: ops.joint_scores(X, Y, 6, GOOD, blanks=[3], durations=2)),
+        ("symbols", lambda ops: ops.joint_scores(X, Y * 0 + 3, 6, GOOD, durations=2)),
+        ("smoothing", lambda ops: ops.joint_scores(X, Y, 6, GOOD, kind="hat", smoothing=0.1)),
+        ("packed", lambda ops: ops.joint_scores(X.flatten(0, 2), Y, 6, GOOD, None, torch.tensor([0, 25]))),
+        ("rows: expected", lambda ops: ops.joint_scores(P, Y, 6, GOOD)),
         ("lm: not a contiguous tensor", lambda ops: ops.simple_scores(LM[:1], AM, Y, GOOD, 0)),
         ("symbols", lambda ops: ops.simple_scores(LM, AM, Y - 9, GOOD, 0)),
         ("first and count", lambda ops: ops.join(AM, LM, GOOD, None, 4, 10, 3)),
@@ -155,13 +159,13 @@ def test_the_ops_themselves_survive_any_arguments(host_backends: Backend) -> Non
     check_survives(ops.prune_ranges, [lattice[0][:, 0], lattice[1][:, 0], GOOD, 2, 1])
     begin = torch.zeros(2, 6, dtype=torch.int64)
     for logits, first in ((X, None), (X[:, :, :2].contiguous(), begin)):
-        options = [[0], "softmax", 0.0, 1.0]
-        check_survives(ops.joint_scores, [logits, Y, GOOD, first, None, 6, *options, False])
-        label, blank, norm = ops.joint_scores(logits, Y, GOOD, first, None, 6, *options, False)
-        given = [torch.randn_like(label), torch.randn_like(blank), logits, Y, norm, GOOD, first, None]
-        check_survives(ops.joint_scores_backward, [*given, *options])
-        check_survives(ops.joint_scores_backward_, [*given, 0, *options])
-        check_survives(ops.joint_scores_, [logits.flatten(0, 1), Y, GOOD, first, 0, [0], "softmax", label, blank, norm])
+        scoring = [[0], "softmax", 1, 0.1]
+        check_survives(ops.joint_scores, [logits, Y, 6, GOOD, first, None, *scoring, 0.0, 1.0, False])
+        label, blank, norm = ops.joint_scores(logits, Y, 6, GOOD, first, None, *scoring)
+        given = [torch.randn_like(label), torch.randn_like(blank), logits, Y, norm]
+        check_survives(ops.joint_scores_backward, [*given, GOOD, first, None, *scoring, 0.0, 1.0])
+        check_survives(ops.joint_scores_backward_, [*given, 0, GOOD, first, None, *scoring, 0.0, 1.0])
+        check_survives(ops.joint_scores_, [logits.flatten(0, 1), Y, 0, label, blank, norm, GOOD, first, *scoring])
     check_survives(ops.simple_scores, [LM, AM, Y, GOOD, 0])
     _, _, *kept = ops.simple_scores(LM, AM, Y, GOOD, 0)
     grads = [torch.randn(2, 6, 3), torch.randn(2, 6, 4)]

@@ -33,16 +33,17 @@ def test_opcheck_lattice() -> None:
 def test_opcheck_joint_scores() -> None:
     logits = PROBLEM.logits.detach().requires_grad_()
     symbols, boundary = PROBLEM.symbols, PROBLEM.boundary
-    check_op(OPS.joint_scores, [logits, symbols, boundary, None, None, 6, [0, 2], "softmax", -1.0, 1.0, False])
+    scoring = [[0, 2], "softmax", 1, 0.1]  # two blanks, one duration, smoothed
+    check_op(OPS.joint_scores, [logits, symbols, 6, boundary, None, None, *scoring, -1.0, 1.0, False])
     begin = torch.zeros(2, 6, dtype=torch.int64)
-    check_op(OPS.joint_scores, [logits[:, :, :2].detach(), symbols, boundary, begin, None, 6, [0], "hat", -1.0, 1.0, False])
-    _, _, norm = OPS.joint_scores(logits.detach(), symbols, boundary, None, None, 6, [0], "softmax", -1.0, 1.0, False)
-    given = [torch.randn(2, 6, 3), torch.randn(2, 1, 6, 4), logits.detach(), symbols, norm, boundary, None, None]
-    check_op(OPS.joint_scores_backward, [*given, [0], "softmax", 0.0, 1.0])
-    check_op(OPS.joint_scores_backward_, [*given[:2], logits.detach().nan_to_num(), *given[3:], 0, [0], "softmax", 0.0, 1.0])
-    scores = [torch.zeros(2, 6, 3), torch.zeros(2, 1, 6, 4), torch.zeros(2, 6, 4)]
-    clean = logits.detach().nan_to_num().flatten(0, 1)
-    check_op(OPS.joint_scores_, [clean, symbols.clamp(min=0), None, None, 0, [0], "softmax", *scores])
+    check_op(OPS.joint_scores, [logits[:, :, :2].detach(), symbols, 6, boundary, begin, None, [0], "hat"])
+    _, _, norm = OPS.joint_scores(logits.detach(), symbols, 6, boundary, None, None, *scoring)
+    grads = [torch.randn(2, 6, 3), torch.randn(2, 3, 6, 4)]
+    check_op(OPS.joint_scores_backward, [*grads, logits.detach(), symbols, norm, boundary, None, None, *scoring])
+    clean = logits.detach().nan_to_num()
+    check_op(OPS.joint_scores_backward_, [*grads, clean, symbols, norm, 0, boundary, None, None, *scoring])
+    scores = [torch.zeros(2, 6, 3), torch.zeros(2, 3, 6, 4), torch.zeros(2, 6, 4)]
+    check_op(OPS.joint_scores_, [clean.flatten(0, 1), symbols.clamp(min=0), 0, *scores, None, None, *scoring])
 
 
 def test_opcheck_the_others() -> None:
@@ -58,7 +59,7 @@ def test_opcheck_the_others() -> None:
     check_op(OPS.join_backward_, [torch.randn(5, 4, 5), torch.rand(5, 4, 5), boundary, None, 2, *sums])
     weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7, requires_grad=True)
     for rows_at_once in (0, 5):
-        check_op(OPS.joiner_scores, [am, lm, weight, bias, symbols, boundary, None, 4, 1, "softmax", rows_at_once])
+        check_op(OPS.joiner_scores, [am, lm, weight, bias, symbols, boundary, None, 4, rows_at_once, [1], "softmax", 2, 0.1, 0.0, 1.0])
 
 
 class Full(nn.Module):

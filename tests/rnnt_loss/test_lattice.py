@@ -6,7 +6,8 @@ import pytest
 import torch
 from rnnkit_common.testing import Backend, poisoned_outputs, some_sanitized
 from rnnkit_common.testing.backends import DEVICES, ORDERS, emulate
-from rnnt_loss import _ops, reference
+from rnnt_loss import reference
+from rnnt_loss.recursion import lattice
 
 from .conftest import CSRC
 
@@ -43,7 +44,8 @@ def bounds(frames: int, symbols: int, device: torch.device) -> torch.Tensor:
 
 def solve(label, blank, durations, boundary, begin, label_end, *, viterbi: bool = False):
     with poisoned_outputs():
-        return _ops.lattice(label, blank, *durations, boundary, begin, label_end, viterbi, True, 1.0)
+        given = (label, blank, *durations, boundary, begin)
+        return lattice(*given, label_end=label_end, viterbi=viterbi, occupancies=True)
 
 
 def expected(label, blank, durations, boundary, begin, label_end):

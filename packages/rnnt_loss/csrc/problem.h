@@ -65,6 +65,17 @@ struct Nodes {
   RNNKIT_HOST_DEVICE T& at(int64_t b, int64_t t, int64_t k) const { return data[b * batch + t * frame + k * row]; }
 };
 
+// A tensor [B, planes, T, rows] with any strides.
+template <class T>
+struct Planes {
+  T* data;
+  int64_t batch, plane, frame, row;
+
+  RNNKIT_HOST_DEVICE T& at(int64_t b, int64_t i, int64_t t, int64_t k) const {
+    return data[b * batch + i * plane + t * frame + k * row];
+  }
+};
+
 struct Arc {
   int duration;
   bool label;
@@ -99,35 +110,45 @@ struct Lattice : Sequences {
 };
 
 // How the scores of a node's arcs come from its logits z, over the classes v:
-//   softmax     label z_y - N, blanks z_blank - N, with N = log sum_v e^(z_v)
+//   softmax     label z_y - N, blanks z_blank - N, with N = log sum_v e^(z_v); smoothed, each is (1 - e) times that and e
+//               times the mean of all classes
 //   hat         label z_y - N + log(1 - sigmoid(z_blank)), blank log sigmoid(z_blank), with N over all but the blank, which
 //               no label can be
 //   log_probs   label z_y, blanks z_blank
+// Columns after those of the classes are of durations, which have a log-softmax of their own.
 enum class Mode { softmax, hat, log_probs };
+
+// Strides of logits, in elements; where a node's lie, see `place`.
+struct Layout {
+  int64_t batch, frame, row;
+};
 
 template <class scalar_t>
 struct Joint : Sequences {
   using acc = acc_t<scalar_t>;
   Mode mode;
-  int64_t classes;
-  int64_t first, count;    // frames, counted over the batch, of which `logits` has the nodes
-  const int64_t* targets;  // [B, S]
+  int64_t classes, durations;  // columns
+  int64_t first, count;        // frames, counted over the batch, of which `logits` has the nodes
+  const int64_t* targets;      // [B, S]
   int blanks;
   int64_t blank[kMaxBlanks];
+  acc smoothing;
   const int64_t* offsets;  // [B], the node (t0, s0) of each sequence in packed logits; null: not packed
   int64_t packed;          // how many nodes those have
-  int64_t batch_stride, frame_stride, row_stride;  // of the logits
-  acc* norm;                                       // [B, T, rows]: N
+  Layout layout;           // of the logits
+  acc* norm;               // [B, T, rows]: N
+
+  RNNKIT_HOST_DEVICE int64_t columns() const { return classes + durations; }
 
   RNNKIT_HOST_DEVICE bool packed_fits(int64_t b, const Bounds& in) const {
     const int64_t end = offsets[b] + (in.t1 - in.t0) * (in.s1 - in.s0 + 1);
     return offsets[b] >= 0 && (b > 0 || offsets[b] == 0) && end == (b + 1 < batch ? offsets[b + 1] : packed);
   }
 
-  // Where the logits of a node lie; packed ones have (t1 - t0) (s1 - s0 + 1) nodes a sequence.
-  RNNKIT_HOST_DEVICE int64_t place(int64_t b, int64_t t, int64_t k, const Bounds& in) const {
-    if (offsets != nullptr) return (offsets[b] + (t - in.t0) * (in.s1 - in.s0 + 1) + k - in.s0) * row_stride;
-    return b * batch_stride + t * frame_stride + k * row_stride - first * frame_stride;
+  // Where the columns of a node lie; packed logits have (t1 - t0) (s1 - s0 + 1) nodes a sequence.
+  RNNKIT_HOST_DEVICE int64_t place(const Layout& of, int64_t b, int64_t t, int64_t k, const Bounds& in) const {
+    if (offsets != nullptr) return (offsets[b] + (t - in.t0) * (in.s1 - in.s0 + 1) + k - in.s0) * of.row;
+    return b * of.batch + t * of.frame + k * of.row - first * of.frame;
   }
 };
 
@@ -135,7 +156,8 @@ template <class scalar_t>
 struct JointForward : Joint<scalar_t> {
   using acc = acc_t<scalar_t>;
   const scalar_t* logits;
-  Nodes<acc> label, blank_scores[kMaxBlanks];
+  Nodes<acc> label;
+  Planes<acc> blank_scores;  // after the blanks' those of the durations
   int64_t label_rows;
 };
 
@@ -144,9 +166,11 @@ struct JointBackward : Joint<scalar_t> {
   using acc = acc_t<scalar_t>;
   const scalar_t* logits;  // grad may be the same memory
   scalar_t* grad;
-  Nodes<const acc> grad_label, grad_blank[kMaxBlanks];
+  Layout grad_layout;
+  Nodes<const acc> grad_label;
+  Planes<const acc> grad_blank;  // after the blanks' those of the durations
   int64_t label_rows;
-  acc clamp;         // of each gradient, before it is scaled by that of the sequence's score; 0: none
+  acc clamp;         // of each class's gradient, before it is scaled by that of the sequence's score; 0: none
   acc label_weight;  // by which those of the labels have been multiplied
 
   // That gradient's size: all of it leaves the first node.
@@ -154,7 +178,7 @@ struct JointBackward : Joint<scalar_t> {
     const int64_t k = in.s0 - this->first_row(b, in.t0);
     if (k < 0 || k >= this->rows) return 0;
     acc sum = k < label_rows ? grad_label.at(b, in.t0, k) / label_weight : acc(0);
-    for (int j = 0; j < this->blanks; ++j) sum += grad_blank[j].at(b, in.t0, k);
+    for (int j = 0; j < this->blanks; ++j) sum += grad_blank.at(b, j, in.t0, k);
     return sum < 0 ? -sum : sum;
   }
 };

@@ -10,20 +10,21 @@ RNNKIT_LIBRARY(m) {
       "Tensor blank_occupancy)");
 
   m.def(
-      "joint_scores(Tensor logits, Tensor symbols, Tensor? boundary, Tensor? begin, Tensor? offsets, int frames, "
-      "int[] blanks, str kind='softmax', float clamp=0., float label_weight=1., bool reuse=False) -> (Tensor label, Tensor "
-      "blank, Tensor norm)");
+      "joint_scores(Tensor logits, Tensor symbols, int frames, Tensor? boundary=None, Tensor? begin=None, "
+      "Tensor? offsets=None, int[] blanks=[0], str kind='softmax', int durations=0, float smoothing=0., float clamp=0., "
+      "float label_weight=1., bool reuse=False) -> (Tensor label, Tensor blank, Tensor norm)");
   m.def(
-      "joint_scores_(Tensor logits, Tensor symbols, Tensor? boundary, Tensor? begin, int first, int[] blanks, str kind, "
-      "Tensor(a!) label, Tensor(b!) blank, Tensor(c!) norm) -> ()");
+      "joint_scores_(Tensor logits, Tensor symbols, int first, Tensor(a!) label, Tensor(b!) blank, Tensor(c!) norm, "
+      "Tensor? boundary=None, Tensor? begin=None, int[] blanks=[0], str kind='softmax', int durations=0, "
+      "float smoothing=0.) -> ()");
   m.def(
       "joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm, "
-      "Tensor? boundary, Tensor? begin, Tensor? offsets, int[] blanks, str kind='softmax', float clamp=0., "
-      "float label_weight=1.) -> Tensor");
+      "Tensor? boundary=None, Tensor? begin=None, Tensor? offsets=None, int[] blanks=[0], str kind='softmax', "
+      "int durations=0, float smoothing=0., float clamp=0., float label_weight=1.) -> Tensor");
   m.def(
       "joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor(a!) logits, Tensor symbols, Tensor norm, "
-      "Tensor? boundary, Tensor? begin, Tensor? offsets, int first, int[] blanks, str kind, float clamp, float "
-      "label_weight) -> ()");
+      "int first, Tensor? boundary=None, Tensor? begin=None, Tensor? offsets=None, int[] blanks=[0], str kind='softmax', "
+      "int durations=0, float smoothing=0., float clamp=0., float label_weight=1.) -> ()");
 
   m.def(
       "simple_scores(Tensor lm, Tensor am, Tensor symbols, Tensor? boundary, int blank) -> (Tensor label, Tensor blank, "

@@ -90,51 +90,83 @@ void for_frames(const Problem& p, F f) {
 }
 
 template <class scalar_t>
+acc_t<scalar_t> mean(const scalar_t* z, int64_t count) {
+  using M = Math<acc_t<scalar_t>>;
+  auto sum = M::set(0);
+  int64_t i = 0;
+  for (; i + M::kLanes <= count; i += M::kLanes) sum += M::load(z + i);
+  acc_t<scalar_t> total = 0;
+  for (int lane = 0; lane < M::kLanes; ++lane) total += sum[lane];
+  for (; i < count; ++i) total += acc_t<scalar_t>(z[i]);
+  return total / acc_t<scalar_t>(count);
+}
+
+template <class scalar_t>
 void run(const JointForward<scalar_t>& p) {
   using acc = acc_t<scalar_t>;
   const acc none = -std::numeric_limits<acc>::infinity();
   for_frames(p, [&](int64_t b, int64_t t, const Bounds& in) {
     for (int64_t k = 0; k < p.rows; ++k) {
       const int64_t s = k + p.first_row(b, t);
-      acc label = none, blanks[kMaxBlanks], norm = 0;
-      std::fill_n(blanks, kMaxBlanks, none);
-      if (in.has(t, s)) {
-        const scalar_t* const z = p.logits + p.place(b, t, k, in);
-        acc offset = 0;
-        if (p.mode == Mode::softmax) {
-          norm = offset = log_sum(z, p.classes).value();
-          for (int j = 0; j < p.blanks; ++j) blanks[j] = acc(z[p.blank[j]]) - norm;
-        } else if (p.mode == Mode::hat) {
-          const int64_t blank = p.blank[0];
-          norm = log_sum(z, blank).with(log_sum(z + blank + 1, p.classes - blank - 1)).value();
-          offset = norm + softplus(acc(z[blank]));
-          blanks[0] = -softplus(-acc(z[blank]));
-        } else {
-          for (int j = 0; j < p.blanks; ++j) blanks[j] = acc(z[p.blank[j]]);
-        }
-        const int64_t target = s < in.s1 ? p.targets[b * p.symbols + s] : -1;
-        if (target >= 0 && !(p.mode == Mode::hat && target == p.blank[0])) label = acc(z[target]) - offset;
+      if (!in.has(t, s)) {
+        p.norm[(b * p.frames + t) * p.rows + k] = 0;
+        if (k < p.label_rows) p.label.at(b, t, k) = none;
+        for (int64_t j = 0; j < p.blanks + p.durations; ++j) p.blank_scores.at(b, j, t, k) = none;
+        continue;
       }
+      const scalar_t* const z = p.logits + p.place(p.layout, b, t, k, in);
+      acc norm = 0, offset = 0;
+      if (p.mode == Mode::softmax) {
+        norm = offset = log_sum(z, p.classes).value();
+        if (p.smoothing != 0) offset -= p.smoothing * mean(z, p.classes);
+      } else if (p.mode == Mode::hat) {
+        const int64_t blank = p.blank[0];
+        norm = log_sum(z, blank).with(log_sum(z + blank + 1, p.classes - blank - 1)).value();
+        offset = norm + softplus(acc(z[blank]));
+      }
+      const auto score = [&](int64_t v) { return (1 - p.smoothing) * acc(z[v]) - offset; };
+      const int64_t target = s < in.s1 ? p.targets[b * p.symbols + s] : -1;
+      const bool is_label = target >= 0 && !(p.mode == Mode::hat && target == p.blank[0]);
       p.norm[(b * p.frames + t) * p.rows + k] = norm;
-      if (k < p.label_rows) p.label.at(b, t, k) = label;
-      for (int j = 0; j < p.blanks; ++j) p.blank_scores[j].at(b, t, k) = blanks[j];
+      if (k < p.label_rows) p.label.at(b, t, k) = is_label ? score(target) : none;
+      for (int j = 0; j < p.blanks; ++j)
+        p.blank_scores.at(b, j, t, k) = p.mode == Mode::hat ? -softplus(-acc(z[p.blank[j]])) : score(p.blank[j]);
+      if (p.durations == 0) continue;
+      const acc of_durations = log_sum(z + p.classes, p.durations).value();
+      for (int64_t j = 0; j < p.durations; ++j)
+        p.blank_scores.at(b, p.blanks + j, t, k) = acc(z[p.classes + j]) - of_durations;
     }
   });
 }
 
-// d = -sign(total) e^(z - shift), with shift = norm - log |total|: what is too small for the type does not become subnormal.
+// d = uniform - sign(total) e^(z - shift), with shift = norm - log |total|: what is too small for the type does not become
+// subnormal.
 template <class scalar_t>
-void softmax_gradient(const scalar_t* z, scalar_t* grad, int64_t count, acc_t<scalar_t> norm, acc_t<scalar_t> total) {
+void softmax_gradient(const scalar_t* z, scalar_t* grad, int64_t count, acc_t<scalar_t> norm, acc_t<scalar_t> total,
+                      acc_t<scalar_t> uniform) {
   using M = Math<acc_t<scalar_t>>;
   using V = typename M::V;
   constexpr int64_t kLanes = M::kLanes;
-  const V shift = M::set(norm - std::log(std::abs(total))), sign = M::set(-total);
+  const V shift = M::set(norm - std::log(std::abs(total))), sign = M::set(-total), more = M::set(uniform);
+  const auto gradient = [&](V x) { return M::copysign(M::exp_nonpositive(x - shift), sign) + more; };
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) M::store(grad + i, M::copysign(M::exp_nonpositive(M::load(z + i) - shift), sign));
+  for (; i + kLanes <= count; i += kLanes) M::store(grad + i, gradient(M::load(z + i)));
   if (i < count) {
     const int n = int(count - i);
-    M::store(grad + i, M::copysign(M::exp_nonpositive(M::load(z + i, n) - shift), sign), n);
+    M::store(grad + i, gradient(M::load(z + i, n)), n);
   }
+}
+
+// Of the durations' log-softmax: their gradients less their sum's share of each.
+template <class scalar_t>
+void duration_gradients(const JointBackward<scalar_t>& p, int64_t b, int64_t t, int64_t k, const scalar_t* z,
+                        scalar_t* grad) {
+  using acc = acc_t<scalar_t>;
+  const acc norm = log_sum(z, p.durations).value();
+  acc total = 0;
+  for (int64_t j = 0; j < p.durations; ++j) total += p.grad_blank.at(b, p.blanks + j, t, k);
+  for (int64_t j = 0; j < p.durations; ++j)
+    grad[j] = static_cast<scalar_t>(p.grad_blank.at(b, p.blanks + j, t, k) - total * std::exp(acc(z[j]) - norm));
 }
 
 template <class scalar_t>
@@ -145,37 +177,44 @@ void run(const JointBackward<scalar_t>& p) {
       const int64_t s = k + p.first_row(b, t);
       const bool valid = in.has(t, s);
       if (!valid && p.offsets != nullptr) continue;
-      scalar_t* const grad = p.grad + p.place(b, t, k, in);
+      scalar_t* const grad = p.grad + p.place(p.grad_layout, b, t, k, in);
       acc label = 0, blanks[kMaxBlanks], total = 0;
+      bool any = false;
       if (valid) {
         if (s < in.s1 && k < p.label_rows) label = p.grad_label.at(b, t, k);
         total = label;
-        for (int j = 0; j < p.blanks; ++j) total += blanks[j] = p.grad_blank[j].at(b, t, k);
+        any = label != 0;
+        for (int j = 0; j < p.blanks; ++j) {
+          blanks[j] = p.grad_blank.at(b, j, t, k);
+          total += blanks[j];
+          any = any || blanks[j] != 0;
+        }
+        for (int64_t j = 0; j < p.durations; ++j) any = any || p.grad_blank.at(b, p.blanks + j, t, k) != 0;
       }
-      bool any = label != 0;
-      for (int j = 0; valid && j < p.blanks; ++j) any = any || blanks[j] != 0;
       if (!any) {
-        std::fill_n(grad, p.classes, scalar_t(0));
+        std::fill_n(grad, p.columns(), scalar_t(0));
         continue;
       }
-      const scalar_t* const z = p.logits + p.place(b, t, k, in);
+      const scalar_t* const z = p.logits + p.place(p.layout, b, t, k, in);
       const acc norm = p.norm[(b * p.frames + t) * p.rows + k];
       const int64_t target = s < in.s1 ? p.targets[b * p.symbols + s] : p.blank[0];
       // in the accumulators' type, and rounded once: logits may be where the gradients go
       acc at_target = acc(z[target]), at_blank[kMaxBlanks];
       for (int j = 0; j < p.blanks; ++j) at_blank[j] = acc(z[p.blank[j]]);
       const acc through = p.mode == Mode::softmax ? total : p.mode == Mode::hat ? label : acc(0);
-      const auto softmax_at = [&](acc x) { return through == 0 ? acc(0) : -through * std::exp(x - norm); };
+      const acc uniform = p.smoothing * total / acc(p.classes);
+      const auto softmax_at = [&](acc x) { return uniform - (through == 0 ? acc(0) : through * std::exp(x - norm)); };
       if (through != 0)
-        softmax_gradient(z, grad, p.classes, norm, through);
+        softmax_gradient(z, grad, p.classes, norm, through, uniform);
       else
         std::fill_n(grad, p.classes, scalar_t(0));
       const acc sigmoid = 1 / (1 + std::exp(-at_blank[0]));
       const auto value = [&](int64_t v, acc z_v) {
-        acc d = p.mode == Mode::hat && v == p.blank[0] ? -label * sigmoid + blanks[0] * (1 - sigmoid) : softmax_at(z_v);
-        if (v == target) d += label;
-        for (int j = 0; p.mode != Mode::hat && j < p.blanks; ++j) d += v == p.blank[j] ? blanks[j] : acc(0);
-        return d;
+        if (p.mode == Mode::hat && v == p.blank[0])
+          return (v == target ? label : acc(0)) - label * sigmoid + blanks[0] * (1 - sigmoid);
+        acc own = v == target ? label : acc(0);
+        for (int j = 0; p.mode != Mode::hat && j < p.blanks; ++j) own += v == p.blank[j] ? blanks[j] : acc(0);
+        return softmax_at(z_v) + (1 - p.smoothing) * own;
       };
       grad[target] = static_cast<scalar_t>(value(target, at_target));
       for (int j = 0; j < p.blanks; ++j) grad[p.blank[j]] = static_cast<scalar_t>(value(p.blank[j], at_blank[j]));
@@ -184,6 +223,7 @@ void run(const JointBackward<scalar_t>& p) {
         for (int64_t v = 0; v < p.classes; ++v)
           grad[v] = static_cast<scalar_t>(std::clamp<acc>(acc(grad[v]), -bound, bound));
       }
+      if (p.durations > 0) duration_gradients(p, b, t, k, z + p.classes, grad + p.classes);
     }
   });
 }

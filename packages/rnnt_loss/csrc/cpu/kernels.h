@@ -7,8 +7,10 @@
 #define RNNKIT_RNNT_LOSS_CPU_KERNELS_H
 #endif
 
+#include "join.h"
 #include "joint.h"
 #include "lattice.h"
+#include "ranges.h"
 #include "simple.h"
 
 #endif

@@ -1,120 +1,15 @@
-// Between logits and the scores of the lattice: a warp for each node, whose classes it reads 16 bytes at a time.
+// Between logits and the scores of the lattice. A block has rows of one frame, a group of lanes one of them at a time, which
+// it reads once: what came before is kept as a maximum and a sum.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <rnnkit/cuda/math.h>
-
 #include "../problem.h"
+#include "rows.h"
 
 namespace rnnkit::cuda {
 
-constexpr int kRowThreads = 256, kRowWarps = kRowThreads / 32;
-
-template <class scalar_t>
-struct alignas(16) Pack {
-  static constexpr int kCount = 16 / sizeof(scalar_t);
-  scalar_t at[kCount];
-};
-
-template <class T>
-__device__ __forceinline__ int64_t to_aligned(const T* pointer) {  // elements up to the next multiple of 16 bytes
-  return (16 - reinterpret_cast<uintptr_t>(pointer) % 16) % 16 / sizeof(T);
-}
-
-// f(v, z[v]) for the classes of this lane.
-template <class scalar_t, class F>
-__device__ __forceinline__ void for_row(const scalar_t* z, int64_t count, F f) {
-  using P = Pack<scalar_t>;
-  const int64_t lane = threadIdx.x % 32, aligned = to_aligned(z), head = aligned < count ? aligned : count;
-  if (lane < head) f(lane, z[lane]);
-  const int64_t packs = (count - head) / P::kCount;
-  for (int64_t j = lane; j < packs; j += 32) {
-    const P pack = *reinterpret_cast<const P*>(z + head + j * P::kCount);
-    RNNKIT_UNROLL
-    for (int u = 0; u < P::kCount; ++u) f(head + j * P::kCount + u, pack.at[u]);
-  }
-  for (int64_t v = head + packs * P::kCount + lane; v < count; v += 32) f(v, z[v]);
-}
-
-// out[v] = f(v, z[v]); out may be z.
-template <class scalar_t, class F>
-__device__ __forceinline__ void map_row(const scalar_t* z, scalar_t* out, int64_t count, F f) {
-  using P = Pack<scalar_t>;
-  if (to_aligned(z) != to_aligned(out)) {
-    for (int64_t v = threadIdx.x % 32; v < count; v += 32) out[v] = f(v, z[v]);
-    return;
-  }
-  const int64_t lane = threadIdx.x % 32, aligned = to_aligned(z), head = aligned < count ? aligned : count;
-  if (lane < head) out[lane] = f(lane, z[lane]);
-  const int64_t packs = (count - head) / P::kCount;
-  for (int64_t j = lane; j < packs; j += 32) {
-    P pack = *reinterpret_cast<const P*>(z + head + j * P::kCount);
-    RNNKIT_UNROLL
-    for (int u = 0; u < P::kCount; ++u) pack.at[u] = f(head + j * P::kCount + u, pack.at[u]);
-    *reinterpret_cast<P*>(out + head + j * P::kCount) = pack;
-  }
-  for (int64_t v = head + packs * P::kCount + lane; v < count; v += 32) out[v] = f(v, z[v]);
-}
-
-template <class acc>
-__device__ __forceinline__ acc warp_total(acc x) {
-  for (int delta = 16; delta > 0; delta /= 2) x += __shfl_xor_sync(~0u, x, delta);
-  return x;
-}
-
-template <class acc>
-__device__ __forceinline__ acc warp_most(acc x) {
-  for (int delta = 16; delta > 0; delta /= 2) {
-    const acc other = __shfl_xor_sync(~0u, x, delta);
-    x = other > x ? other : x;
-  }
-  return x;
-}
-
-// log sum e^value over what each(f) calls f(value) with, in all lanes of the warp.
-template <class scalar_t, class Each>
-__device__ __forceinline__ acc_t<scalar_t> warp_log_sum(Each each) {
-  using acc = acc_t<scalar_t>;
-  acc most = -INFINITY, sum = 0;
-  each([&](acc x) { most = x > most ? x : most; });
-  most = warp_most(most);
-  if (most == -INFINITY) return most;  // the whole warp
-  each([&](acc x) { sum += Math<acc>::exp_nonpositive(x - most); });
-  sum = warp_total(sum);
-  if constexpr (sizeof(acc) == 4) return most + logf(sum);
-  return most + ::log(sum);
-}
-
-template <class acc>
-__device__ __forceinline__ acc softplus(acc x) {
-  if constexpr (sizeof(acc) == 4) return (x > 0 ? x : 0) + log1pf(expf(-fabsf(x)));
-  return (x > 0 ? x : 0) + ::log1p(::exp(-fabs(x)));
-}
-
-// The node of this warp.
-struct Row {
-  int64_t b, t, k, s;
-  Bounds in;
-  bool exists, valid;
-};
-
-template <class Problem>
-__device__ __forceinline__ Row row_of(const Problem& p) {
-  Row row;
-  const int64_t at = int64_t(blockIdx.x) * kRowWarps + threadIdx.x / 32;
-  row.exists = at < p.count * p.rows;
-  if (!row.exists) return row;
-  const int64_t frame = p.first + at / p.rows;
-  row.k = at % p.rows;
-  row.b = frame / p.frames;
-  row.t = frame % p.frames;
-  row.s = row.k + p.first_row(row.b, row.t);
-  row.in = p.bounds(row.b);
-  if (!row.in.fit(p.symbols, p.frames)) device_fail("boundary: a value is not within 0 and S, T");
-  if (p.offsets != nullptr && !p.packed_fits(row.b, row.in)) device_fail("logits: packed nodes do not fit the boundary");
-  row.valid = row.in.has(row.t, row.s);
-  return row;
-}
+constexpr int kPacksAtOnce = 4;  // that a lane has under way; reasoned: 32 warps then have 64 KB
+constexpr int kRowsAGroup = 4;   // one after the other; reasoned: what all rows of a frame share is then a quarter
 
 template <class Problem>
 __device__ __forceinline__ int64_t target_of(const Problem& p, int64_t b, int64_t s) {
@@ -123,80 +18,182 @@ __device__ __forceinline__ int64_t target_of(const Problem& p, int64_t b, int64_
   return target;
 }
 
-template <class scalar_t>
+// The frame of this block, and the nodes of its groups, one after the other.
+template <class Problem, int kLanes>
+struct Frame {
+  const Problem& p;
+  int64_t b, t, first_row;
+  Bounds in;
+  int lane, step;  // rows that the whole grid takes at once
+
+  __device__ __forceinline__ explicit Frame(const Problem& p) : p(p) {
+    const int64_t frame = p.first + blockIdx.x;
+    b = frame / p.frames;
+    t = frame % p.frames;
+    first_row = p.first_row(b, t);
+    in = p.bounds(b);
+    lane = threadIdx.x % kLanes;
+    step = gridDim.y * (blockDim.x / kLanes);
+    if (!in.fit(p.symbols, p.frames)) device_fail("boundary: a value is not within 0 and S, T");
+    if (p.offsets != nullptr && !p.packed_fits(b, in)) device_fail("logits: packed nodes do not fit the boundary");
+  }
+
+  // The group's first row; the others are `step` apart, and all groups of a block take as many steps.
+  __device__ __forceinline__ int64_t row() const { return blockIdx.y * (blockDim.x / kLanes) + threadIdx.x / kLanes; }
+  __device__ __forceinline__ bool block_has(int64_t k) const { return k - threadIdx.x / kLanes < p.rows; }
+  __device__ __forceinline__ bool has(int64_t k) const { return k < p.rows && in.has(t, k + first_row); }
+
+  // The symbol that follows the node, as a class; -1 if none does.
+  __device__ __forceinline__ int64_t target(int64_t k) const {
+    return k + first_row < in.s1 ? target_of(p, b, k + first_row) : -1;
+  }
+};
+
+template <class acc>
+__device__ __forceinline__ acc softplus(acc x) {
+  if constexpr (sizeof(acc) == 4) return (x > 0 ? x : 0) + log1pf(expf(-fabsf(x)));
+  return (x > 0 ? x : 0) + ::log1p(::exp(-fabs(x)));
+}
+
+// log sum e^z over the columns but for `without`; all of the warp come here, with no columns if need be.
+template <int kLanes, class scalar_t>
+__device__ __forceinline__ acc_t<scalar_t> log_sum(const Columns<const scalar_t>& columns, int lane, int without = -1) {
+  using P = Pack<scalar_t>;
+  LogSum<acc_t<scalar_t>> sum;
+  for (int at = lane; at < columns.packs; at += kLanes * kPacksAtOnce) {
+    P packs[kPacksAtOnce];
+    RNNKIT_UNROLL
+    for (int u = 0; u < kPacksAtOnce; ++u) packs[u] = columns.load(at + u * kLanes);
+    if (without >= 0) {
+      RNNKIT_UNROLL
+      for (int i = 0; i < kPacksAtOnce * P::kCount; ++i)
+        if (columns.column(at + i / P::kCount * kLanes) + i % P::kCount == without)
+          packs[i / P::kCount].set(i % P::kCount, scalar_t(-INFINITY));
+    }
+    sum.template add<kPacksAtOnce * P::kCount>([&](int i) { return packs[i / P::kCount].get(i % P::kCount); });
+  }
+  return sum.template value<kLanes>();
+}
+
+template <class scalar_t, int kLanes>
 __global__ void __launch_bounds__(kRowThreads) joint_forward_kernel(JointForward<scalar_t> p) {
   using acc = acc_t<scalar_t>;
-  const Row row = row_of(p);
-  if (!row.exists) return;  // the whole warp
-  const int64_t b = row.b, t = row.t, k = row.k, s = row.s;
-  const Bounds in = row.in;
-  const bool valid = row.valid;
-  acc label = -INFINITY, offset = 0, norm = 0;
-  const scalar_t* const z = valid ? p.logits + p.place(b, t, k, in) : nullptr;
-  if (valid && p.mode == Mode::softmax) {
-    norm = offset = warp_log_sum<scalar_t>([&](auto f) { for_row(z, p.classes, [&](int64_t, scalar_t x) { f(acc(x)); }); });
-  } else if (valid && p.mode == Mode::hat) {
-    const int64_t blank = p.blank[0];
-    norm = warp_log_sum<scalar_t>([&](auto f) {
-      for_row(z, p.classes, [&](int64_t v, scalar_t x) {
-        if (v != blank) f(acc(x));
-      });
-    });
-    offset = norm + softplus(acc(z[blank]));
-  }
-  if (threadIdx.x % 32 != 0) return;
-  if (valid && s < in.s1) {
-    const int64_t target = target_of(p, b, s);
-    if (!(p.mode == Mode::hat && target == p.blank[0])) label = acc(z[target]) - offset;
-  }
-  p.norm[(b * p.frames + t) * p.rows + k] = norm;
-  if (k < p.label_rows) p.label.at(b, t, k) = label;
-  for (int j = 0; j < p.blanks; ++j) {
-    acc blank = -INFINITY;
-    if (valid) blank = p.mode == Mode::hat ? -softplus(-acc(z[p.blank[j]])) : acc(z[p.blank[j]]) - offset;
-    p.blank_scores[j].at(b, t, k) = blank;
+  const Frame<JointForward<scalar_t>, kLanes> frame(p);
+  const int64_t b = frame.b, t = frame.t;
+  const bool hat = p.mode == Mode::hat;
+  for (int64_t k = frame.row(); frame.block_has(k); k += frame.step) {
+    const bool valid = frame.has(k);
+    const int64_t target = valid ? frame.target(k) : -1;
+    const scalar_t* const z = p.logits + (valid ? p.place(p.layout, b, t, k, frame.in) : 0);
+    const Columns<const scalar_t> columns(z, valid ? int(p.classes) : 0);
+    acc norm = 0, offset = 0;
+    if (p.mode != Mode::log_probs) norm = offset = log_sum<kLanes>(columns, frame.lane, hat ? int(p.blank[0]) : -1);
+    if (p.smoothing != 0) {
+      acc sum = 0;
+      for (int v = frame.lane; v < columns.count; v += kLanes) sum += acc(z[v]);
+      offset -= p.smoothing * group_total<kLanes>(sum) / acc(p.classes);
+    }
+    acc of_durations = 0;
+    if (p.durations > 0)
+      of_durations = log_sum<kLanes>(Columns<const scalar_t>(z + p.classes, valid ? int(p.durations) : 0), frame.lane);
+    if (k >= p.rows) continue;
+    if (hat && valid) offset += softplus(acc(z[p.blank[0]]));
+    if (frame.lane == 0) {
+      p.norm[(b * p.frames + t) * p.rows + k] = valid ? norm : acc(0);
+      const bool is_label = target >= 0 && !(hat && target == p.blank[0]);
+      if (k < p.label_rows) p.label.at(b, t, k) = is_label ? (1 - p.smoothing) * acc(z[target]) - offset : acc(-INFINITY);
+    }
+    for (int64_t j = frame.lane; j < p.blanks + p.durations; j += kLanes) {
+      acc score = -INFINITY;
+      if (valid && j >= p.blanks)
+        score = acc(z[p.classes + j - p.blanks]) - of_durations;
+      else if (valid)
+        score = hat ? -softplus(-acc(z[p.blank[j]])) : (1 - p.smoothing) * acc(z[p.blank[j]]) - offset;
+      p.blank_scores.at(b, j, t, k) = score;
+    }
   }
 }
 
-template <class scalar_t>
-__global__ void __launch_bounds__(kRowThreads) joint_backward_kernel(JointBackward<scalar_t> p) {
-  using acc = acc_t<scalar_t>;
-  const Row row = row_of(p);
-  if (!row.exists) return;
-  const int64_t b = row.b, t = row.t, k = row.k, s = row.s;
-  const Bounds in = row.in;
-  const bool valid = row.valid;
-  if (!valid && p.offsets != nullptr) return;
-  const int64_t place = p.place(b, t, k, in);
-  scalar_t* const grad = p.grad + place;
-  acc label = 0, blanks[kMaxBlanks], total = 0;
-  bool any = false;
-  for (int j = 0; j < kMaxBlanks; ++j) blanks[j] = valid && j < p.blanks ? p.grad_blank[j].at(b, t, k) : acc(0);
-  if (valid && s < in.s1 && k < p.label_rows) label = p.grad_label.at(b, t, k);
-  total = label;
-  any = label != 0;
-  for (int j = 0; j < kMaxBlanks; ++j) total += blanks[j], any = any || blanks[j] != 0;
-  if (!any) {
-    for (int64_t v = threadIdx.x % 32; v < p.classes; v += 32) grad[v] = scalar_t(0.0f);
+// grad[v] = f(z[v]); grad may be z.
+template <int kLanes, class scalar_t, class F>
+__device__ __forceinline__ void map_columns(const scalar_t* z, scalar_t* grad, int count, int lane, F f) {
+  const Columns<const scalar_t> from(z, count);
+  const Columns<scalar_t> to(grad, count);
+  if (from.before != to.before) {
+    for (int v = lane; v < count; v += kLanes) grad[v] = static_cast<scalar_t>(f(acc_t<scalar_t>(z[v])));
     return;
   }
-  const scalar_t* const z = p.logits + place;
-  const acc norm = p.norm[(b * p.frames + t) * p.rows + k];
-  const int64_t target = s < in.s1 ? target_of(p, b, s) : -1;
-  const bool hat = p.mode == Mode::hat;
-  const acc through = p.mode == Mode::softmax ? total : hat ? label : acc(0);
-  const acc bound = p.clamp > 0 ? p.clamp * p.reaching(b, in) : acc(0);
-  map_row(z, grad, p.classes, [&](int64_t v, scalar_t x) {
-    acc d = through == 0 ? acc(0) : -through * Math<scalar_t>::exp_nonpositive(acc(x) - norm);
-    if (hat && v == p.blank[0]) {
-      const acc sigmoid = Math<acc>::exp_nonpositive(-softplus(-acc(x)));
-      d = -label * sigmoid + blanks[0] * (1 - sigmoid);
+  for (int at = lane; at < from.packs; at += kLanes * kPacksAtOnce) {
+    Pack<scalar_t> packs[kPacksAtOnce];
+    RNNKIT_UNROLL
+    for (int u = 0; u < kPacksAtOnce; ++u) packs[u] = from.load(at + u * kLanes);
+    RNNKIT_UNROLL
+    for (int u = 0; u < kPacksAtOnce; ++u) {
+      packs[u].map(f);
+      if (at + u * kLanes < from.packs) to.store(at + u * kLanes, packs[u]);
     }
-    if (v == target) d += label;
-    for (int j = 0; j < p.blanks && !hat; ++j) d += v == p.blank[j] ? blanks[j] : acc(0);
-    if (p.clamp > 0) d = d < -bound ? -bound : d > bound ? bound : d;
-    return static_cast<scalar_t>(d);
-  });
+  }
+}
+
+// The gradient of a node's row: of all classes alike, and then of those few that are a label or blank.
+template <class scalar_t, int kLanes>
+__global__ void __launch_bounds__(kRowThreads) joint_backward_kernel(JointBackward<scalar_t> p) {
+  using acc = acc_t<scalar_t>;
+  const Frame<JointBackward<scalar_t>, kLanes> frame(p);
+  const int64_t b = frame.b, t = frame.t;
+  const int lane = frame.lane, classes = int(p.classes);
+  const bool hat = p.mode == Mode::hat;
+  const acc bound = p.clamp > 0 ? p.clamp * p.reaching(b, frame.in) : acc(INFINITY);
+  const auto clamped = [bound](acc x) { return x < -bound ? -bound : x > bound ? bound : x; };
+  for (int64_t k = frame.row(); frame.block_has(k); k += frame.step) {
+    const bool valid = frame.has(k), writes = valid || (k < p.rows && p.offsets == nullptr);
+    acc label = 0, total = 0, of_durations = 0;
+    bool any = false;
+    if (valid && k < p.label_rows && k + frame.first_row < frame.in.s1) label = p.grad_label.at(b, t, k);
+    for (int64_t j = 0; valid && j < p.blanks + p.durations; ++j) {
+      const acc grad = p.grad_blank.at(b, j, t, k);
+      (j < p.blanks ? total : of_durations) += grad;
+      any = any || grad != 0;
+    }
+    any = any || label != 0;
+    total += label;
+    scalar_t* const grad = p.grad + (writes ? p.place(p.grad_layout, b, t, k, frame.in) : 0);
+    const scalar_t* const z = p.logits + (any ? p.place(p.layout, b, t, k, frame.in) : 0);
+    const acc through = p.mode == Mode::softmax ? total : hat ? label : acc(0);
+    const acc uniform = p.smoothing * total / acc(p.classes);
+    const acc norm = any ? p.norm[(b * p.frames + t) * p.rows + k] : acc(0);
+    const auto softmax_at = [=](acc x) { return uniform - through * short_exp(x - norm); };
+    // Lane j has blank j, the lane after the last of them the label; each keeps its logit, which may be written over.
+    const int64_t target = any ? frame.target(k) : -1;
+    int64_t mine = -1;
+    if (any && lane < p.blanks) mine = p.blank[lane];
+    if (lane == p.blanks) mine = target;
+    const acc at_mine = mine >= 0 ? acc(z[mine]) : acc(0);
+    acc norm_of_durations = 0;
+    if (p.durations > 0)
+      norm_of_durations = log_sum<kLanes>(Columns<const scalar_t>(z + classes, any ? int(p.durations) : 0), lane);
+    __syncwarp();
+    if (writes && (!any || through == 0))
+      map_columns<kLanes>(grad, grad, any ? classes : int(p.columns()), lane, [](acc) { return acc(0); });
+    else if (writes && p.clamp > 0)
+      map_columns<kLanes>(z, grad, classes, lane, [=](acc x) { return clamped(softmax_at(x)); });
+    else if (writes)
+      map_columns<kLanes>(z, grad, classes, lane, softmax_at);
+    for (int64_t j = lane; any && j < p.durations; j += kLanes)
+      grad[classes + j] = static_cast<scalar_t>(p.grad_blank.at(b, p.blanks + j, t, k) -
+                                                of_durations * short_exp(acc(z[classes + j]) - norm_of_durations));
+    __syncwarp();
+    if (mine < 0) continue;
+    acc own = mine == target ? label : acc(0);
+    for (int j = 0; j < p.blanks && !hat; ++j)
+      if (p.blank[j] == mine) own += p.grad_blank.at(b, j, t, k);
+    acc d = (1 - p.smoothing) * own + (through == 0 ? acc(0) : softmax_at(at_mine));
+    if (hat && mine == p.blank[0]) {
+      const acc sigmoid = short_exp(-softplus(-at_mine));
+      d = own - label * sigmoid + p.grad_blank.at(b, 0, t, k) * (1 - sigmoid);
+    }
+    grad[mine] = static_cast<scalar_t>(clamped(d));
+  }
 }
 
 }  // namespace rnnkit::cuda

@@ -3,8 +3,10 @@
 #include <rnnkit/library.h>
 
 #include "../ops.h"
+#include "join.h"
 #include "joint.h"
 #include "lattice.h"
+#include "ranges.h"
 #include "simple.h"
 
 namespace rnnkit::cuda {
@@ -30,12 +32,12 @@ struct Engine {
 
   template <class scalar_t>
   static void run(const JointForward<scalar_t>& p, const Tensor& like) {
-    run_rows(joint_forward_kernel<scalar_t>, p, p.count * p.rows, kRowWarps, like);
+    run_joint(joint_forward_kernel<scalar_t, 8>, joint_forward_kernel<scalar_t, 32>, p, like);
   }
 
   template <class scalar_t>
   static void run(const JointBackward<scalar_t>& p, const Tensor& like) {
-    run_rows(joint_backward_kernel<scalar_t>, p, p.count * p.rows, kRowWarps, like);
+    run_joint(joint_backward_kernel<scalar_t, 8>, joint_backward_kernel<scalar_t, 32>, p, like);
   }
 
   template <class scalar_t>
@@ -78,6 +80,19 @@ struct Engine {
   }
 
  private:
+  // 8 lanes for a row that two of their accesses read, as many as its label and blanks need.
+  template <class scalar_t, template <class> class Problem>
+  static void run_joint(void (*few)(Problem<scalar_t>), void (*warp)(Problem<scalar_t>), const Problem<scalar_t>& p,
+                        const Tensor& like) {
+    if (p.count * p.rows == 0) return;
+    STD_TORCH_CHECK(p.columns() < (1 << 30), "logits: too many columns: ", p.columns());
+    const int64_t lanes = p.columns() * int64_t(sizeof(scalar_t)) <= 256 && p.blanks < 8 ? 8 : 32;
+    const int64_t threads = std::min<int64_t>((p.rows * lanes + 31) / 32 * 32, kRowThreads), groups = threads / lanes;
+    dim3 grid = blocks(p.count, 1);
+    grid.y = unsigned(std::min<int64_t>((p.rows + groups * kRowsAGroup - 1) / (groups * kRowsAGroup), 65535));
+    launch(lanes == 8 ? few : warp, {grid, dim3(unsigned(threads))}, like.device(), p);
+  }
+
   template <class Problem>
   static void run_rows(void (*kernel)(Problem), const Problem& p, int64_t count, int64_t each, const Tensor& like) {
     if (count > 0) launch(kernel, {blocks(count, each), dim3(kRowThreads)}, like.device(), p);

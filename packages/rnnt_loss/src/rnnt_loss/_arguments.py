@@ -46,7 +46,7 @@ def check_index(name: str, value: int, classes: int) -> int:
         raise TypeError(f"{name}: expected a class, an int, got {value!r}")
     if not -classes <= value < classes:
         raise ValueError(f"{name}: expected a class within 0..{classes - 1}, got {value}")
-    return value % classes
+    return value if value >= 0 else value + int(classes)  # under torch.jit.trace a size is a tensor
 
 
 def check_logits(name: str, x: Tensor, dims: str) -> None:

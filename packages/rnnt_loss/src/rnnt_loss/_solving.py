@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _ops
 from ._checks import check_integers
 from ._modes import wants_gradients
+from .recursion import lattice
 
 Loss = Tensor | tuple[Tensor, tuple[Tensor, Tensor]]
 
@@ -41,8 +41,18 @@ def solve(
         label = _restricted(label, boundary, delay_penalty, emission_window)
     wanted = occupancies or wants_gradients([label, blank], None)
     duration = 0 if rnnt_type == "regular" else 1
-    arcs = ([duration], [1], boundary, begin, duration > 0, viterbi, wanted, 1 + fastemit_lambda)
-    score, *of_arcs = _ops.lattice(label, blank, *arcs)
+    score, *of_arcs = lattice(
+        label,
+        blank,
+        [duration],
+        [1],
+        boundary,
+        begin,
+        label_end=duration > 0,
+        viterbi=viterbi,
+        occupancies=wanted,
+        label_weight=1 + fastemit_lambda,
+    )
     return score, *(t[:, 0] if t.dim() == 4 else t for t in of_arcs)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _ops, reference
-from ._arguments import check_index, check_logits, checked_joint
+from ._arguments import check_index, check_logits, checked_joint, with_unit_stride
 from ._modes import wants_gradients
+from ._scores import Options, joint_scores
 from ._solving import frames_of, reduce, solve
+from .recursion import lattice
 
 
 def tdt_loss(
@@ -60,48 +61,41 @@ def tdt_loss(
         >>> loss = tdt_loss(logits, torch.randint(0, 29, (2, 5)), [0, 1, 2, 3, 4], termination_symbol=29)
     """
     durations = check_durations(durations)
-    return tdt_loss_of_parts(
-        *_parts(logits, len(durations), termination_symbol),
-        symbols,
-        durations,
-        termination_symbol,
-        boundary,
-        sigma,
-        omega,
-        reduction,
-        clamp,
-        fastemit_lambda,
-        zero_infinity,
-    )
+    given = _checked(logits, symbols, len(durations), termination_symbol, boundary, reduction)
+    logits, symbols, boundary, blank = given
+    options = tdt_options(blank, len(durations), clamp, fastemit_lambda)
+    scores = joint_scores(logits, symbols, options, boundary)
+    return tdt_loss_of(*scores, durations, boundary, sigma, omega, reduction, fastemit_lambda, zero_infinity)
 
 
-def tdt_loss_of_parts(
-    tokens: Tensor,
-    lasts: Tensor,
-    symbols: Tensor,
+def tdt_options(blank: int, durations: int, clamp: float = 0.0, fastemit_lambda: float = 0.0) -> Options:
+    """How a TDT model's scores come from its logits, of which the last are `durations`."""
+    return Options([blank], durations=durations, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
+
+
+def tdt_loss_of(
+    label: Tensor,
+    blank: Tensor,
     durations: Sequence[int],
-    termination_symbol: int,
     boundary: Tensor | None,
     sigma: float,
     omega: float,
     reduction: str,
-    clamp: float,
     fastemit_lambda: float,
     zero_infinity: bool,
 ) -> Tensor:
-    """`tdt_loss` of logits of the classes (B, T, S + 1, C) and of checked durations (B, T, S + 1, D), which are read where they lie."""
-    tokens, symbols, boundary, blank = checked_joint(tokens, symbols, termination_symbol, boundary, "regular", reduction)
-    label_weight = 1 + fastemit_lambda
-    options = (tokens.shape[1], [blank], "softmax", max(clamp, 0.0), label_weight, False)
-    label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
+    """`tdt_loss` of scores: labels' (B, T, S), and those of the blank and the durations (B, 1 + D, T, S + 1)."""
     if omega > 0 and float(torch.rand(())) < omega:
-        score = solve(label, blanks, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
+        score = solve(label, blank[:, :1], "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
         return reduce(score, reduction, zero_infinity)
-    lasting, of_blanks, label_durations, blank_durations = _lasting(lasts, durations, boundary, label.dtype)
-    if fastemit_lambda != 0:  # the lattice will multiply this gradient, too
-        lasting = lasting / label_weight + (lasting - lasting / label_weight).detach()
-    arcs = (label[:, None] + lasting - sigma, blanks + of_blanks - sigma)
-    return _duration_loss(*arcs, label_durations, blank_durations, boundary, reduction, fastemit_lambda, zero_infinity)
+    lasting = blank[:, 1:]
+    if fastemit_lambda != 0:  # the lattice will multiply the gradients of labels', which those of durations are part of
+        weight = 1 + fastemit_lambda
+        of_labels, of_blanks = lasting / weight + (1 - 1 / weight) * lasting.detach(), lasting
+        arcs = _arcs(label - sigma, blank[:, :1] - sigma, of_labels, of_blanks, durations)
+    else:
+        arcs = _arcs(label - sigma, blank[:, :1] - sigma, lasting, lasting, durations)
+    return _duration_loss(*arcs, boundary, reduction, fastemit_lambda, zero_infinity)
 
 
 def tdt_align(
@@ -130,21 +124,25 @@ def tdt_align(
         ValueError: of shapes, devices, durations or classes other than the above.
     """
     durations = check_durations(durations)
-    tokens, lasts = _parts(logits, len(durations), termination_symbol)
     with torch.no_grad():
-        tokens, symbols, boundary, blank = checked_joint(tokens, symbols, termination_symbol, boundary, "regular", "none")
-        options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
-        label, blanks = _ops.joint_scores(tokens, symbols, boundary, None, None, *options)
-        lasting, of_blanks, label_durations, blank_durations = _lasting(lasts, durations, boundary, label.dtype)
-        arcs = (label[:, None] + lasting, blanks + of_blanks, label_durations, blank_durations)
-        score, taken, _ = _ops.lattice(*arcs, boundary, None, False, True, True, 1.0)
+        logits, symbols, boundary, blank = _checked(logits, symbols, len(durations), termination_symbol, boundary, "none")
+        label, blanks = joint_scores(logits, symbols, tdt_options(blank, len(durations)), boundary)
+        arcs = _arcs(label, blanks[:, :1], blanks[:, 1:], blanks[:, 1:], durations)
+        score, taken, _ = lattice(*arcs, boundary, viterbi=True, occupancies=True)
         frame = frames_of(taken.sum(1))
-        lasted = torch.tensor(label_durations, device=frame.device)[taken.sum(2).argmax(1)]
+        lasted = torch.tensor(arcs[2], device=frame.device)[taken.sum(2).argmax(1)]
         return score, frame, torch.where(frame < 0, -1, lasted)
 
 
-def _parts(logits: Tensor, durations: int, termination_symbol: int) -> tuple[Tensor, Tensor]:
-    """Logits (B, T, S + 1, C) of the classes, and (B, T, S + 1, D) of the durations."""
+def _checked(
+    logits: Tensor,
+    symbols: Tensor,
+    durations: int,
+    termination_symbol: int,
+    boundary: Tensor | None,
+    reduction: str,
+) -> tuple[Tensor, Tensor, Tensor | None, int]:
+    """Logits (B, T, S + 1, C + D), symbols, boundary and blank as the ops take them."""
     check_logits("logits", logits, "B, T, S + 1, C + D")
     classes = logits.shape[3] - durations
     if not -classes <= termination_symbol < classes:
@@ -152,19 +150,23 @@ def _parts(logits: Tensor, durations: int, termination_symbol: int) -> tuple[Ten
             f"logits: expected the C classes, with termination_symbol={termination_symbol} among them, and {durations} "
             f"durations in the last dimension, got {list(logits.shape)}"
         )
-    return logits[..., :classes], logits[..., classes:]
+    tokens = logits[..., :classes]
+    _, symbols, boundary, blank = checked_joint(tokens, symbols, termination_symbol, boundary, "regular", reduction)
+    return with_unit_stride(logits), symbols, boundary, blank
 
 
-def _lasting(
-    lasts: Tensor, durations: Sequence[int], boundary: Tensor | None, dtype: torch.dtype
+def _arcs(
+    label: Tensor, blank: Tensor, of_labels: Tensor, of_blanks: Tensor, durations: Sequence[int]
 ) -> tuple[Tensor, Tensor, list[int], list[int]]:
-    """Log-probabilities of durations, of labels (B, NL, T, S) and of blanks (B, NB, T, S + 1), and the durations themselves."""
-    batch, frames, rows = lasts.shape[:3]
-    valid = reference.inside(_ops.whole(boundary, batch, rows - 1, frames, lasts), None, frames, rows)
-    lasts = torch.where(valid[..., None], lasts, 0.0).to(dtype).log_softmax(-1).permute(0, 3, 1, 2)
-    of_labels, label_durations = _possible(durations, frames, 0)
-    of_blanks, blank_durations = _possible(durations, frames, 1)
-    return lasts[:, of_labels, :, :-1], lasts[:, of_blanks], label_durations, blank_durations
+    """Scores of arcs, and how long they last: labels (B, NL, T, S), blanks (B, NB, T, S + 1).
+
+    Of labels (B, T, S), blanks (B, 1, T, S + 1), and durations after labels and after blanks (B, D, T, S + 1).
+    """
+    frames = label.shape[1]
+    chosen, label_durations = _possible(durations, frames, 0)
+    chosen_of_blanks, blank_durations = _possible(durations, frames, 1)
+    labels = label[:, None] + of_labels[:, chosen, :, :-1]
+    return labels, blank + of_blanks[:, chosen_of_blanks], label_durations, blank_durations
 
 
 def check_durations(durations: Sequence[int], name: str = "durations") -> list[int]:
@@ -227,19 +229,39 @@ def multiblank_rnnt_loss(
         TypeError: of logits that are not floating, or other tensors and durations that are not of integers.
         ValueError: of shapes, devices, durations, classes or a reduction other than the above.
     """
-    blank_durations = check_numbers("blank_durations", blank_durations)
-    if len(blanks) != len(blank_durations) or 1 not in blank_durations or min(blank_durations) < 1 or len(blanks) > 8:
-        raise ValueError(
-            f"blank_durations: expected one for each of at most 8 blanks, at least 1, and 1 among them, got "
-            f"{list(blank_durations)} for blanks {list(blanks)}"
-        )
+    blanks, blank_durations = check_blanks(blanks, blank_durations)
     logits, symbols, boundary, _ = checked_joint(logits, symbols, blanks[0], boundary, "regular", reduction)
     classes = [check_index("blanks", blank, logits.shape[3]) for blank in blanks]
-    options = (logits.shape[1], classes, "softmax", max(clamp, 0.0), 1 + fastemit_lambda, False)
-    label, blank_scores = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
-    of_blanks, durations = _possible(blank_durations, logits.shape[1], 1)
-    arcs = (label[:, None] - sigma, blank_scores[:, of_blanks] - sigma)
-    return _duration_loss(*arcs, [0], durations, boundary, reduction, fastemit_lambda, zero_infinity)
+    options = Options(classes, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
+    scores = joint_scores(logits, symbols, options, boundary)
+    return multiblank_loss_of(*scores, blank_durations, boundary, sigma, reduction, fastemit_lambda, zero_infinity)
+
+
+def check_blanks(blanks: Sequence[int], blank_durations: Sequence[int]) -> tuple[list[int], list[int]]:
+    """As numbers; raises unless they are what a multi-blank model may have."""
+    durations = check_numbers("blank_durations", blank_durations)
+    if len(blanks) != len(durations) or 1 not in durations or min(durations) < 1 or len(blanks) > 8:
+        raise ValueError(
+            f"blank_durations: expected one for each of at most 8 blanks, at least 1, and 1 among them, got "
+            f"{durations} for blanks {list(blanks)}"
+        )
+    return list(blanks), durations
+
+
+def multiblank_loss_of(
+    label: Tensor,
+    blank: Tensor,
+    durations: Sequence[int],
+    boundary: Tensor | None,
+    sigma: float,
+    reduction: str,
+    fastemit_lambda: float,
+    zero_infinity: bool,
+) -> Tensor:
+    """`multiblank_rnnt_loss` of scores: labels' (B, T, S), and those of the blanks (B, N, T, S + 1)."""
+    of_blanks, durations = _possible(durations, label.shape[1], 1)
+    arcs = (label[:, None] - sigma, blank[:, of_blanks] - sigma, [0], durations)
+    return _duration_loss(*arcs, boundary, reduction, fastemit_lambda, zero_infinity)
 
 
 def _duration_loss(
@@ -252,7 +274,7 @@ def _duration_loss(
     fastemit_lambda: float,
     zero_infinity: bool,
 ) -> Tensor:
+    durations = (label_durations, blank_durations)
     wanted = wants_gradients([label], None)
-    options = (boundary, None, False, False, wanted, 1 + fastemit_lambda)
-    score, _, _ = _ops.lattice(label, blank, label_durations, blank_durations, *options)
+    score, _, _ = lattice(label, blank, *durations, boundary, occupancies=wanted, label_weight=1 + fastemit_lambda)
     return reduce(score, reduction, zero_infinity)

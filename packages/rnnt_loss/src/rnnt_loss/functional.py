@@ -18,7 +18,7 @@ from __future__ import annotations
 from . import _ops
 from ._arguments import check_values
 from .durations import multiblank_rnnt_loss, tdt_align, tdt_loss
-from .fused import rnnt_loss_fused, rnnt_loss_pruned_fused
+from .fused import multiblank_rnnt_loss_fused, rnnt_loss_fused, rnnt_loss_pruned_fused, tdt_loss_fused
 from .joint import expected_emission_times, get_rnnt_logprobs_joint, rnnt_align, rnnt_loss, rnnt_loss_packed
 from .pruned import (
     do_rnnt_pruning,
@@ -43,6 +43,7 @@ __all__ = [
     "get_rnnt_prune_ranges",
     "joint_mutual_information_recursion",
     "multiblank_rnnt_loss",
+    "multiblank_rnnt_loss_fused",
     "mutual_information_recursion",
     "rnnt_align",
     "rnnt_align_pruned",
@@ -55,6 +56,7 @@ __all__ = [
     "rnnt_loss_smoothed",
     "tdt_align",
     "tdt_loss",
+    "tdt_loss_fused",
     "with_cuda",
 ]
 

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from . import _ops
-from ._arguments import (
-    REDUCTIONS,
-    RNNT_TYPES,
-    check_band,
-    check_boundary,
-    check_choice,
-    check_index,
-    check_logits,
-    check_rows,
-    check_symbols,
-    with_unit_stride,
-)
-from ._modes import autocast_enabled, needs_plain_torch
-from ._plain import linear_parameters
+from ._arguments import REDUCTIONS, RNNT_TYPES, check_band, check_boundary, check_choice, check_logits, check_rows
+from ._checks import check_tensor
+from ._joiner import Joiner, joined_scores
+from ._scores import Options, options_of
 from ._solving import Loss, loss_of
-from .pruned import do_rnnt_pruning
-
-Joiner = nn.Linear | Callable[[Tensor, Tensor], Tensor]
+from .durations import check_blanks, check_durations, multiblank_loss_of, tdt_loss_of, tdt_options
 
 
 def rnnt_loss_fused(
@@ -45,6 +31,7 @@ def rnnt_loss_fused(
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
     emission_window: Tensor | None = None,
+    label_smoothing: float = 0.0,
     rows_at_once: int | None = None,
 ) -> Loss:
     """`rnnt_loss` of joiner(tanh(am + lm)), without ever having all logits, forward or backward.
@@ -71,6 +58,8 @@ def rnnt_loss_fused(
         zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
         emission_window: (B, S, 2) integers: the first and last frame at which each symbol may be emitted (alignment-
             restricted RNN-T, Mahadeokar et al., arXiv:2011.03072).
+        label_smoothing: the share of the mean of all classes' log-probabilities in that of each arc, within 0..1, as
+            torch.nn.functional.cross_entropy has it; not with use_hat_loss.
         rows_at_once: how many nodes' logits exist at a time. Default: 512 on a CPU, 65536 on a GPU. 0 keeps all of
             them, and with an nn.Linear backward does not compute them again: faster, with two tensors of (nodes, H) and
             (nodes, C).
@@ -85,20 +74,16 @@ def rnnt_loss_fused(
         >>> am, lm, symbols = torch.randn(2, 20, 64), torch.randn(2, 6, 64), torch.randint(1, 30, (2, 5))
         >>> loss = rnnt_loss_fused(am, lm, nn.Linear(64, 30), symbols, termination_symbol=0)
     """
-    return _fused(
-        am,
-        lm,
-        joiner,
-        symbols,
-        None,
-        termination_symbol,
-        boundary,
+    boundary = _checked(am, lm, symbols, boundary, rnnt_type, reduction)
+    options = options_of(termination_symbol, use_hat_loss, label_smoothing)
+    return loss_of(
+        *joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once),
         rnnt_type,
-        reduction,
-        return_grad,
-        use_hat_loss,
-        rows_at_once,
-        zero_infinity,
+        boundary,
+        symbols=symbols.shape[1],
+        reduction=reduction,
+        zero_infinity=zero_infinity,
+        return_grad=return_grad,
         delay_penalty=delay_penalty,
         fastemit_lambda=fastemit_lambda,
         emission_window=emission_window,
@@ -121,6 +106,7 @@ def rnnt_loss_pruned_fused(
     *,
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
+    label_smoothing: float = 0.0,
     rows_at_once: int | None = None,
 ) -> Loss:
     """`do_rnnt_pruning`, the joiner and `rnnt_loss_pruned` in one, without their tensors (Kuang et al., arXiv:2206.13236).
@@ -147,6 +133,8 @@ def rnnt_loss_pruned_fused(
         fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148); the
             loss is not.
         zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
+        label_smoothing: the share of the mean of all classes' log-probabilities in that of each arc, within 0..1, as
+            torch.nn.functional.cross_entropy has it; not with use_hat_loss.
         rows_at_once: how many nodes' logits exist at a time. Default: 512 on a CPU, 65536 on a GPU. 0 keeps all of
             them, and with an nn.Linear backward does not compute them again: faster, with two tensors of (nodes, H) and
             (nodes, C).
@@ -157,75 +145,18 @@ def rnnt_loss_pruned_fused(
     Raises:
         TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
     """
-    return _fused(
-        am,
-        lm,
-        joiner,
-        symbols,
-        ranges,
-        termination_symbol,
-        boundary,
-        rnnt_type,
-        reduction,
-        return_grad,
-        use_hat_loss,
-        rows_at_once,
-        zero_infinity,
-        delay_penalty=delay_penalty,
-        fastemit_lambda=fastemit_lambda,
-    )
-
-
-def _fused(
-    am: Tensor,
-    lm: Tensor,
-    joiner: Joiner,
-    symbols: Tensor,
-    ranges: Tensor | None,
-    termination_symbol: int,
-    boundary: Tensor | None,
-    rnnt_type: str,
-    reduction: str,
-    return_grad: bool,
-    use_hat_loss: bool,
-    rows_at_once: int | None,
-    zero_infinity: bool,
-    *,
-    delay_penalty: float,
-    fastemit_lambda: float,
-    emission_window: Tensor | None = None,
-) -> Loss:
-    check_logits("am", am, "B, T, H")
-    check_logits("lm", lm, "B, S + 1, H")
-    batch, frames, count = am.shape[0], am.shape[1], lm.shape[1] - 1
-    if lm.shape[0] != batch:
-        raise ValueError(f"lm: expected {batch} sequences, as am has, got {list(lm.shape)}")
-    check_rows("lm", lm, symbols)
-    if ranges is not None and ranges.dim() != 3:
+    check_tensor("ranges", ranges)
+    if ranges.dim() != 3:
         raise ValueError(f"ranges: expected shape (B, T, s_range), got {list(ranges.shape)}")
-    rows = count + 1 if ranges is None else ranges.shape[2]
-    checked = check_boundary(boundary, batch, count, frames, am)
-    begin = None if ranges is None else check_band(ranges, batch, frames, rows, count, checked, am)
-    bounds = checked if begin is None else _ops.whole(checked, batch, count, frames, am)
-    if rows_at_once is None:
-        rows_at_once = 512 if am.device.type == "cpu" else 1 << 16
-    if rows_at_once < 0:
-        raise ValueError(f"rows_at_once: expected at least 0, got {rows_at_once}")
-    check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
-    check_choice("reduction", reduction, REDUCTIONS)
-    mode = "hat" if use_hat_loss else "softmax"
-    given = (symbols, termination_symbol, bounds, begin, rows, mode, rows_at_once)
-    linear = linear_parameters(joiner) if isinstance(joiner, nn.Linear) else None
-    if linear is not None:
-        scores = _linear_scores(am, lm, linear, *given)
-    elif isinstance(joiner, nn.Linear):  # hooked, sharded, quantised, ...: it has to be called
-        scores = _callable_scores(am, lm, lambda am, lm: joiner(torch.tanh(am + lm)), *given)
-    else:
-        scores = _callable_scores(am, lm, joiner, *given)
+    boundary = _checked(am, lm, symbols, boundary, rnnt_type, reduction)
+    batch, frames, count, rows = len(am), am.shape[1], symbols.shape[1], ranges.shape[2]
+    begin = check_band(ranges, batch, frames, rows, count, boundary, am)
+    boundary = _ops.whole(boundary, batch, count, frames, am)
+    options = options_of(termination_symbol, use_hat_loss, label_smoothing)
     return loss_of(
-        *scores,
+        *joined_scores(am, lm, joiner, symbols, options, boundary, begin, rows, rows_at_once),
         rnnt_type,
-        bounds,
+        boundary,
         begin,
         symbols=count,
         reduction=reduction,
@@ -233,71 +164,127 @@ def _fused(
         return_grad=return_grad,
         delay_penalty=delay_penalty,
         fastemit_lambda=fastemit_lambda,
-        emission_window=emission_window,
     )
 
 
-def _linear_scores(
+def tdt_loss_fused(
     am: Tensor,
     lm: Tensor,
-    linear: tuple[Tensor, Tensor | None],
+    joiner: Joiner,
     symbols: Tensor,
+    durations: Sequence[int],
     termination_symbol: int,
-    boundary: Tensor | None,
-    begin: Tensor | None,
-    rows: int,
-    mode: str,
-    rows_at_once: int,
-) -> tuple[Tensor, Tensor]:
-    weight, bias = linear
-    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    if autocast_enabled(am.device) and am.dtype != torch.float64:
-        am, lm, weight, bias = (t.to(torch.get_autocast_dtype(am.device.type)) for t in (am, lm, weight, bias))
-    if am.shape[2] != weight.shape[1] or lm.shape[2] != weight.shape[1]:
-        raise ValueError(f"am and lm: expected the joiner's width {weight.shape[1]}, got {am.shape[2]} and {lm.shape[2]}")
-    for name, t in (("lm", lm), ("joiner.weight", weight)):
-        if t.dtype != am.dtype or t.device != am.device:
-            raise TypeError(f"{name}: expected am's {am.dtype} on {am.device}, got {t.dtype} on {t.device}")
-    blank = check_index("termination_symbol", termination_symbol, weight.shape[0])
-    symbols = check_symbols(symbols, am.shape[0], lm.shape[1] - 1, weight.shape[0], boundary, am)
-    given = (am, lm, weight, bias, symbols, boundary, begin, rows, blank, mode, rows_at_once)
-    label, blanks = _ops.joiner_scores(*given)
-    return label, blanks
+    boundary: Tensor | None = None,
+    sigma: float = 0.0,
+    omega: float = 0.0,
+    reduction: str = "mean",
+    *,
+    clamp: float = 0.0,
+    fastemit_lambda: float = 0.0,
+    zero_infinity: bool = False,
+    rows_at_once: int | None = None,
+) -> Tensor:
+    """`tdt_loss` of joiner(tanh(am + lm)), without ever having all logits, forward or backward (Xu et al., arXiv:2304.06795).
+
+    Args:
+        am: (B, T, H), the encoder's side of the joiner.
+        lm: (B, S + 1, H), the predictor's.
+        joiner: the output nn.Linear(H, C + D), after a tanh; or any callable that takes (B, t, S + 1, H) twice, frames of
+            am and rows of lm, and returns logits (B, t, S + 1, C + D): it is called again in backward, a few frames at a time.
+        symbols: (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything.
+        durations: D numbers of frames that a label or blank may last; blanks do not last 0, so one is above 0. Those beyond T
+            cost nothing.
+        termination_symbol: the blank's class.
+        boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+        sigma: subtracted from the log-probabilities of classes (logit under-normalisation).
+        omega: the probability that a call computes the plain RNN-T loss of the classes instead; drawn on the CPU.
+        reduction: "none": (B,), "mean" over the batch, or "sum".
+        clamp: if > 0, the gradient of each of the C classes' logits, of a sequence's loss, is limited to -clamp..clamp, after
+            FastEmit (NeMo's; it leaves those of durations alone).
+        fastemit_lambda: the gradients of labels' classes, as NeMo's not those of durations, are multiplied by 1 + fastemit_lambda
+            (Yu et al., arXiv:2010.11148); the loss is not.
+        zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
+        rows_at_once: how many nodes' logits exist at a time. Default: 512 on a CPU, 65536 on a GPU. 0 keeps all of
+            them, and with an nn.Linear backward does not compute them again: faster, with two tensors of (nodes, H) and
+            (nodes, C).
+
+    Returns:
+        The loss, float32 (float64 for float64 am): (B,), or reduced.
+
+    Raises:
+        TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
+
+    Example:
+        >>> am, lm, symbols = torch.randn(2, 20, 64), torch.randn(2, 6, 64), torch.randint(0, 29, (2, 5))
+        >>> loss = tdt_loss_fused(am, lm, nn.Linear(64, 30 + 5), symbols, [0, 1, 2, 3, 4], termination_symbol=29)
+    """
+    durations = check_durations(durations)
+    boundary = _checked(am, lm, symbols, boundary, "regular", reduction)
+    options = tdt_options(termination_symbol, len(durations), clamp, fastemit_lambda)
+    scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once)
+    return tdt_loss_of(*scores, durations, boundary, sigma, omega, reduction, fastemit_lambda, zero_infinity)
 
 
-def _callable_scores(
+def multiblank_rnnt_loss_fused(
     am: Tensor,
     lm: Tensor,
-    joiner: Callable[[Tensor, Tensor], Tensor],
+    joiner: Joiner,
     symbols: Tensor,
-    termination_symbol: int,
-    boundary: Tensor | None,
-    begin: Tensor | None,
-    rows: int,
-    mode: str,
-    rows_at_once: int,
-) -> tuple[Tensor, Tensor]:
-    batch, frames, count = am.shape[0], am.shape[1], lm.shape[1] - 1
-    bounds = _ops.whole(boundary, batch, count, frames, am)
-    k = torch.arange(rows, device=am.device)
+    blanks: Sequence[int],
+    blank_durations: Sequence[int],
+    boundary: Tensor | None = None,
+    sigma: float = 0.0,
+    reduction: str = "mean",
+    *,
+    clamp: float = 0.0,
+    fastemit_lambda: float = 0.0,
+    zero_infinity: bool = False,
+    rows_at_once: int | None = None,
+) -> Tensor:
+    """`multiblank_rnnt_loss` of joiner(tanh(am + lm)), without ever having all logits (Xu et al., arXiv:2211.03541).
 
-    def scores(am: Tensor, lm: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        part = None if begin is None else begin[:, first : first + am.shape[1]].contiguous()
-        ranges = (k if part is None else part[..., None] + k).expand(batch, am.shape[1], rows)
-        logits = joiner(*do_rnnt_pruning(am, lm, ranges))
-        check_logits("joiner", logits, "B, T, S + 1, C")
-        blank = check_index("termination_symbol", termination_symbol, logits.shape[3])
-        targets = check_symbols(symbols, batch, count, logits.shape[3], bounds, am)
-        s0, t0, s1, t1 = bounds.unbind(1)
-        t0, t1 = ((t - first).clamp(0, am.shape[1]) for t in (t0, t1))
-        options = (None, am.shape[1], [blank], mode, 0.0, 1.0, False)
-        scores = _ops.joint_scores(with_unit_stride(logits), targets, torch.stack([s0, t0, s1, t1], 1), part, *options)
-        return scores[0], scores[1][:, 0]
+    Args:
+        am: (B, T, H), the encoder's side of the joiner.
+        lm: (B, S + 1, H), the predictor's.
+        joiner: the output nn.Linear(H, C), after a tanh; or any callable that takes (B, t, S + 1, H) twice, frames of
+            am and rows of lm, and returns logits (B, t, S + 1, C): it is called again in backward, a few frames at a time.
+        symbols: (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything.
+        blanks: the classes of the blanks, the plain one among them.
+        blank_durations: how many frames each consumes; one of them 1.
+        boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+        sigma: subtracted from all log-probabilities (logit under-normalisation).
+        reduction: "none": (B,), "mean" over the batch, or "sum".
+        clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
+        fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148); the loss is not.
+        zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
+        rows_at_once: how many nodes' logits exist at a time. Default: 512 on a CPU, 65536 on a GPU. 0 keeps all of
+            them, and with an nn.Linear backward does not compute them again: faster, with two tensors of (nodes, H) and
+            (nodes, C).
 
-    if needs_plain_torch():  # which checkpoint is not
-        return scores(am, lm, 0)
-    chunks = [
-        checkpoint(scores, am[:, first : first + step], lm, first, use_reentrant=False)
-        for first, step in _ops.chunks(max(frames, 1), batch * rows, rows_at_once)
-    ]
-    return torch.cat([c[0] for c in chunks], 1), torch.cat([c[1] for c in chunks], 1)
+    Returns:
+        The loss, float32 (float64 for float64 am): (B,), or reduced.
+
+    Raises:
+        TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
+    """
+    blanks, blank_durations = check_blanks(blanks, blank_durations)
+    boundary = _checked(am, lm, symbols, boundary, "regular", reduction)
+    options = Options(blanks, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
+    scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once)
+    return multiblank_loss_of(*scores, blank_durations, boundary, sigma, reduction, fastemit_lambda, zero_infinity)
+
+
+def _checked(
+    am: Tensor, lm: Tensor, symbols: Tensor, boundary: Tensor | None, rnnt_type: str, reduction: str
+) -> Tensor | None:
+    """The boundary as the ops take it; raises unless am and lm fit together, and the options are known."""
+    check_logits("am", am, "B, T, H")
+    check_logits("lm", lm, "B, S + 1, H")
+    if len(lm) != len(am):
+        raise ValueError(f"lm: expected {len(am)} sequences, as am has, got {list(lm.shape)}")
+    check_rows("lm", lm, symbols)
+    check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
+    check_choice("reduction", reduction, REDUCTIONS)
+    return check_boundary(boundary, len(am), symbols.shape[1], am.shape[1], am)

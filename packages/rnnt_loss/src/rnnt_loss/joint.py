@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import _ops
 from ._arguments import (
     check_boundary,
     check_logits,
@@ -16,6 +15,7 @@ from ._arguments import (
     may_read,
 )
 from ._checks import check_tensor
+from ._scores import joint_scores, options_of
 from ._solving import Loss, as_logprobs, frames_of, loss_of, reduce, solve
 
 
@@ -33,6 +33,7 @@ def rnnt_loss(
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
     emission_window: Tensor | None = None,
+    label_smoothing: float = 0.0,
     reuse_logits: bool = False,
 ) -> Loss:
     """The RNN-T loss (Graves, arXiv:1211.3711), exact, from the joiner's logits.
@@ -56,6 +57,8 @@ def rnnt_loss(
         zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
         emission_window: (B, S, 2) integers: the first and last frame at which each symbol may be emitted (alignment-
             restricted RNN-T, Mahadeokar et al., arXiv:2011.03072).
+        label_smoothing: the share of the mean of all classes' log-probabilities in that of each arc, within 0..1, as
+            torch.nn.functional.cross_entropy has it; not with use_hat_loss.
         reuse_logits: backward writes the gradient over the logits, which nothing may need afterwards: no other memory
             of their size is used. If something does, such as the tanh that made them, its backward raises a RuntimeError.
             Not for leaves; under torch.compile, which plans memory itself, it is without effect.
@@ -74,12 +77,9 @@ def rnnt_loss(
     """
     logits, symbols, boundary, blank = checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, reduction)
     reuse_logits = check_reuse(logits, reuse_logits)
-    mode = "hat" if use_hat_loss else "softmax"
-    frames = logits.shape[1]
-    label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
+    options = options_of(blank, use_hat_loss, label_smoothing)
     return loss_of(
-        label,
-        blanks,
+        *joint_scores(logits, symbols, options, boundary, reuse=reuse_logits),
         rnnt_type,
         boundary,
         symbols=symbols.shape[1],
@@ -104,6 +104,7 @@ def rnnt_loss_packed(
     num_frames: int | None = None,
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
+    label_smoothing: float = 0.0,
     reuse_logits: bool = False,
 ) -> Tensor:
     """The same loss from logits without padding.
@@ -124,6 +125,8 @@ def rnnt_loss_packed(
         fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148); the
             loss is not.
         zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
+        label_smoothing: the share of the mean of all classes' log-probabilities in that of each arc, within 0..1, as
+            torch.nn.functional.cross_entropy has it.
         reuse_logits: backward writes the gradient over the logits, which nothing may need afterwards: no other memory
             of their size is used. If something does, such as the tanh that made them, its backward raises a RuntimeError.
             Not for leaves; under torch.compile, which plans memory itself, it is without effect.
@@ -156,9 +159,10 @@ def rnnt_loss_packed(
     offsets = nodes.cumsum(0) - nodes
     if may_read(boundary) and int(nodes.sum()) != logits.shape[0]:
         raise ValueError(f"logits: expected {int(nodes.sum())} nodes, as the boundary says, got {logits.shape[0]}")
-    options = (num_frames, [blank], "softmax", 0.0, 1.0, reuse_logits)
-    label, blanks = _ops.joint_scores(logits.contiguous(), symbols, checked, None, offsets, *options)
-    score, _, _ = solve(label, blanks, rnnt_type, checked, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
+    options = options_of(blank, label_smoothing=label_smoothing)
+    given = (logits.contiguous(), symbols, options, checked, None, offsets)
+    scores = joint_scores(*given, frames=num_frames, reuse=reuse_logits)
+    score, _, _ = solve(*scores, rnnt_type, checked, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
     return reduce(score, reduction, zero_infinity)
 
 
@@ -188,8 +192,7 @@ def get_rnnt_logprobs_joint(
         TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
     """
     logits, symbols, boundary, blank = checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
-    options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
-    label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
+    label, blanks = joint_scores(logits, symbols, options_of(blank), boundary)
     return as_logprobs(label, blanks[:, 0], rnnt_type)
 
 
@@ -226,9 +229,8 @@ def rnnt_align(
     """
     with torch.no_grad():
         logits, symbols, boundary, blank = checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, "none")
-        options = (logits.shape[1], [blank], "softmax", 0.0, 1.0, False)
-        label, blanks = _ops.joint_scores(logits, symbols, boundary, None, None, *options)
-        score, taken, _ = solve(label, blanks, rnnt_type, boundary, occupancies=True, viterbi=True)
+        scores = joint_scores(logits, symbols, options_of(blank), boundary)
+        score, taken, _ = solve(*scores, rnnt_type, boundary, occupancies=True, viterbi=True)
         return score, frames_of(taken)
 
 

@@ -20,7 +20,9 @@ from ._arguments import (
     with_unit_stride,
 )
 from ._checks import check_tensor
+from ._derivatives import register_shapes
 from ._modes import needs_plain_torch
+from ._scores import joint_scores, options_of
 from ._solving import Loss, as_logprobs, frames_of, loss_of, solve, spread
 
 
@@ -38,6 +40,7 @@ def rnnt_loss_pruned(
     *,
     fastemit_lambda: float = 0.0,
     zero_infinity: bool = False,
+    label_smoothing: float = 0.0,
     reuse_logits: bool = False,
 ) -> Loss:
     """The RNN-T loss of the paths within a band of s_range rows a frame (Kuang et al., arXiv:2206.13236).
@@ -62,6 +65,8 @@ def rnnt_loss_pruned(
         fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148); the
             loss is not.
         zero_infinity: the loss of a sequence that has no path is 0 instead of infinite; its gradients are 0 either way.
+        label_smoothing: the share of the mean of all classes' log-probabilities in that of each arc, within 0..1, as
+            torch.nn.functional.cross_entropy has it; not with use_hat_loss.
         reuse_logits: backward writes the gradient over the logits, which nothing may need afterwards: no other memory
             of their size is used. If something does, such as the tanh that made them, its backward raises a RuntimeError.
             Not for leaves; under torch.compile, which plans memory itself, it is without effect.
@@ -85,12 +90,9 @@ def rnnt_loss_pruned(
         logits, symbols, ranges, termination_symbol, boundary, rnnt_type, reduction
     )
     reuse_logits = check_reuse(logits, reuse_logits)
-    mode = "hat" if use_hat_loss else "softmax"
-    frames = logits.shape[1]
-    label, blanks = _ops.joint_scores(logits, symbols, boundary, begin, None, frames, [blank], mode, 0.0, 1.0, reuse_logits)
+    options = options_of(blank, use_hat_loss, label_smoothing)
     return loss_of(
-        label,
-        blanks,
+        *joint_scores(logits, symbols, options, boundary, begin, reuse=reuse_logits),
         rnnt_type,
         boundary,
         begin,
@@ -137,9 +139,8 @@ def rnnt_align_pruned(
         logits, symbols, begin, boundary, blank = _checked_pruned(
             logits, symbols, ranges, termination_symbol, boundary, rnnt_type, "none"
         )
-        options = (logits.shape[1], [blank], "hat" if use_hat_loss else "softmax", 0.0, 1.0, False)
-        label, blanks = _ops.joint_scores(logits, symbols, boundary, begin, None, *options)
-        score, taken, _ = solve(label, blanks, rnnt_type, boundary, begin, occupancies=True, viterbi=True)
+        scores = joint_scores(logits, symbols, options_of(blank, use_hat_loss), boundary, begin)
+        score, taken, _ = solve(*scores, rnnt_type, boundary, begin, occupancies=True, viterbi=True)
         return score, frames_of(spread(taken, begin, symbols.shape[1], 0.0)[..., :-1])
 
 
@@ -252,8 +253,7 @@ def get_rnnt_logprobs_pruned(
     logits, symbols, begin, boundary, blank = _checked_pruned(
         logits, symbols, ranges, termination_symbol, boundary, rnnt_type, "none"
     )
-    options = (logits.shape[1], [blank], "hat" if use_hat_loss else "softmax", 0.0, 1.0, False)
-    scores = _ops.joint_scores(logits, symbols, boundary, begin, None, *options)
+    scores = joint_scores(logits, symbols, options_of(blank, use_hat_loss), boundary, begin)
     label, blanks = (spread(t, begin, symbols.shape[1], -torch.inf) for t in (scores[0], scores[1][:, 0]))
     return as_logprobs(label[..., :-1], blanks, rnnt_type)
 
@@ -309,3 +309,11 @@ def _checked_pruned(
     begin = check_band(ranges, batch, frames, rows, count, checked, logits)
     boundary = _ops.whole(checked, batch, count, frames, logits)
     return with_unit_stride(logits), check_symbols(symbols, batch, count, classes, boundary, logits), begin, boundary, blank
+
+
+@_ops.registration("prune_ranges")
+def _register(namespace: str) -> None:
+    def shapes(label, blank, boundary, s_range, max_step):  # type: ignore[no-untyped-def]
+        return boundary.new_empty(blank.shape[:2])
+
+    register_shapes(f"{namespace}::prune_ranges", shapes)

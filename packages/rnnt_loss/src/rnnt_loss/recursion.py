@@ -2,17 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _ops
-from ._arguments import (
-    check_boundary,
-    check_logits,
-)
-from ._modes import wants_gradients
+from . import _ops, reference
+from ._arguments import check_boundary, check_logits
+from ._derivatives import register_shapes, with_backward
+from ._modes import needs_plain_torch, wants_gradients
+
+
+def lattice(
+    label: Tensor,
+    blank: Tensor,
+    label_durations: Sequence[int] = (0,),
+    blank_durations: Sequence[int] = (1,),
+    boundary: Tensor | None = None,
+    begin: Tensor | None = None,
+    *,
+    label_end: bool = False,
+    viterbi: bool = False,
+    occupancies: bool = False,
+    label_weight: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum over all paths, or the best of them, and which arcs they take.
+
+    Args:
+        label: scores (B, NL, T or T + 1, S or rows); one plane may come without its dimension.
+        blank: scores (B, NB, T, rows); likewise.
+        label_durations, blank_durations: NL and NB numbers of frames.
+        boundary, begin: see `_ops`.
+        label_end: whether a label may lead to the end frame.
+        viterbi: whether to look for the best path.
+        occupancies: whether they are wanted. Where gradients are, too, they have to be.
+        label_weight: multiplies the labels' gradients alone (FastEmit).
+
+    Returns:
+        The score (B,), and the occupancies of label and blank in their shapes, or (0,).
+    """
+    durations = (list(label_durations), list(blank_durations))
+    options = (*durations, boundary, begin, label_end, viterbi, occupancies, label_weight)
+    if not needs_plain_torch():
+        return _ops.CALLS.lattice(label, blank, *options)
+    score = _lattice_reference(label, blank, *options)  # which transforms of torch.func can see into
+    planes = (label.detach(), blank.detach())
+    occupancies_at = torch.func.vjp(lambda *planes: _lattice_reference(*planes, *options), *planes)[1]
+    of_label, of_blank = occupancies_at(torch.ones_like(score))
+    return score, of_label, of_blank
+
+
+def _lattice_reference(
+    label: Tensor,
+    blank: Tensor,
+    label_durations: list[int],
+    blank_durations: list[int],
+    boundary: Tensor | None,
+    begin: Tensor | None,
+    label_end: bool,
+    viterbi: bool,
+    occupancies: bool,
+    label_weight: float,
+) -> Tensor:
+    if viterbi or label_weight != 1:
+        raise NotImplementedError("FastEmit and Viterbi paths have first derivatives only, and none under torch.func")
+    label, blank = (t.unsqueeze(1) if t.dim() == 3 else t for t in (label, blank))
+    boundary = _ops.whole(boundary, blank.shape[0], label.shape[3], blank.shape[2], blank)
+    return reference.lattice(label, blank, label_durations, blank_durations, boundary, begin, label_end)
+
+
+@_ops.registration("lattice")
+def _register_lattice(namespace: str) -> Callable[..., Any]:
+    def shapes_of_lattice(label, blank, *rest):  # type: ignore[no-untyped-def]
+        *_, occupancies, _ = rest
+        of_arcs = [t.new_empty(t.shape if occupancies else (0,)) for t in (label, blank)]
+        return blank.new_empty(blank.shape[0]), *of_arcs
+
+    register_shapes(f"{namespace}::lattice", shapes_of_lattice)
+
+    def setup_lattice(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        label, blank, *options = inputs
+        ctx.options = [*options[:2], *options[4:]]
+        ctx.save_for_backward(label, blank, *options[2:4], *output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[1:])
+
+    def lattice_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
+        label, blank, boundary, begin, label_occupancy, blank_occupancy = ctx.saved_tensors
+        nothing = [None] * 8
+        if grad is None:
+            return None, None, *nothing
+        if torch.is_grad_enabled():
+            rest = (*ctx.options[:2], boundary, begin, *ctx.options[2:])
+            return *_ops.gradients(_lattice_reference, [label, blank], [grad], rest), *nothing
+        of_label = grad if ctx.options[-1] == 1 else ctx.options[-1] * grad
+        pairs = ((of_label, label_occupancy), (grad, blank_occupancy))
+        return *(t * scale.view(-1, *[1] * (t.dim() - 1)) for scale, t in pairs), *nothing
+
+    return with_backward(f"{namespace}::lattice", setup_lattice, lattice_backward)
 
 
 def mutual_information_recursion(
@@ -51,8 +139,9 @@ def mutual_information_recursion(
         raise TypeError(f"py: expected {px.dtype} on {px.device}, got {py.dtype} on {py.device}")
     boundary = check_boundary(boundary, batch, symbols, frames, px)
     wanted = return_grad or wants_gradients([px, py], None)
-    arcs = ([0 if columns > frames else 1], [1], boundary, None, True, False, wanted, 1.0)
-    score, *occupancies = _ops.lattice(px.transpose(1, 2), py.transpose(1, 2), *arcs)
+    planes = (px.transpose(1, 2), py.transpose(1, 2))
+    durations = ([0 if columns > frames else 1], [1])
+    score, *occupancies = lattice(*planes, *durations, boundary, label_end=True, occupancies=wanted)
     if not return_grad:
         return score
     px_grad, py_grad = (t.transpose(1, 2) for t in occupancies)

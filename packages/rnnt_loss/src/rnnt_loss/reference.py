@@ -43,16 +43,28 @@ def log_sum_exp(terms: list[Tensor]) -> Tensor:
 
 
 def joint_scores(
-    logits: Tensor, symbols: Tensor, boundary: Tensor, begin: Tensor | None, blanks: Sequence[int], mode: str = "softmax"
+    logits: Tensor,
+    symbols: Tensor,
+    boundary: Tensor,
+    begin: Tensor | None,
+    blanks: Sequence[int],
+    mode: str = "softmax",
+    durations: int = 0,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the arcs, from logits (B, T, rows, C): labels (B, T, S or rows), blanks (B, N, T, rows).
+    """Log-probabilities of the arcs, from logits (B, T, rows, C + D): labels (B, T, S or rows), blanks (B, N + D, T, rows).
+
+    After the N blanks come the D durations, with a log_softmax of their own.
 
     softmax: log_softmax over all classes. hat (Variani et al., arXiv:2003.07705): the blank is a Bernoulli variable of its own,
     and log_softmax is over the other classes, which no label is. log_probs: the logits are log-probabilities already.
+    Smoothed, each score is (1 - smoothing) times that and smoothing times the mean of all classes', as torch.nn.functional.
+    cross_entropy has it; softmax only.
     """
     frames, rows = logits.shape[1:3]
     valid = inside(boundary, begin, frames, rows)
     z = torch.where(valid[..., None], logits, 0.0)
+    z, lasting = z[..., : z.shape[-1] - durations], z[..., z.shape[-1] - durations :]
     first = begin if begin is not None else boundary.new_zeros(boundary.shape[0], frames)
     s = (first[:, :, None] + torch.arange(rows, device=z.device)).expand(z.shape[:3])
     emits = valid & (s < boundary[:, None, None, 2])
@@ -62,6 +74,9 @@ def joint_scores(
     of_blank = z[..., list(blanks)]
     if mode == "softmax":
         norm = z.logsumexp(-1, keepdim=True)
+        if smoothing != 0:
+            norm = norm - smoothing * z.mean(-1, keepdim=True)
+            z, of_blank = (1 - smoothing) * z, (1 - smoothing) * of_blank
         of_blank = of_blank - norm
     elif mode == "hat":
         others = torch.arange(z.shape[-1], device=z.device) != blanks[0]
@@ -72,6 +87,8 @@ def joint_scores(
     else:
         norm = torch.zeros_like(z[..., :1])
     label = torch.where(emits, (z.gather(-1, target[..., None]) - norm)[..., 0], -torch.inf)
+    if durations > 0:
+        of_blank = torch.cat([of_blank, lasting.log_softmax(-1)], -1)
     blank = torch.where(valid[..., None], of_blank, -torch.inf)
     return (label if begin is not None else label[..., :-1]), blank.permute(0, 3, 1, 2)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from . import _ops
-from ._arguments import (
-    check_boundary,
-    check_logits,
-    check_options,
-    check_rows,
-    check_symbols,
-)
+from . import _ops, reference
+from ._arguments import check_boundary, check_logits, check_options, check_rows, check_symbols
+from ._derivatives import one_by_one, register_shapes, with_backward
+from ._modes import needs_plain_torch, without_autocast
+from ._scores import gradients_of_scores, joint_scores, options_of
 from ._solving import Loss, as_logprobs, loss_of
+from ._tensors import state_dtype
 
 
 def rnnt_loss_simple(
@@ -233,7 +234,7 @@ def _smoothed_scores(
     lm: Tensor, am: Tensor, symbols: Tensor, blank: int, lm_only: float, am_only: float, boundary: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Labels (B, T, S) and blanks (B, T, S + 1)."""
-    label, blanks = _ops.simple_scores(lm, am, symbols, boundary, blank)
+    label, blanks = simple_scores(lm, am, symbols, boundary, blank)
     if lm_only == 0 and am_only == 0:
         return label, blanks
     both = 1 - lm_only - am_only
@@ -242,14 +243,66 @@ def _smoothed_scores(
     bounds = _ops.whole(boundary, batch, count, frames, am)
     if lm_only != 0:  # the rows of lm are the logits of a lattice of one frame
         one = torch.stack([bounds[:, 0], torch.zeros_like(bounds[:, 0]), bounds[:, 2], (bounds[:, 3] > 0).long()], 1)
-        options = (one, None, None, 1, [blank], "softmax", 0.0, 1.0, False)
-        lm_label, lm_blank = _ops.joint_scores(lm[:, None].contiguous(), symbols, *options)
+        lm_label, lm_blank = joint_scores(lm[:, None].contiguous(), symbols, options_of(blank), one)
         label, blanks = label + lm_only * lm_label, blanks + lm_only * lm_blank[:, 0]
     if am_only != 0:  # the mean distribution of lm, without context, in lm's place
         s = torch.arange(count + 1, device=lm.device)
         rows = ((bounds[:, :1] <= s) & (s <= bounds[:, 2:3]))[..., None]
         mean = torch.where(rows, torch.where(rows, lm, 0.0).to(label.dtype).softmax(-1), 0.0).sum((0, 1)) / rows.sum()
         log_mean = (mean + torch.finfo(mean.dtype).tiny).log().expand_as(lm)  # which 16 bits would round
-        am_label, am_blank = _ops.simple_scores(log_mean, am.to(mean.dtype), symbols, boundary, blank)
+        am_label, am_blank = simple_scores(log_mean, am.to(mean.dtype), symbols, boundary, blank)
         label, blanks = label + am_only * am_label, blanks + am_only * am_blank
     return label, blanks
+
+
+def simple_scores(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int) -> tuple[Tensor, Tensor]:
+    """Labels (B, T, S) and blanks (B, T, S + 1) of the logits lm + am, by the op or, under torch.func, by the reference."""
+    if needs_plain_torch():
+        return _simple_reference(lm, am, symbols, boundary, blank)
+    with without_autocast(am.device):  # its product needs the precision of its inputs
+        return _ops.CALLS.simple_scores(lm, am, symbols, boundary, blank)[:2]
+
+
+def _simple_reference(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int) -> tuple[Tensor, Tensor]:
+    boundary = _ops.whole(boundary, am.shape[0], symbols.shape[1], am.shape[1], am)
+    label, blanks = reference.simple_scores(lm, am, symbols, boundary, blank)
+    return label.to(state_dtype(am)), blanks.to(state_dtype(am))
+
+
+@_ops.registration("simple_scores")
+def _register(namespace: str) -> Callable[..., Any]:
+    ops = getattr(torch.ops, namespace)
+
+    def shapes_of_scores(lm, am, symbols, boundary, blank):  # type: ignore[no-untyped-def]
+        (batch, frames, classes), rows, dtype = am.shape, lm.shape[1], state_dtype(am)
+        shapes = [(frames, rows - 1), (frames, rows), (frames, rows), (rows, classes), (frames, classes), (rows,), (frames,)]
+        return tuple(am.new_empty(batch, *shape, dtype=dtype) for shape in shapes)
+
+    register_shapes(f"{namespace}::simple_scores", shapes_of_scores)
+
+    def shapes_of_backward(grad_label, grad_blank, lm, am, *_):  # type: ignore[no-untyped-def]
+        return [t.new_empty(t.shape) for t in (lm, am)]
+
+    register_shapes(f"{namespace}::simple_scores_backward", shapes_of_backward)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        lm, am, symbols, boundary, ctx.blank = inputs
+        ctx.save_for_backward(lm, am, symbols, boundary, *output[2:])
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*output[2:])
+
+    def backward(ctx: Any, grad_label: Tensor | None, grad_blank: Tensor | None, *_: None) -> tuple[Any, ...]:
+        lm, am, symbols, boundary, *kept = ctx.saved_tensors
+        nothing = [None] * 3
+        if torch.is_grad_enabled():
+            rest = (symbols, boundary, ctx.blank)
+            return *_ops.gradients(_simple_reference, [lm, am], [grad_label, grad_blank], rest), *nothing
+        with without_autocast(am.device):
+            label, blanks = gradients_of_scores(
+                grad_label, grad_blank if grad_blank is None else grad_blank[:, None], kept[0], 1, symbols
+            )
+            grads = ops.simple_scores_backward(label, blanks[:, 0], lm, am, symbols, *kept, boundary, ctx.blank)
+        return *grads, *nothing
+
+    one_by_one(f"{namespace}::simple_scores_backward")
+    return with_backward(f"{namespace}::simple_scores", setup, backward)

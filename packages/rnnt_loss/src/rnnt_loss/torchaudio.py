@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from . import _ops
 from ._arguments import REDUCTIONS, check_boundary, check_choice, check_index, check_logits, check_symbols, with_unit_stride
 from ._forms import boundary_of
+from ._scores import Options, joint_scores
 from ._solving import reduce, solve
 
 __all__ = ["RNNTLoss", "rnnt_loss"]
@@ -61,23 +61,29 @@ def rnnt_loss(
         symbols = targets.to(logits.device, torch.int64).contiguous()
         if logits.stride(-1) != 1:
             logits = logits.contiguous()
-        blanks = [blank + classes if blank < 0 else blank]
-        mode = "softmax" if fused_log_softmax else "log_probs"
         label, blank_scores, _ = torch.ops.rnnkit_rnnt_loss.joint_scores(
-            logits, symbols, boundary, None, None, frames, blanks, mode, max(clamp, 0.0), 1 + fastemit_lambda, False
+            logits,
+            symbols,
+            frames,
+            boundary,
+            blanks=[blank + classes if blank < 0 else blank],
+            kind="softmax" if fused_log_softmax else "log_probs",
+            clamp=max(clamp, 0.0),
+            label_weight=1 + fastemit_lambda,
         )
+        wanted = label.requires_grad
         score, _, _ = torch.ops.rnnkit_rnnt_loss.lattice(
-            label[:, None], blank_scores, [0], [1], boundary, None, False, False, label.requires_grad, 1 + fastemit_lambda
+            label, blank_scores, boundary=boundary, occupancies=wanted, label_weight=1 + fastemit_lambda
         )
         loss = -score
         if zero_infinity:
             loss = loss.masked_fill(loss == float("inf"), 0.0)
         return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
     logits, symbols, boundary, blank = _checked(logits, targets, logit_lengths, target_lengths, blank, reduction)
-    mode = "softmax" if fused_log_softmax else "log_probs"
-    options = (boundary, None, None, logits.shape[1], [blank], mode, max(clamp, 0.0), 1 + fastemit_lambda, False)
-    label, blank_scores = _ops.joint_scores(logits, symbols, *options)
-    score = solve(label, blank_scores, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
+    kind = "softmax" if fused_log_softmax else "log_probs"
+    options = Options([blank], kind, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
+    scores = joint_scores(logits, symbols, options, boundary)
+    score = solve(*scores, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
     return reduce(score, reduction, zero_infinity)
 
 

@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import functional
-from ._arguments import check_choice, check_logits
+from ._arguments import check_choice, check_logits, checked_joint
 from ._forms import boundary_of, named, reduced
-from .durations import check_durations, tdt_loss_of_parts
+from ._scores import joint_scores, options_of
+from .durations import check_durations, tdt_loss_of
+from .reference import inside
 
 __all__ = ["ParakeetForRNNTLoss", "ParakeetForTDTLoss", "rnnt_loss", "tdt_loss"]
 
@@ -117,9 +120,12 @@ def tdt_loss(
         )
     boundary = boundary_of(token_logits, target_lengths=target_lengths, logit_lengths=logit_lengths)
     with named(logits="token_logits", symbols="targets", termination_symbol="blank_token_id"):
-        losses = tdt_loss_of_parts(
-            token_logits, duration_logits, targets, durations, blank_token_id, boundary, sigma, 0.0, "none", 0.0, 0.0, False
-        )
+        given = checked_joint(token_logits, targets, blank_token_id, boundary, "regular", "none")
+        tokens, symbols, boundary, blank = given
+        label, blanks = joint_scores(tokens, symbols, options_of(blank), boundary)
+        valid = inside(boundary, None, *tokens.shape[1:3])
+        lasting = torch.where(valid[..., None], duration_logits, 0.0).to(label.dtype).log_softmax(-1).permute(0, 3, 1, 2)
+        losses = tdt_loss_of(label, torch.cat([blanks, lasting], 1), durations, boundary, sigma, 0.0, "none", 0.0, False)
     return _reduced(losses, reduction, target_lengths)
 
 
