@@ -5,7 +5,8 @@
 
 It needs cuobjdump and nvdisasm (PyPI: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm), but no GPU, and its answer has no noise.
 
-A kernel's time goes into its largest loop. Of the ways once around it, the one that moves the most bytes to and from global
+A kernel's time goes into its largest loop; that of RNN-T's joint kernels, whose largest is over rows, into the loop over a row's
+columns: of those within which there is no other, the one with the most loads of 16 bytes and the fewest instructions. Of the ways once around it, the one that moves the most bytes to and from global
 memory is counted: a full tile, with the next one's loads on their way; and of those that move as many, the shortest: the way
 without special cases. Loops within it count once. Columns:
 
@@ -35,6 +36,8 @@ from pathlib import Path
 _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+) )?([A-Z][\w.]*)\s*(.*?) ;")
 _TARGET = re.compile(r"0x([0-9a-f]+)$")
 _REGISTER = re.compile(r"\bR(\d+)\b")
+_ROW = re.compile(r"joint_\w+_kernel<.*?(\w+), \d+>")
+_BYTES = {"double": 8, "float": 4, "Half": 2, "BFloat16": 2}
 _LEAVES = ("EXIT", "RET", "BRX", "JMX")
 _BITS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128}
 
@@ -119,13 +122,24 @@ class Kernel:
                 if head == 0 or 0 not in body:  # else it can be entered from elsewhere: code that was moved to the end
                     yield head, body
 
+    def _size(self, blocks: set[int]) -> int:
+        return sum(len(self.blocks[i]) for i in blocks)
+
+    def _pack_loads(self, blocks: set[int]) -> int:
+        """Loads of 16 bytes."""
+        return sum(one.name.startswith("LDG") and one.moved_bytes == 16 for i in blocks for one in self.blocks[i])
+
     @functools.cached_property
     def steady(self) -> list[Instruction]:
         """The way through the largest loop that is counted; empty where there is no loop."""
-        loops = sorted(self.loops(), key=lambda loop: sum(len(self.blocks[i]) for i in loop[1]))
+        loops = list(self.loops())
         if not loops:
             return []
-        head, body = loops[-1]
+        if _ROW.search(self.name):
+            innermost = [loop for loop in loops if not any(other < loop[1] for _, other in loops)]
+            head, body = max(innermost, key=lambda loop: (self._pack_loads(loop[1]), -self._size(loop[1])))
+        else:
+            head, body = max(loops, key=lambda loop: self._size(loop[1]))
         order: list[int] = []  # the body's blocks, each after its successors; jumps back are left out
         seen: set[int] = set()
 
@@ -177,6 +191,9 @@ class Kernel:
     @property
     def outputs(self) -> int:
         """How many outputs a thread makes on the way that is counted, where the kernel's name tells; else 0."""
+        row = _ROW.search(self.name)
+        if row:
+            return sum(one.moved_bytes for one in self.steady if one.name.startswith("LDG")) // _BYTES[row[1]]
         match = re.search(r"Tile<(?:\(int\))?(\d+), (?:\(int\))?(\d+)>", self.name)
         return int(match[1]) * int(match[2]) if match else 0
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import sass
 
 SCANS = ["mingru", "qrnn", "sru"]
+ROWS = {"BFloat16": (8, 6.5), "Half": (8, 6.5), "float": (8, 6.5)}  # of joint_scores: forward, backward, an output
 # Counted at the commit that brought them here, and one in twenty more: forward, backward, of bfloat16; then of float32.
 LIMITS = {
     "Kind<(Gates)0, (Activation)0>": (36, 52, 46, 63),
@@ -58,6 +59,18 @@ def test_scans_take_few_instructions_for_an_output(kernels: list[sass.Kernel]) -
                     assert instructions <= limit, name
                     seen += 1
     assert seen >= 4
+
+
+@pytest.mark.parametrize("kernels", ["rnnt_loss"], indirect=True)
+def test_logits_are_read_once_in_few_instructions(kernels: list[sass.Kernel]) -> None:
+    """In packs of 16 bytes, four of a lane under way, and without a spill."""
+    for dtype, limits in ROWS.items():
+        for way, limit in zip(("forward", "backward"), limits, strict=True):
+            (kernel,) = (k for k in kernels if sass.short(k.name) == f"joint_{way}_kernel<{dtype}, 32>")
+            assert len(kernel.steady) / kernel.outputs <= limit, kernel.name
+            assert sum(one.moved_bytes == 16 and one.name.startswith("LDG") for one in kernel.steady) == 4
+            assert kernel.local == 0
+            assert kernel.stack <= 8
 
 
 @pytest.mark.parametrize("kernels", SCANS, indirect=True)

@@ -160,12 +160,13 @@ def test_the_ops_themselves_survive_any_arguments(host_backends: Backend) -> Non
     begin = torch.zeros(2, 6, dtype=torch.int64)
     for logits, first in ((X, None), (X[:, :, :2].contiguous(), begin)):
         scoring = [[0], "softmax", 1, 0.1]
-        check_survives(ops.joint_scores, [logits, Y, 6, GOOD, first, None, *scoring, 0.0, 1.0, False])
-        label, blank, norm = ops.joint_scores(logits, Y, 6, GOOD, first, None, *scoring)
-        given = [torch.randn_like(label), torch.randn_like(blank), logits, Y, norm]
+        symbols = Y.clamp(max=3)
+        check_survives(ops.joint_scores, [logits, symbols, 6, GOOD, first, None, *scoring, 0.0, 1.0, False])
+        label, blank, norm = ops.joint_scores(logits, symbols, 6, GOOD, first, None, *scoring)
+        given = [torch.randn_like(label), torch.randn_like(blank), logits, symbols, norm]
         check_survives(ops.joint_scores_backward, [*given, GOOD, first, None, *scoring, 0.0, 1.0])
         check_survives(ops.joint_scores_backward_, [*given, 0, GOOD, first, None, *scoring, 0.0, 1.0])
-        check_survives(ops.joint_scores_, [logits.flatten(0, 1), Y, 0, label, blank, norm, GOOD, first, *scoring])
+        check_survives(ops.joint_scores_, [logits.flatten(0, 1), symbols, 0, label, blank, norm, GOOD, first, *scoring])
     check_survives(ops.simple_scores, [LM, AM, Y, GOOD, 0])
     _, _, *kept = ops.simple_scores(LM, AM, Y, GOOD, 0)
     grads = [torch.randn(2, 6, 3), torch.randn(2, 6, 4)]

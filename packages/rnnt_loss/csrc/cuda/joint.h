@@ -39,13 +39,13 @@ struct Frame {
   }
 
   // The group's first row; the others are `step` apart, and all groups of a block take as many steps.
-  __device__ __forceinline__ int64_t row() const { return blockIdx.y * (blockDim.x / kLanes) + threadIdx.x / kLanes; }
-  __device__ __forceinline__ bool block_has(int64_t k) const { return k - threadIdx.x / kLanes < p.rows; }
-  __device__ __forceinline__ bool has(int64_t k) const { return k < p.rows && in.has(t, k + first_row); }
+  __device__ __forceinline__ int row() const { return int(blockIdx.y * (blockDim.x / kLanes) + threadIdx.x / kLanes); }
+  __device__ __forceinline__ bool block_has(int k) const { return k - int(threadIdx.x / kLanes) < p.rows; }
+  __device__ __forceinline__ bool has(int k) const { return k < p.rows && in.has(t, k + first_row); }
 
   // The symbol that follows the node, as a class; -1 if none does.
-  __device__ __forceinline__ int64_t target(int64_t k) const {
-    return k + first_row < in.s1 ? target_of(p, b, k + first_row) : -1;
+  __device__ __forceinline__ int target(int k) const {
+    return k + first_row < in.s1 ? int(target_of(p, b, k + first_row)) : -1;
   }
 };
 
@@ -59,11 +59,12 @@ __device__ __forceinline__ acc softplus(acc x) {
 template <int kLanes, class scalar_t>
 __device__ __forceinline__ acc_t<scalar_t> log_sum(const Columns<const scalar_t>& columns, int lane, int without = -1) {
   using P = Pack<scalar_t>;
-  LogSum<acc_t<scalar_t>> sum;
+  using acc = acc_t<scalar_t>;
+  LogSum<acc> sum;
   for (int at = lane; at < columns.packs; at += kLanes * kPacksAtOnce) {
     P packs[kPacksAtOnce];
     RNNKIT_UNROLL
-    for (int u = 0; u < kPacksAtOnce; ++u) packs[u] = columns.load(at + u * kLanes);
+    for (int u = 0; u < kPacksAtOnce; ++u) packs[u] = columns.load_if(at + u * kLanes);
     if (without >= 0) {
       RNNKIT_UNROLL
       for (int i = 0; i < kPacksAtOnce * P::kCount; ++i)
@@ -71,6 +72,11 @@ __device__ __forceinline__ acc_t<scalar_t> log_sum(const Columns<const scalar_t>
           packs[i / P::kCount].set(i % P::kCount, scalar_t(-INFINITY));
     }
     sum.template add<kPacksAtOnce * P::kCount>([&](int i) { return packs[i / P::kCount].get(i % P::kCount); });
+  }
+  for (int i = lane; i < columns.edges(); i += kLanes) {
+    const int v = columns.edge(i);
+    const acc x = v == without ? acc(-INFINITY) : acc(columns.start[v]);
+    sum.template add<1>([x](int) { return x; });
   }
   return sum.template value<kLanes>();
 }
@@ -80,33 +86,34 @@ __global__ void __launch_bounds__(kRowThreads) joint_forward_kernel(JointForward
   using acc = acc_t<scalar_t>;
   const Frame<JointForward<scalar_t>, kLanes> frame(p);
   const int64_t b = frame.b, t = frame.t;
+  const int lane = frame.lane, classes = int(p.classes), durations = int(p.durations);
   const bool hat = p.mode == Mode::hat;
-  for (int64_t k = frame.row(); frame.block_has(k); k += frame.step) {
+  const scalar_t* const logits = p.logits + p.place(p.layout, b, t, 0, frame.in);
+  acc* const norms = p.norm + (b * p.frames + t) * p.rows;
+  for (int k = frame.row(); frame.block_has(k); k += frame.step) {
     const bool valid = frame.has(k);
-    const int64_t target = valid ? frame.target(k) : -1;
-    const scalar_t* const z = p.logits + (valid ? p.place(p.layout, b, t, k, frame.in) : 0);
-    const Columns<const scalar_t> columns(z, valid ? int(p.classes) : 0);
-    acc norm = 0, offset = 0;
-    if (p.mode != Mode::log_probs) norm = offset = log_sum<kLanes>(columns, frame.lane, hat ? int(p.blank[0]) : -1);
+    const int target = valid && lane == 0 ? frame.target(k) : -1;
+    const scalar_t* const z = valid ? logits + k * p.layout.row : p.logits;
+    const Columns<const scalar_t> columns(z, valid ? classes : 0);
+    acc norm = 0, offset = 0, of_durations = 0;
+    if (p.mode != Mode::log_probs) norm = offset = log_sum<kLanes>(columns, lane, hat ? int(p.blank[0]) : -1);
     if (p.smoothing != 0) {
       acc sum = 0;
-      for (int v = frame.lane; v < columns.count; v += kLanes) sum += acc(z[v]);
-      offset -= p.smoothing * group_total<kLanes>(sum) / acc(p.classes);
+      for (int v = lane; v < columns.count; v += kLanes) sum += acc(z[v]);
+      offset -= p.smoothing * group_total<kLanes>(sum) / acc(classes);
     }
-    acc of_durations = 0;
-    if (p.durations > 0)
-      of_durations = log_sum<kLanes>(Columns<const scalar_t>(z + p.classes, valid ? int(p.durations) : 0), frame.lane);
+    if (durations > 0) of_durations = log_sum<kLanes>(Columns<const scalar_t>(z + classes, valid ? durations : 0), lane);
     if (k >= p.rows) continue;
     if (hat && valid) offset += softplus(acc(z[p.blank[0]]));
-    if (frame.lane == 0) {
-      p.norm[(b * p.frames + t) * p.rows + k] = valid ? norm : acc(0);
+    if (lane == 0) {
+      norms[k] = valid ? norm : acc(0);
       const bool is_label = target >= 0 && !(hat && target == p.blank[0]);
       if (k < p.label_rows) p.label.at(b, t, k) = is_label ? (1 - p.smoothing) * acc(z[target]) - offset : acc(-INFINITY);
     }
-    for (int64_t j = frame.lane; j < p.blanks + p.durations; j += kLanes) {
+    for (int j = lane; j < p.blanks + durations; j += kLanes) {
       acc score = -INFINITY;
       if (valid && j >= p.blanks)
-        score = acc(z[p.classes + j - p.blanks]) - of_durations;
+        score = acc(z[classes + j - p.blanks]) - of_durations;
       else if (valid)
         score = hat ? -softplus(-acc(z[p.blank[j]])) : (1 - p.smoothing) * acc(z[p.blank[j]]) - offset;
       p.blank_scores.at(b, j, t, k) = score;
@@ -119,19 +126,21 @@ template <int kLanes, class scalar_t, class F>
 __device__ __forceinline__ void map_columns(const scalar_t* z, scalar_t* grad, int count, int lane, F f) {
   const Columns<const scalar_t> from(z, count);
   const Columns<scalar_t> to(grad, count);
-  if (from.before != to.before) {
-    for (int v = lane; v < count; v += kLanes) grad[v] = static_cast<scalar_t>(f(acc_t<scalar_t>(z[v])));
-    return;
-  }
-  for (int at = lane; at < from.packs; at += kLanes * kPacksAtOnce) {
-    Pack<scalar_t> packs[kPacksAtOnce];
+  const bool alike = from.head == to.head;
+  const int packs = alike ? from.packs : 0, edges = alike ? from.edges() : count;
+  for (int at = lane; at < packs; at += kLanes * kPacksAtOnce) {
+    Pack<scalar_t> values[kPacksAtOnce];
     RNNKIT_UNROLL
-    for (int u = 0; u < kPacksAtOnce; ++u) packs[u] = from.load(at + u * kLanes);
+    for (int u = 0; u < kPacksAtOnce; ++u) values[u] = from.load_if(at + u * kLanes);
     RNNKIT_UNROLL
     for (int u = 0; u < kPacksAtOnce; ++u) {
-      packs[u].map(f);
-      if (at + u * kLanes < from.packs) to.store(at + u * kLanes, packs[u]);
+      values[u].map(f);
+      if (at + u * kLanes < packs) to.store(at + u * kLanes, values[u]);
     }
+  }
+  for (int i = lane; i < edges; i += kLanes) {
+    const int v = alike ? from.edge(i) : i;
+    grad[v] = static_cast<scalar_t>(f(acc_t<scalar_t>(z[v])));
   }
 }
 
@@ -141,47 +150,51 @@ __global__ void __launch_bounds__(kRowThreads) joint_backward_kernel(JointBackwa
   using acc = acc_t<scalar_t>;
   const Frame<JointBackward<scalar_t>, kLanes> frame(p);
   const int64_t b = frame.b, t = frame.t;
-  const int lane = frame.lane, classes = int(p.classes);
+  const int lane = frame.lane, classes = int(p.classes), durations = int(p.durations);
   const bool hat = p.mode == Mode::hat;
   const acc bound = p.clamp > 0 ? p.clamp * p.reaching(b, frame.in) : acc(INFINITY);
   const auto clamped = [bound](acc x) { return x < -bound ? -bound : x > bound ? bound : x; };
-  for (int64_t k = frame.row(); frame.block_has(k); k += frame.step) {
+  const scalar_t* const logits = p.logits + p.place(p.layout, b, t, 0, frame.in);
+  scalar_t* const grads = p.grad + p.place(p.grad_layout, b, t, 0, frame.in);
+  const acc* const norms = p.norm + (b * p.frames + t) * p.rows;
+  for (int k = frame.row(); frame.block_has(k); k += frame.step) {
     const bool valid = frame.has(k), writes = valid || (k < p.rows && p.offsets == nullptr);
     acc label = 0, total = 0, of_durations = 0;
     bool any = false;
     if (valid && k < p.label_rows && k + frame.first_row < frame.in.s1) label = p.grad_label.at(b, t, k);
-    for (int64_t j = 0; valid && j < p.blanks + p.durations; ++j) {
+    for (int j = 0; valid && j < p.blanks + durations; ++j) {
       const acc grad = p.grad_blank.at(b, j, t, k);
       (j < p.blanks ? total : of_durations) += grad;
       any = any || grad != 0;
     }
     any = any || label != 0;
     total += label;
-    scalar_t* const grad = p.grad + (writes ? p.place(p.grad_layout, b, t, k, frame.in) : 0);
-    const scalar_t* const z = p.logits + (any ? p.place(p.layout, b, t, k, frame.in) : 0);
+    scalar_t* const grad = writes ? grads + k * p.grad_layout.row : p.grad;
+    const scalar_t* const z = any ? logits + k * p.layout.row : p.logits;
     const acc through = p.mode == Mode::softmax ? total : hat ? label : acc(0);
-    const acc uniform = p.smoothing * total / acc(p.classes);
-    const acc norm = any ? p.norm[(b * p.frames + t) * p.rows + k] : acc(0);
-    const auto softmax_at = [=](acc x) { return uniform - through * short_exp(x - norm); };
+    const acc uniform = p.smoothing * total / acc(classes);
+    const ShiftedPower<acc> power(any ? norms[k] : acc(0));
+    const acc scale = -through * power.factor;
+    const auto softmax_at = [=](acc x) { return uniform + scale * power(x); };
     // Lane j has blank j, the lane after the last of them the label; each keeps its logit, which may be written over.
-    const int64_t target = any ? frame.target(k) : -1;
-    int64_t mine = -1;
-    if (any && lane < p.blanks) mine = p.blank[lane];
+    const int target = any ? frame.target(k) : -1;
+    int mine = -1;
+    if (any && lane < p.blanks) mine = int(p.blank[lane]);
     if (lane == p.blanks) mine = target;
     const acc at_mine = mine >= 0 ? acc(z[mine]) : acc(0);
     acc norm_of_durations = 0;
-    if (p.durations > 0)
-      norm_of_durations = log_sum<kLanes>(Columns<const scalar_t>(z + classes, any ? int(p.durations) : 0), lane);
+    if (durations > 0) norm_of_durations = log_sum<kLanes>(Columns<const scalar_t>(z + classes, any ? durations : 0), lane);
     __syncwarp();
     if (writes && (!any || through == 0))
-      map_columns<kLanes>(grad, grad, any ? classes : int(p.columns()), lane, [](acc) { return acc(0); });
+      map_columns<kLanes>(grad, grad, any ? classes : classes + durations, lane, [](acc) { return acc(0); });
     else if (writes && p.clamp > 0)
       map_columns<kLanes>(z, grad, classes, lane, [=](acc x) { return clamped(softmax_at(x)); });
     else if (writes)
       map_columns<kLanes>(z, grad, classes, lane, softmax_at);
-    for (int64_t j = lane; any && j < p.durations; j += kLanes)
+    const ShiftedPower<acc> share(norm_of_durations);
+    for (int j = lane; any && j < durations; j += kLanes)
       grad[classes + j] = static_cast<scalar_t>(p.grad_blank.at(b, p.blanks + j, t, k) -
-                                                of_durations * short_exp(acc(z[classes + j]) - norm_of_durations));
+                                                of_durations * share.factor * share(acc(z[classes + j])));
     __syncwarp();
     if (mine < 0) continue;
     acc own = mine == target ? label : acc(0);
@@ -189,7 +202,7 @@ __global__ void __launch_bounds__(kRowThreads) joint_backward_kernel(JointBackwa
       if (p.blank[j] == mine) own += p.grad_blank.at(b, j, t, k);
     acc d = (1 - p.smoothing) * own + (through == 0 ? acc(0) : softmax_at(at_mine));
     if (hat && mine == p.blank[0]) {
-      const acc sigmoid = short_exp(-softplus(-at_mine));
+      const acc sigmoid = Math<acc>::exp_nonpositive(-softplus(-at_mine));
       d = own - label * sigmoid + p.grad_blank.at(b, 0, t, k) * (1 - sigmoid);
     }
     grad[mine] = static_cast<scalar_t>(clamped(d));

@@ -31,42 +31,36 @@ struct alignas(16) Pack {
   }
 };
 
-// `count` columns from `start` on, in packs that lie at multiples of 16 bytes: the first and the last may be partly outside.
+// `count` columns from `start` on: whole packs at multiples of 16 bytes, and fewer than a pack at either end.
 template <class T>
 struct Columns {
   using scalar_t = std::remove_const_t<T>;
   using P = Pack<scalar_t>;
   T* start;
-  int count, before, packs;
+  int count, head, packs;
 
-  __device__ __forceinline__ Columns(T* start, int count)
-      : start(start),
-        count(count),
-        before(int(reinterpret_cast<uintptr_t>(start) % 16 / sizeof(T))),
-        packs(count > 0 ? (before + count + P::kCount - 1) / P::kCount : 0) {}
-
-  __device__ __forceinline__ int column(int pack) const { return pack * P::kCount - before; }
-  __device__ __forceinline__ bool whole(int column) const { return column >= 0 && column + P::kCount <= count; }
-
-  // -inf where there is no column, also beyond the last pack.
-  __device__ __forceinline__ P load(int pack) const {
-    const int v = column(pack);
-    if (whole(v)) return *reinterpret_cast<const P*>(start + v);
-    P result;
-    RNNKIT_UNROLL
-    for (int u = 0; u < P::kCount; ++u) result.set(u, v + u >= 0 && v + u < count ? start[v + u] : scalar_t(-INFINITY));
-    return result;
+  __device__ __forceinline__ Columns(T* start, int count) : start(start), count(count) {
+    const int aligned = int((16 - reinterpret_cast<uintptr_t>(start) % 16) % 16 / sizeof(T));
+    head = aligned < count ? aligned : count;
+    packs = (count - head) / P::kCount;
   }
 
+  __device__ __forceinline__ int column(int pack) const { return head + pack * P::kCount; }
+  __device__ __forceinline__ int edges() const { return count - packs * P::kCount; }
+  __device__ __forceinline__ int edge(int i) const { return i < head ? i : i + packs * P::kCount; }
+
+  __device__ __forceinline__ P load(int pack) const { return *reinterpret_cast<const P*>(start + column(pack)); }
   __device__ __forceinline__ void store(int pack, const P& from) const {
-    const int v = column(pack);
-    if (whole(v)) {
-      *reinterpret_cast<P*>(start + v) = from;
-      return;
-    }
+    *reinterpret_cast<P*>(start + column(pack)) = from;
+  }
+
+  // -inf where there is no such pack.
+  __device__ __forceinline__ P load_if(int pack) const {
+    if (pack < packs) return load(pack);
+    P none;
     RNNKIT_UNROLL
-    for (int u = 0; u < P::kCount; ++u)
-      if (v + u >= 0 && v + u < count) start[v + u] = static_cast<scalar_t>(from.get(u));
+    for (int u = 0; u < P::kCount; ++u) none.set(u, scalar_t(-INFINITY));
+    return none;
   }
 };
 
@@ -74,13 +68,13 @@ struct Columns {
 template <class scalar_t, class F>
 __device__ __forceinline__ void for_row(const scalar_t* z, int count, F f) {
   const Columns<const scalar_t> columns(z, count);
-  for (int pack = threadIdx.x % 32; pack < columns.packs; pack += 32) {
+  const int lane = threadIdx.x % 32;
+  for (int pack = lane; pack < columns.packs; pack += 32) {
     const Pack<scalar_t> values = columns.load(pack);
-    const int v = columns.column(pack);
     RNNKIT_UNROLL
-    for (int u = 0; u < Pack<scalar_t>::kCount; ++u)
-      if (v + u >= 0 && v + u < count) f(v + u, values.get(u));
+    for (int u = 0; u < Pack<scalar_t>::kCount; ++u) f(columns.column(pack) + u, values.get(u));
   }
+  for (int i = lane; i < columns.edges(); i += 32) f(columns.edge(i), acc_t<scalar_t>(z[columns.edge(i)]));
 }
 
 // Over groups of kLanes neighbouring lanes; all of the warp come here.
@@ -101,36 +95,65 @@ __device__ __forceinline__ acc group_most(acc x) {
   return x;
 }
 
-// e^x for x <= 0 in two instructions. The product's rounding costs |x| e^x digits: least where it counts.
-__device__ __forceinline__ float short_exp(float x) { return approximate_exp2(x * 1.44269504f); }
-__device__ __forceinline__ double short_exp(double x) { return ::exp(x); }
+// Powers: of 2, in whose logarithm a float takes one product and sum, or of e.
+template <class acc>
+struct Powers;
 
-// log of a sum of exponentials whose terms come a few at a time: a maximum, and the sum relative to it.
+template <>
+struct Powers<float> {
+  static constexpr float kScale = 1.44269504f;  // log2 of e
+  static __device__ __forceinline__ float power(float x) { return approximate_exp2(x); }
+  static __device__ __forceinline__ float scaled(float x, float shift) { return fmaf(x, kScale, -shift); }
+  static __device__ __forceinline__ float log_of(float shift,
+                                                 float sum) {  // of sum * power(shift); one double, for its digits
+    return float(double(shift) * (1 / double(kScale)) + double(logf(sum)));
+  }
+};
+
+template <>
+struct Powers<double> {
+  static constexpr double kScale = 1;
+  static __device__ __forceinline__ double power(double x) { return ::exp(x); }
+  static __device__ __forceinline__ double scaled(double x, double shift) { return x - shift; }
+  static __device__ __forceinline__ double log_of(double shift, double sum) { return shift + ::log(sum); }
+};
+
+// e^(x - shift) for many x, but for a factor that makes up for how shift's logarithm was rounded.
+template <class acc>
+struct ShiftedPower {
+  acc shift, factor;
+
+  __device__ __forceinline__ explicit ShiftedPower(acc of)
+      : shift(of * Powers<acc>::kScale), factor(Powers<acc>::power(-Powers<acc>::scaled(of, shift))) {}
+
+  __device__ __forceinline__ acc operator()(acc x) const { return Powers<acc>::power(Powers<acc>::scaled(x, shift)); }
+};
+
+// log of a sum of exponentials whose terms come a few at a time: the largest, scaled, and the sum relative to it.
 template <class acc>
 struct LogSum {
+  using B = Powers<acc>;
   acc most = -INFINITY, sum = 0;
 
   // get(i): the terms, count of them
   template <int count, class F>
   __device__ __forceinline__ void add(F get) {
-    acc now = most;
+    acc largest = get(0);
     RNNKIT_UNROLL
-    for (int i = 0; i < count; ++i) now = get(i) > now ? get(i) : now;
-    const acc shift = now == -INFINITY ? acc(0) : now;
-    acc total = sum * short_exp(most - shift);
+    for (int i = 1; i < count; ++i) largest = get(i) > largest ? get(i) : largest;
+    largest *= B::kScale;
+    const acc now = largest > most ? largest : most, shift = now == -INFINITY ? acc(0) : now;
+    sum *= B::power(most - shift);
     RNNKIT_UNROLL
-    for (int i = 0; i < count; ++i) total += short_exp(get(i) - shift);
+    for (int i = 0; i < count; ++i) sum += B::power(B::scaled(get(i), shift));
     most = now;
-    sum = total;
   }
 
   // Of all lanes of a group of kLanes; all of the warp come here.
   template <int kLanes>
   __device__ __forceinline__ acc value() const {
     const acc all = group_most<kLanes>(most), shift = all == -INFINITY ? acc(0) : all;
-    const acc total = group_total<kLanes>(sum * short_exp(most - shift));
-    if constexpr (sizeof(acc) == 4) return all + logf(total);
-    return all + ::log(total);
+    return B::log_of(shift, group_total<kLanes>(sum * B::power(most - shift)));
   }
 };
 
