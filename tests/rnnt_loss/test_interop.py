@@ -59,7 +59,10 @@ def test_opcheck_the_others() -> None:
     check_op(OPS.join_backward_, [torch.randn(5, 4, 5), torch.rand(5, 4, 5), boundary, None, 2, *sums])
     weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7, requires_grad=True)
     for rows_at_once in (0, 5):
-        check_op(OPS.joiner_scores, [am, lm, weight, bias, symbols, boundary, None, 4, rows_at_once, [1], "softmax", 2, 0.1, 0.0, 1.0])
+        check_op(
+            OPS.joiner_scores,
+            [am, lm, weight, bias, symbols, boundary, None, 4, rows_at_once, [1], "softmax", 2, 0.1, 0.0, 1.0],
+        )
 
 
 class Full(nn.Module):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import rnnt_loss as rl
 import torch
-from rnnt_loss import MultiblankRNNTLoss, TDTLoss, reference
+from rnnt_loss import MultiblankRNNTLoss, TDTLoss, nemo, reference
 from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
+from torch import nn
 
 
 def multiblank_reference(acts, symbols, act_lens, label_lens, blank, durations, sigma):
@@ -115,3 +116,99 @@ def test_a_duration_beyond_the_frames_costs_nothing() -> None:
     given = (torch.tensor([[1, 2]]), torch.tensor([4]), torch.tensor([2]))
     expected = TDTLoss(4, [0, 1, 5])(acts, *given)
     assert torch.equal(TDTLoss(4, [0, 1, 10**12])(acts, *given), expected)
+
+
+class Joint(nn.Module):
+    """What FlashRNNTLoss asks of NeMo's RNNTJoint."""
+
+    def __init__(self, activation: nn.Module, dropout: float, classes: int, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.enc, self.pred, self.temperature = nn.Linear(5, 8), nn.Linear(3, 8), temperature
+        self.joint_net = nn.Sequential(activation, nn.Dropout(dropout), nn.Linear(8, classes))
+
+    def project_encoder(self, x: torch.Tensor) -> torch.Tensor:
+        return self.enc(x)
+
+    def project_prednet(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pred(x)
+
+    def forward(self, encoder: torch.Tensor, predictor: torch.Tensor) -> torch.Tensor:
+        joined = self.enc(encoder)[:, :, None] + self.pred(predictor)[:, None]
+        return self.joint_net(joined) / self.temperature
+
+
+@pytest.mark.parametrize("durations", [None, [0, 1, 2]], ids=["RNN-T", "TDT"])
+@pytest.mark.parametrize(
+    ("activation", "dropout", "temperature"),
+    [(nn.Tanh(), 0.0, 1.0), (nn.ReLU(), 0.0, 2.0), (nn.Tanh(), 0.5, 1.0)],
+    ids=["tanh", "relu", "dropout"],
+)
+def test_the_fused_joint(activation: nn.Module, dropout: float, temperature: float, durations: list[int] | None) -> None:
+    """Against the joint called as a whole, and the loss of its logits; dropout draws the same numbers there."""
+    torch.manual_seed(0)
+    joint = Joint(activation, dropout, 7 + len(durations or []), temperature).double()
+    encoder, predictor = torch.randn(2, 6, 5).double().requires_grad_(), torch.randn(2, 4, 3).double().requires_grad_()
+    given = (torch.randint(0, 6, (2, 3)), torch.tensor([6, 5]), torch.tensor([3, 2]))
+    leaves = [encoder, predictor, *joint.parameters()]
+    options = {"fastemit_lambda": 0.1, "clamp": 0.05}
+    flash = nemo.FlashRNNTLoss(6, **options, durations=durations, sigma=0.05)
+    exact = TDTLoss(6, durations, "none", **options, sigma=0.05) if durations else nemo.RNNTLossNumba(6, "none", **options)
+    torch.manual_seed(1)
+    expected = exact(joint(encoder, predictor), *given)
+    grads = torch.autograd.grad(expected.sum(), leaves)
+    torch.manual_seed(1)
+    loss = flash(joint, encoder, predictor, *given)
+    torch.testing.assert_close(loss, expected)
+    for actual, truth in zip(torch.autograd.grad(loss.sum(), leaves), grads, strict=True):
+        torch.testing.assert_close(actual, truth)
+
+
+def test_the_fused_joint_refuses_what_it_would_leave_out() -> None:
+    given = (
+        torch.randn(2, 6, 5),
+        torch.randn(2, 4, 3),
+        torch.randint(0, 6, (2, 3)),
+        torch.tensor([6, 5]),
+        torch.tensor([3, 2]),
+    )
+    loss = nemo.FlashRNNTLoss(6)
+    masked, adapted = Joint(nn.Tanh(), 0.0, 7), Joint(nn.Tanh(), 0.0, 7)
+    masked.masking_prob = 0.1
+    adapted.is_adapter_available = lambda: True
+    for joint, words in ((masked, "masking_prob"), (adapted, "adapters")):
+        with pytest.raises(ValueError, match=f"joint: .*{words}"):
+            loss(joint, *given)
+    with pytest.raises(ValueError, match=r"blank: expected a class within 0..5, got 6"):
+        loss(Joint(nn.Tanh(), 0.0, 6), *given)
+    with pytest.raises(ValueError, match=r"predictor: expected S . 1 = 5 rows"):
+        loss(Joint(nn.Tanh(), 0.0, 7), *given[:2], torch.randint(0, 6, (2, 4)), *given[3:])
+    with pytest.raises(ValueError, match=r"source_lengths: expected values within 0..6, got 5..9"):
+        loss(Joint(nn.Tanh(), 0.0, 7), *given[:3], torch.tensor([9, 5]), given[4])
+
+
+@pytest.mark.parametrize("reduction", ["mean_batch", "mean", "sum", "mean_volume", None])
+def test_the_wrapper_chooses_and_reduces_as_nemos(reduction: str | None) -> None:
+    torch.manual_seed(0)
+    lengths = (torch.tensor([6, 5]), torch.tensor([3, 2]))
+    acts, targets = torch.randn(2, 6, 4, 8), torch.randint(0, 4, (2, 5))  # wider than any sequence has symbols
+    names = {"default": {}, "tdt": {"durations": [0, 1, 2], "sigma": 0.05}, "multiblank_rnnt": {"big_blank_durations": [2]}}
+    direct = {"default": nemo.RNNTLossNumba, "tdt": nemo.TDTLossNumba, "multiblank_rnnt": nemo.MultiblankRNNTLossNumba}
+    for name, options in names.items():
+        blank = 4 if name == "tdt" else 7
+        losses = direct[name](blank, reduction="none", **options)(acts, targets[:, :3], *lengths)
+        expected = {
+            "mean_batch": losses.mean(),
+            "mean": (losses / lengths[1]).mean(),
+            "sum": losses.sum(),
+            "mean_volume": losses.sum() / 5,
+            None: losses,
+        }
+        loss = nemo.RNNTLoss(blank, reduction, name, options)
+        named = dict(
+            zip(("log_probs", "targets", "input_lengths", "target_lengths"), (acts, targets, *lengths), strict=True)
+        )
+        torch.testing.assert_close(loss(**named), expected[reduction])
+    with pytest.raises(ValueError, match=r"loss_name: expected one of 'default'"):
+        nemo.RNNTLoss(7, loss_name="graph_rnnt")
+    with pytest.raises(ValueError, match=r"input_lengths: expected values within 0..6"):
+        nemo.RNNTLoss(7)(acts, targets, torch.tensor([9, 5]), lengths[1])

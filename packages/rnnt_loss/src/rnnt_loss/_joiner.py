@@ -49,10 +49,10 @@ def joined_scores(
         options: how scores come from logits.
         boundary, begin: see `_ops`.
         rows: those of a frame.
-        rows_at_once: how many nodes' logits exist at a time; 0: all. Default: 512 on a CPU, 65536 on a GPU.
+        rows_at_once: how many nodes' logits exist at a time; 0: all. Default: `rows_by_default`.
     """
     if rows_at_once is None:
-        rows_at_once = 512 if am.device.type == "cpu" else 1 << 16
+        rows_at_once = rows_by_default(am.device)
     if rows_at_once < 0:
         raise ValueError(f"rows_at_once: expected at least 0, got {rows_at_once}")
     given = (symbols, options, boundary, begin, rows, rows_at_once)
@@ -62,6 +62,11 @@ def joined_scores(
     if linear is None:  # hooked, sharded, quantised, ...: it has to be called
         return _callable_scores(am, lm, lambda am, lm: joiner(torch.tanh(am + lm)), *given)
     return _linear_scores(am, lm, linear, *given)
+
+
+def rows_by_default(device: torch.device) -> int:
+    """How many rows of logits a CPU's caches hold, or a GPU has work with."""
+    return 512 if device.type == "cpu" else 1 << 16
 
 
 def _checked_classes(

@@ -3,135 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import _ops, functional
-from ._arguments import check_choice, check_logits, check_rows
-from ._forms import boundary_of, named, reduced
+from ._arguments import check_logits, check_rows
 from ._modes import without_autocast
 from ._plain import is_plain
-
-NEMO_REDUCTIONS = ("none", "mean", "mean_batch", "sum", "mean_volume")
-
-
-class TDTLoss(nn.Module):
-    """The token-and-duration transducer's loss (Xu et al., arXiv:2304.06795), called as NeMo's TDTLossNumba.
-
-    Args:
-        blank: the last of the classes.
-        durations: numbers of frames that a label or blank may last; blanks do not last 0, so one is above 0.
-        reduction: "none", "mean" or "mean_batch" (over the batch), "sum", or "mean_volume" (the sum over the number of symbols).
-        fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148).
-        clamp: if > 0, the gradient of each class's logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
-        sigma: subtracted from the log-probabilities of classes (logit under-normalisation).
-        omega: the probability that a call computes the plain RNN-T loss of the classes instead.
-
-    Example:
-        >>> loss = TDTLoss(blank=29, durations=[0, 1, 2, 3, 4], sigma=0.05)
-        >>> value = loss(torch.randn(2, 20, 6, 35), torch.randint(0, 29, (2, 5)), torch.tensor([20, 12]), torch.tensor([5, 3]))
-    """
-
-    def __init__(
-        self,
-        blank: int,
-        durations: Sequence[int] = (0, 1, 2, 3, 4),
-        reduction: str = "mean",
-        fastemit_lambda: float = 0.0,
-        clamp: float = -1.0,
-        sigma: float = 0.0,
-        omega: float = 0.0,
-    ) -> None:
-        super().__init__()
-        check_choice("reduction", reduction, NEMO_REDUCTIONS)
-        self.blank = blank
-        self.durations = list(durations)
-        self.reduction = reduction
-        self.fastemit_lambda = fastemit_lambda
-        self.clamp = clamp
-        self.sigma = sigma
-        self.omega = omega
-
-    def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:
-        """The loss of logits (B, T, S + 1, C + durations), labels (B, S) and lengths (B,).
-
-        Raises:
-            TypeError: of logits that are not floating, labels or lengths that are not integers.
-            ValueError: of shapes, classes, durations or lengths that do not fit.
-        """
-        check_logits("acts", acts, "B, T, S + 1, C")
-        boundary = boundary_of(acts, label_lens=label_lens, act_lens=act_lens)
-        with named(logits="acts", symbols="labels", termination_symbol="blank"):
-            loss = functional.tdt_loss(
-                acts,
-                labels,
-                self.durations,
-                self.blank,
-                boundary,
-                self.sigma,
-                self.omega,
-                "none",
-                clamp=self.clamp,
-                fastemit_lambda=self.fastemit_lambda,
-            )
-        return reduced(loss, self.reduction, label_lens)
-
-
-class MultiblankRNNTLoss(nn.Module):
-    """The multi-blank transducer's loss (Xu et al., arXiv:2211.03541), called as NeMo's MultiblankRNNTLossNumba.
-
-    Args:
-        blank: the plain blank's class; that of the i-th big blank is blank - 1 - i.
-        big_blank_durations: how many frames each big blank consumes.
-        reduction: "none", "mean" or "mean_batch" (over the batch), "sum", or "mean_volume" (the sum over the number of symbols).
-        fastemit_lambda: the labels' gradients are multiplied by 1 + fastemit_lambda (Yu et al., arXiv:2010.11148).
-        clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
-        sigma: subtracted from all log-probabilities (logit under-normalisation).
-    """
-
-    def __init__(
-        self,
-        blank: int,
-        big_blank_durations: Sequence[int],
-        reduction: str = "mean",
-        fastemit_lambda: float = 0.0,
-        clamp: float = -1.0,
-        sigma: float = 0.0,
-    ) -> None:
-        super().__init__()
-        check_choice("reduction", reduction, NEMO_REDUCTIONS)
-        self.blanks = [blank - i for i in range(len(big_blank_durations) + 1)]
-        self.durations = [1, *big_blank_durations]
-        self.reduction = reduction
-        self.fastemit_lambda = fastemit_lambda
-        self.clamp = clamp
-        self.sigma = sigma
-
-    def forward(self, acts: Tensor, labels: Tensor, act_lens: Tensor, label_lens: Tensor) -> Tensor:
-        """The loss of logits (B, T, S + 1, C), labels (B, S) and lengths (B,).
-
-        Raises:
-            TypeError: of logits that are not floating, labels or lengths that are not integers.
-            ValueError: of shapes, classes, durations or lengths that do not fit.
-        """
-        check_logits("acts", acts, "B, T, S + 1, C")
-        boundary = boundary_of(acts, label_lens=label_lens, act_lens=act_lens)
-        with named(logits="acts", symbols="labels", blank_durations="big_blank_durations", termination_symbol="blank"):
-            loss = functional.multiblank_rnnt_loss(
-                acts,
-                labels,
-                self.blanks,
-                self.durations,
-                boundary,
-                self.sigma,
-                "none",
-                clamp=self.clamp,
-                fastemit_lambda=self.fastemit_lambda,
-            )
-        return reduced(loss, self.reduction, label_lens)
 
 
 class Joiner(nn.Module):
@@ -165,7 +45,7 @@ def _joined(output: nn.Module, am: Tensor, lm: Tensor) -> Tensor:
 class PrunedRNNTLoss(nn.Module):
     """The pruned loss with all it needs: the two projections of the simple joiner, and the joiner itself.
 
-    A simple loss finds the band (Kuang et al., arXiv:2206.13236), and the fused loss within it never has all logits. Its
+    A simple loss finds the band (Kuang et al., arXiv:2206.13236), and only its logits are ever computed. The
     parameters are named as those of icefall's pruned_transducer_stateless recipes. Train with::
 
         simple, pruned = loss(encoder_out, decoder_out, symbols, boundary)
@@ -185,6 +65,8 @@ class PrunedRNNTLoss(nn.Module):
         delay_penalty: if > 0, added to the label's score at frame t: delay_penalty * ((end_frame - 1) / 2 - t) (Kang et al.,
             arXiv:2211.00490).
         reduction: "none": (B,), "mean" over the batch, or "sum".
+        rows_at_once: how many nodes' logits exist at a time, and are computed again in backward; 0: all of the band's are kept,
+            which is faster; None: 512 on a CPU, 65536 on a GPU.
 
     Example:
         >>> criterion = PrunedRNNTLoss(encoder_dim=384, decoder_dim=256, joiner_dim=512, vocab_size=500)
@@ -206,6 +88,7 @@ class PrunedRNNTLoss(nn.Module):
         rnnt_type: str = "regular",
         delay_penalty: float = 0.0,
         reduction: str = "sum",
+        rows_at_once: int | None = 0,
     ) -> None:
         super().__init__()
         self.simple_am_proj = nn.Linear(encoder_dim, vocab_size)
@@ -214,6 +97,7 @@ class PrunedRNNTLoss(nn.Module):
         self.s_range, self.blank = s_range, blank
         self.lm_only_scale, self.am_only_scale = lm_only_scale, am_only_scale
         self.rnnt_type, self.delay_penalty, self.reduction = rnnt_type, delay_penalty, reduction
+        self.rows_at_once = rows_at_once
 
     @staticmethod
     def scales(step: int, warm_step: int = 2000) -> tuple[float, float]:
@@ -272,6 +156,7 @@ class PrunedRNNTLoss(nn.Module):
             ranges,
             self.blank,
             boundary,
+            rows_at_once=self.rows_at_once,
             **options,  # type: ignore[arg-type]
         )
         assert isinstance(pruned, Tensor)
