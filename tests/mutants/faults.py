@@ -824,7 +824,7 @@ RNNT_LOSS = [
     fault(
         "gradients of padding are not written",
         f"{_RNNT}/cpu/joint.h",
-        "        std::fill_n(grad, p.classes, scalar_t(0));\n        continue;",
+        "        std::fill_n(grad, p.columns(), scalar_t(0));\n        continue;",
         "        continue;",
     ),
     fault(
@@ -839,10 +839,10 @@ RNNT_LOSS = [
         "return p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm > -Simple<scalar_t>::kLogLeast;",
         "return false && norm > 0;",
     ),
-    fault("the slope of tanh is 1 - h", f"{_RNNT}/cpu/simple.h", "(M::set(1) - h * h)", "(M::set(1) - h)"),
+    fault("the slope of tanh is 1 - h", f"{_RNNT}/cpu/join.h", "(M::set(1) - h * h)", "(M::set(1) - h)"),
     fault(
         "a band may fall over time",
-        f"{_RNNT}/cpu/lattice.h",
+        f"{_RNNT}/cpu/ranges.h",
         "        least = std::min(least, begin[t]);\n",
         "        least = begin[t];\n",
     ),
@@ -860,9 +860,51 @@ RNNT_LOSS = [
     ),
     fault(
         "half of the warp finds the maximum",
+        f"{_RNNT}/cuda/rows.h",
+        "  for (int delta = kLanes / 2; delta > 0; delta /= 2) {\n    const acc other",
+        "  for (int delta = kLanes / 4; delta > 0; delta /= 2) {\n    const acc other",
+    ),
+    fault(
+        "lanes are added up as if they had one maximum",
+        f"{_RNNT}/cuda/rows.h",
+        "group_total<kLanes>(sum * B::power(most - shift))",
+        "group_total<kLanes>(sum)",
+    ),
+    fault(
+        "the columns behind the last whole pack are left out",
         f"{_RNNT}/cuda/joint.h",
-        "  for (int delta = 16; delta > 0; delta /= 2) {\n    const acc other",
-        "  for (int delta = 8; delta > 0; delta /= 2) {\n    const acc other",
+        "for (int i = lane; i < columns.edges(); i += kLanes)",
+        "for (int i = lane; i < columns.head; i += kLanes)",
+    ),
+    fault(
+        "the label's logit is read after it was written over",
+        f"{_RNNT}/cuda/joint.h",
+        "softmax_at(at_mine)",
+        "softmax_at(acc(z[mine]))",
+    ),
+    fault(
+        "a duration does not pay for the others",
+        f"{_RNNT}/cpu/joint.h",
+        " - total * std::exp(acc(z[j]) - norm)",
+        " - 0 * total * std::exp(acc(z[j]) - norm)",
+    ),
+    fault(
+        "smoothing leaves out the mean",
+        f"{_RNNT}/cpu/joint.h",
+        "offset -= p.smoothing * mean(z, p.classes)",
+        "offset -= 0 * p.smoothing * mean(z, p.classes)",
+    ),
+    fault(
+        "a called joiner is clamped by the blank alone",
+        "packages/rnnt_loss/src/rnnt_loss/_joiner.py",
+        "leaving = leaving + grad_blank[:, : len(options.blanks)].sum(1)",
+        "leaving = grad_blank[:, : len(options.blanks)].sum(1)",
+    ),
+    fault(
+        "the fused joint forgets its temperature",
+        "packages/rnnt_loss/src/rnnt_loss/nemo.py",
+        "joint.joint_net(am + lm) / temperature",
+        "joint.joint_net(am + lm)",
     ),
     fault(
         "all lanes add to the same class",
@@ -878,7 +920,7 @@ RNNT_LOSS = [
     ),
     fault(
         "FastEmit weighs blanks too",
-        "packages/rnnt_loss/src/rnnt_loss/_ops.py",
+        "packages/rnnt_loss/src/rnnt_loss/recursion.py",
         "(grad, blank_occupancy)",
         "(of_label, blank_occupancy)",
     ),
@@ -891,8 +933,8 @@ RNNT_LOSS = [
     fault(
         "sigma is added",
         "packages/rnnt_loss/src/rnnt_loss/durations.py",
-        "arcs = (label[:, None] - sigma, blank_scores[:, of_blanks] - sigma)",
-        "arcs = (label[:, None] + sigma, blank_scores[:, of_blanks] + sigma)",
+        "arcs = (label[:, None] - sigma, blank[:, of_blanks] - sigma, [0], durations)",
+        "arcs = (label[:, None] + sigma, blank[:, of_blanks] + sigma, [0], durations)",
     ),
     fault(
         "torchaudio's blank is 0 by default",

@@ -78,7 +78,7 @@ def _checked_classes(
         raise ValueError(f"joiner: expected the classes and {options.durations} durations as its output, got {columns}")
     name = "termination_symbol" if len(options.blanks) == 1 else "blanks"
     blanks = [check_index(name, blank, classes) for blank in options.blanks]
-    return options._replace(blanks=blanks), check_symbols(symbols, *symbols.shape, classes, boundary, like)
+    return options._replace(blanks=blanks), check_symbols(symbols, len(symbols), symbols.shape[1], classes, boundary, like)
 
 
 def _linear_scores(
@@ -160,7 +160,7 @@ class _Clamped(torch.autograd.Function):
         return logits.view_as(logits)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         limits = ctx.limits.to(grad.dtype)[:, None, None, None]
         of_classes, of_durations = grad[..., : ctx.classes], grad[..., ctx.classes :]
         return torch.cat([of_classes.clamp(-limits, limits), of_durations], -1), None, None
@@ -177,7 +177,7 @@ class _Limits(torch.autograd.Function):
         return label.view_as(label), blank.view_as(blank)
 
     @staticmethod
-    def backward(ctx: Any, grad_label: Tensor, grad_blank: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_label: Tensor, grad_blank: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         limits, bounds, begin, options = ctx.given
         rows = grad_blank.shape[3]
         leaving = torch.nn.functional.pad(grad_label, (0, rows - grad_label.shape[2])) / options.label_weight
@@ -209,7 +209,8 @@ def _joiner_reference(
         s = (begin[:, :, None] + torch.arange(rows, device=begin.device)).clamp(max=dec.shape[1] - 1)
         joined = enc[:, :, None] + dec[torch.arange(len(dec), device=begin.device)[:, None, None], s]
     logits = torch.nn.functional.linear(joined.tanh(), weight, bias)
-    return scores_reference(logits, symbols, enc.shape[1], boundary, begin, None, *options, False)
+    rest: tuple[Any, ...] = (enc.shape[1], boundary, begin, None, *options, False)
+    return scores_reference(logits, symbols, *rest)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

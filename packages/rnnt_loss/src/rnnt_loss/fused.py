@@ -72,7 +72,7 @@ def rnnt_loss_fused(
 
     Example:
         >>> am, lm, symbols = torch.randn(2, 20, 64), torch.randn(2, 6, 64), torch.randint(1, 30, (2, 5))
-        >>> loss = rnnt_loss_fused(am, lm, nn.Linear(64, 30), symbols, termination_symbol=0)
+        >>> loss = rnnt_loss_fused(am, lm, torch.nn.Linear(64, 30), symbols, termination_symbol=0)
     """
     boundary = _checked(am, lm, symbols, boundary, rnnt_type, reduction)
     options = options_of(termination_symbol, use_hat_loss, label_smoothing)
@@ -217,7 +217,7 @@ def tdt_loss_fused(
 
     Example:
         >>> am, lm, symbols = torch.randn(2, 20, 64), torch.randn(2, 6, 64), torch.randint(0, 29, (2, 5))
-        >>> loss = tdt_loss_fused(am, lm, nn.Linear(64, 30 + 5), symbols, [0, 1, 2, 3, 4], termination_symbol=29)
+        >>> loss = tdt_loss_fused(am, lm, torch.nn.Linear(64, 30 + 5), symbols, [0, 1, 2, 3, 4], termination_symbol=29)
     """
     durations = check_durations(durations)
     boundary = _checked(am, lm, symbols, boundary, "regular", reduction)

@@ -42,8 +42,8 @@ def lattice(
     Returns:
         The score (B,), and the occupancies of label and blank in their shapes, or (0,).
     """
-    durations = (list(label_durations), list(blank_durations))
-    options = (*durations, boundary, begin, label_end, viterbi, occupancies, label_weight)
+    options: tuple[Any, ...] = (list(label_durations), list(blank_durations), boundary, begin)
+    options += (label_end, viterbi, occupancies, label_weight)
     if not needs_plain_torch():
         return _ops.CALLS.lattice(label, blank, *options)
     score = _lattice_reference(label, blank, *options)  # which transforms of torch.func can see into

@@ -121,7 +121,7 @@ def tdt_loss(
     boundary = boundary_of(token_logits, target_lengths=target_lengths, logit_lengths=logit_lengths)
     with named(logits="token_logits", symbols="targets", termination_symbol="blank_token_id"):
         given = checked_joint(token_logits, targets, blank_token_id, boundary, "regular", "none")
-        tokens, symbols, boundary, blank = given
+        tokens, symbols, _, blank = given
         label, blanks = joint_scores(tokens, symbols, options_of(blank), boundary)
         valid = inside(boundary, None, *tokens.shape[1:3])
         lasting = torch.where(valid[..., None], duration_logits, 0.0).to(label.dtype).log_softmax(-1).permute(0, 3, 1, 2)
