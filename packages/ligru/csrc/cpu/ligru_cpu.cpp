@@ -5,6 +5,7 @@
 #include "../ops.h"
 #include "team.h"
 
+#define RNNKIT_AVX512_BF16 1  // that its products are another way of running these kernels
 #define RNNKIT_KERNELS "cpu/engine.h"
 #include <rnnkit/cpu/foreach_target.h>
 
@@ -16,7 +17,8 @@ struct CpuEngine {
     for (int64_t b = 0; p.lengths != nullptr && b < p.batch; ++b)  // here: an error inside parallel_for loses its message
       STD_TORCH_CHECK(0 <= p.lengths[b] && p.lengths[b] <= p.steps, "lengths[", b, "] = ", p.lengths[b],
                       " is not within 0 and ", p.steps);
-    RNNKIT_CALL_TARGET((p), run_recurrence);
+    const bool rounds = cpu_target() == CpuTarget::avx512_bf16;
+    RNNKIT_CALL_TARGET((p, rounds), run_recurrence);
   }
 };
 

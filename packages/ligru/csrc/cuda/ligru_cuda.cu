@@ -1,7 +1,8 @@
-// CUDA kernels, the choice among them, and their registration.
+// CUDA kernels, and their registration.
 // SPDX-License-Identifier: Apache-2.0
 #include <rnnkit/library.h>
 
+#include "choice.h"
 #include "resident.h"
 #include "steps.h"
 
@@ -13,11 +14,6 @@
 
 namespace rnnkit::cuda {
 
-// Microseconds that a step takes, as far as they can be told beforehand: reasoned, not tuned.
-constexpr double kClusterExchange = 0.5, kGridExchange = 1.6, kStepLaunches = 8;
-constexpr double kWeightBytes = 200e3;    // that a multiprocessor reads of its own memory in a microsecond
-constexpr double kTorchProducts = 100e6;  // multiplications in a matrix product that is too small to be efficient
-
 inline std::string_view wanted_engine() {
   const char* const wanted = std::getenv("RNNKIT_LIGRU_ENGINE");
   const std::string_view name(wanted == nullptr ? "" : wanted);
@@ -26,72 +22,38 @@ inline std::string_view wanted_engine() {
   return name;
 }
 
-template <class scalar_t, bool backward>
-class Choice {
- public:
-  Layout<scalar_t, backward> layout{};
-  int groups = 0;  // 0: step by step
+template <class Layout>
+Launch shape_of(const Layout& layout, int groups) {
+  Launch launch;
+  launch.grid = dim3(unsigned(groups * layout.blocks));
+  launch.block = dim3(kThreads);
+  launch.shared_bytes = layout.shared_bytes();
+  launch.cluster = layout.in_cluster ? unsigned(layout.blocks) : 1;
+  launch.cooperative = !layout.in_cluster;
+  return launch;
+}
 
-  // Made once for each size: asking the device takes longer than a launch.
-  template <class Kernel>
-  static const Choice& of(int64_t rows, int64_t units, Kernel in_cluster, torch::stable::Device device) {
-    const DeviceProperties properties = device_properties(device);
-    const std::string_view wanted = wanted_engine();
-    static thread_local std::map<std::tuple<int64_t, int64_t, int, int, std::string>, Choice> made;
-    const auto key = std::tuple(rows, units, int(device.index()), properties.multiprocessors, std::string(wanted));
-    const auto entry = made.find(key);
-    if (entry != made.end()) return entry->second;
-    return made.emplace(key, Choice(rows, units, in_cluster, device, properties, wanted)).first->second;
-  }
-
-  static Launch shape(const Layout<scalar_t, backward>& layout, int groups) {
-    Launch launch;
-    launch.grid = dim3(unsigned(groups * layout.blocks));
-    launch.block = dim3(kThreads);
-    launch.shared_bytes = layout.shared_bytes();
-    launch.cluster = layout.in_cluster ? unsigned(layout.blocks) : 1;
-    launch.cooperative = !layout.in_cluster;
-    return launch;
-  }
-
- private:
-  template <class Kernel>
-  Choice(int64_t rows, int64_t units, Kernel in_cluster, torch::stable::Device device, const DeviceProperties& properties,
-         std::string_view wanted) {
-    const int tiles = int((rows + kRows - 1) / kRows);
-    double least = wanted.empty() ? kStepLaunches + 2.0 * rows * units * units / kTorchProducts : 1e30;
-    if (wanted == "steps") return;
-    const bool has_mma = sizeof(scalar_t) > 2 || properties.capability >= 80;
-    for (int width = 8; width <= kMaxWidth && has_mma; width += 8) {
-      const int fewest = int(std::min<int64_t>((units + width - 1) / width, 1 << 20));
-      for (const bool cluster : {true, false}) {
-        int blocks = fewest;
-        for (int power = 1; cluster && power < 2 * fewest; power *= 2) blocks = power;
-        if (blocks > (cluster ? 16 : properties.multiprocessors) || (cluster && !properties.clusters)) continue;
-        if (cluster ? wanted == "grid" : wanted == "cluster") continue;
-        const Layout<scalar_t, backward> candidate{int(units), blocks, width, cluster};
-        if (candidate.shared_bytes() > properties.shared_bytes) continue;
-        int together = properties.multiprocessors / blocks;
-        if (cluster) together = active_clusters(in_cluster, shape(candidate, 1), device);
-        if (together == 0) continue;
-        const double rounds = (tiles + together - 1) / together;
-        const double bytes = double(candidate.product().weight_values()) * sizeof(typename decltype(candidate)::Operand);
-        const double step = rounds * ((cluster ? kClusterExchange : kGridExchange) + bytes / kWeightBytes);
-        if (step < least) {
-          least = step;
-          layout = candidate;
-          groups = cluster ? tiles : std::min(tiles, together);
-        }
-      }
-    }
-    STD_TORCH_CHECK(wanted.empty() || groups > 0, "RNNKIT_LIGRU_ENGINE is '", wanted, "', which cannot hold ", units,
-                    " units on this device");
-  }
-};
+// Made once for each size: asking the device takes longer than a launch.
+template <class scalar_t, bool backward, class Kernel>
+const Choice<Layout<scalar_t, backward>>& choice_for(int64_t rows, int64_t units, Kernel in_cluster,
+                                                     torch::stable::Device device) {
+  const DeviceProperties properties = device_properties(device);
+  const std::string_view wanted = wanted_engine();
+  using Made = Choice<Layout<scalar_t, backward>>;
+  static thread_local std::map<std::tuple<int64_t, int64_t, int, int, std::string>, Made> made;
+  const auto key = std::tuple(rows, units, int(device.index()), properties.multiprocessors, std::string(wanted));
+  const auto entry = made.find(key);
+  if (entry != made.end()) return entry->second;
+  const auto clusters = [&](const auto& layout) { return active_clusters(in_cluster, shape_of(layout, 1), device); };
+  const Made choice = choose<scalar_t, backward>(rows, units, properties, wanted, clusters);
+  STD_TORCH_CHECK(wanted.empty() || wanted == "steps" || choice.groups > 0, "RNNKIT_LIGRU_ENGINE is '", wanted,
+                  "', which cannot hold ", units, " units on this device");
+  return made.emplace(key, choice).first->second;
+}
 
 template <class Problem, class scalar_t, bool backward, class Kernel>
 bool run_resident(const Problem& p, const Inputs& in, const scalar_t* along, Kernel in_cluster, Kernel in_grid) {
-  const auto& choice = Choice<scalar_t, backward>::of(p.rows(), p.units, in_cluster, in.g().device());
+  const auto& choice = choice_for<scalar_t, backward>(p.rows(), p.units, in_cluster, in.g().device());
   if (choice.groups == 0) return false;
   const auto& layout = choice.layout;
   const int64_t sides = layout.in_cluster ? 0 : 2 * int64_t(choice.groups) * layout.blocks;
@@ -109,8 +71,7 @@ bool run_resident(const Problem& p, const Inputs& in, const scalar_t* along, Ker
                                                          static_cast<Operand*>(messages.data_ptr()),
                                                          statistics.mutable_data_ptr<float>(),
                                                          static_cast<unsigned*>(arrived.data_ptr())};
-  launch(layout.in_cluster ? in_cluster : in_grid, Choice<scalar_t, backward>::shape(layout, choice.groups), in.g().device(),
-         parameters);
+  launch(layout.in_cluster ? in_cluster : in_grid, shape_of(layout, choice.groups), in.g().device(), parameters);
   return true;
 }
 

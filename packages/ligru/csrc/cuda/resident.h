@@ -9,38 +9,11 @@
 #pragma once
 
 #include "cell_cuda.h"
-#include "product.h"
+#include "layout.h"
 
 namespace rnnkit::cuda {
 
-constexpr int kMaxWidth = 64, kPairs = kRows * kMaxWidth / kThreads;  // (row, unit) that a thread owns
-
-// How a problem is laid out; the same on both sides of the launch.
-template <class scalar_t, bool backward>
-struct Layout {
-  using Product = typename ProductFor<scalar_t>::type;
-  using Operand = typename Product::Operand;
-
-  int units, blocks, width;  // blocks of a group
-  bool in_cluster;
-
-  RNNKIT_HOST_DEVICE int half() const { return round_up(blocks * width, Product::kAlign); }
-  RNNKIT_HOST_DEVICE Product product() const { return backward ? Product(width, 2 * half()) : Product(2 * width, half()); }
-  RNNKIT_HOST_DEVICE int message() const { return kRows * width * (backward ? 2 : 1); }  // what a block tells the others
-
-  // Offsets into shared memory, in bytes
-  RNNKIT_HOST_DEVICE size_t x() const { return padded(product().weight_values() * sizeof(Operand)); }
-  RNNKIT_HOST_DEVICE size_t x_bytes() const { return padded(kRows * product().x_stride() * sizeof(Operand)); }
-  RNNKIT_HOST_DEVICE size_t own() const { return x() + (in_cluster ? 2 : 1) * x_bytes(); }
-  RNNKIT_HOST_DEVICE size_t sums() const { return own() + padded(message() * sizeof(Operand)); }
-  RNNKIT_HOST_DEVICE size_t statistics() const {
-    return sums() + padded(product().parts() * product().part_values() * sizeof(float));
-  }
-  RNNKIT_HOST_DEVICE size_t shared_bytes() const { return statistics() + 2 * statistics_bytes(); }
-  RNNKIT_HOST_DEVICE size_t statistics_bytes() const { return padded(blocks * kRows * 2 * sizeof(float)); }
-
-  static RNNKIT_HOST_DEVICE size_t padded(size_t bytes) { return (bytes + 15) / 16 * 16; }
-};
+constexpr int kPairs = kRows * kMaxWidth / kThreads;  // (row, unit) that a thread owns
 
 template <class Problem, class scalar_t, bool backward>
 struct Resident {

@@ -117,7 +117,8 @@ def cpu_targets() -> list[str]:
     """The instruction sets that this machine can run, the best first."""
     capability = torch.backends.cpu.get_cpu_capability()
     if capability.startswith("AVX512"):
-        return ["avx512", "avx2", "baseline"]
+        more = ["avx512_bf16"] if torch.cpu._is_avx512_bf16_supported() else []
+        return [*more, "avx512", "avx2", "baseline"]
     return ["avx2", "baseline"] if capability == "AVX2" else ["baseline"]
 
 

@@ -31,6 +31,7 @@
 #define RNNKIT_BASELINE 0
 #define RNNKIT_AVX2 1
 #define RNNKIT_AVX512 2
+#define RNNKIT_WITH_BF16 3  // the same kernels, which may ask whether there are products of bfloat16, too
 #ifdef RNNKIT_ONLY_TARGET
 #define RNNKIT_COMPILES(target) (RNNKIT_ONLY_TARGET == target)
 #else
@@ -39,21 +40,31 @@
 
 namespace rnnkit {
 
-enum class CpuTarget { baseline = RNNKIT_BASELINE, avx2 = RNNKIT_AVX2, avx512 = RNNKIT_AVX512 };
+enum class CpuTarget {
+  baseline = RNNKIT_BASELINE,
+  avx2 = RNNKIT_AVX2,
+  avx512 = RNNKIT_AVX512,
+  avx512_bf16 = RNNKIT_WITH_BF16
+};
 
 inline bool compiled(CpuTarget target) {
-  return target == CpuTarget::avx512 ? RNNKIT_COMPILES(RNNKIT_AVX512)
+  return target >= CpuTarget::avx512 ? RNNKIT_COMPILES(RNNKIT_AVX512)
          : target == CpuTarget::avx2 ? RNNKIT_COMPILES(RNNKIT_AVX2)
                                      : RNNKIT_COMPILES(RNNKIT_BASELINE);
 }
 
 inline CpuTarget best_cpu_target() {
+#if RNNKIT_X86
+  [[maybe_unused]] const bool bf16 = __builtin_cpu_supports("avx512bf16");
+#else
+  [[maybe_unused]] constexpr bool bf16 = false;
+#endif
 #ifdef RNNKIT_ONLY_TARGET
-  return static_cast<CpuTarget>(RNNKIT_ONLY_TARGET);
+  return RNNKIT_ONLY_TARGET == RNNKIT_AVX512 && bf16 ? CpuTarget::avx512_bf16 : static_cast<CpuTarget>(RNNKIT_ONLY_TARGET);
 #elif RNNKIT_X86
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
-    return CpuTarget::avx512;
+    return bf16 ? CpuTarget::avx512_bf16 : CpuTarget::avx512;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return CpuTarget::avx2;  // these have F16C too
 #endif
   return CpuTarget::baseline;
@@ -65,9 +76,11 @@ inline CpuTarget cpu_target() {
   const char* wanted = std::getenv("RNNKIT_CPU_TARGET");
   if (wanted == nullptr) return best;
   const std::string_view name(wanted);
-  const CpuTarget target = name == "avx512" ? CpuTarget::avx512 : name == "avx2" ? CpuTarget::avx2 : CpuTarget::baseline;
-  STD_TORCH_CHECK(name == "avx512" || name == "avx2" || name == "baseline", "RNNKIT_CPU_TARGET is '", wanted,
-                  "'; it may be avx512, avx2 or baseline");
+  constexpr std::string_view kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
+  const auto* const found = std::find(std::begin(kNames), std::end(kNames), name);
+  STD_TORCH_CHECK(found != std::end(kNames), "RNNKIT_CPU_TARGET is '", wanted,
+                  "'; it may be avx512_bf16, avx512, avx2 or baseline");
+  const auto target = static_cast<CpuTarget>(found - std::begin(kNames));
   STD_TORCH_CHECK(target <= best, "RNNKIT_CPU_TARGET is '", wanted, "', which this CPU does not have");
   STD_TORCH_CHECK(compiled(target), "RNNKIT_CPU_TARGET is '", wanted, "', for which this library was not compiled");
   return target;
@@ -87,8 +100,12 @@ RNNKIT_TARGET_END
 #undef RNNKIT_F16C
 #include <rnnkit/cpu/toggle_target.h>
 #define RNNKIT_CALL_AVX512(arguments, ...) \
-  if (rnnkit_wanted == ::rnnkit::CpuTarget::avx512) return ::rnnkit::avx512::__VA_ARGS__ arguments;
+  if (rnnkit_wanted >= ::rnnkit::CpuTarget::avx512) return ::rnnkit::avx512::__VA_ARGS__ arguments;
+#ifdef RNNKIT_AVX512_BF16
+#define RNNKIT_NAME_OF_AVX512 "avx512_bf16 avx512 "
+#else
 #define RNNKIT_NAME_OF_AVX512 "avx512 "
+#endif
 #else
 #define RNNKIT_CALL_AVX512(arguments, ...)
 #define RNNKIT_NAME_OF_AVX512
@@ -131,7 +148,8 @@ RNNKIT_TARGET_END
 
 #include <rnnkit/cpu/toggle_target.h>  // back: what the last target has read is not to be read again
 
-// "avx512 avx2 baseline", as far as they are compiled: for the tests, which run them all.
+// "avx512 avx2 baseline", as far as they are compiled: for the tests, which run them all; avx512_bf16 too, where the kernels
+// are not the same with it (RNNKIT_AVX512_BF16).
 extern "C" __attribute__((visibility("default"), used)) inline const char* rnnkit_cpu_targets() {
   return "" RNNKIT_NAME_OF_AVX512 RNNKIT_NAME_OF_AVX2 RNNKIT_NAME_OF_BASELINE;
 }
