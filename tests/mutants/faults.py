@@ -859,6 +859,24 @@ RNNT_LOSS = [
         "  for (int at = threadIdx.x; at < depth * width; at += threads) ring[at] = 0;",
     ),
     fault(
+        "the walker comes to frames that are not there yet",
+        f"{_RNNT}/cuda/lattice_shared.h",
+        "wanted = highest(step + 2 * kStepsAtOnce);",
+        "wanted = highest(step + kStepsAtOnce);",
+    ),
+    fault(
+        "no barrier between the parts of the way back",
+        f"{_RNNT}/cuda/lattice_shared.h",
+        "      done = finished;\n      __syncthreads();\n    }\n    write(t0_, done, 0);",
+        "      done = finished;\n    }\n    write(t0_, done, 0);",
+    ),
+    fault(
+        "a neighbour's lane has another neighbour",
+        f"{_RNNT}/cuda/lattice_shared.h",
+        "if (other_side) result[i] = before;",
+        "if (other_side) result[i] = mine;",
+    ),
+    fault(
         "half of the warp finds the maximum",
         f"{_RNNT}/cuda/rows.h",
         "  for (int delta = kLanes / 2; delta > 0; delta /= 2) {\n    const acc other",

@@ -174,6 +174,30 @@ def test_emulated_threads_in_any_order_give_the_same_bits(kind: str, monkeypatch
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["regular", "mutual-information", "modified"])
+@pytest.mark.parametrize(
+    ("frames", "symbols", "device"),
+    [(420, 20, "small"), (180, 50, "small"), (300, 100, "large"), (240, 140, "large")],
+)
+def test_sequences_that_an_emulated_block_holds_a_part_of(
+    kind: str, frames: int, symbols: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the CPU, and the same bits in any order of threads."""
+    host = torch.device("cpu")
+    label, blank, durations, label_end = draw(kind, frames, symbols, host)
+    boundary = bounds(frames, symbols, host)
+    planes = poison(label.float(), blank.float(), boundary)
+    truth = solve(*planes, durations, boundary, None, label_end)
+    results = []
+    for order in ORDERS:
+        emulate("rnnt_loss", CSRC, order, DEVICES[device], monkeypatch)
+        results.append(solve(*planes, durations, boundary, None, label_end))
+    for actual, expected in zip(results[0], truth, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=2e-6, atol=2e-6)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
 @pytest.mark.slow
 def test_long_sequences_in_float32(few_backends: Backend) -> None:
     """T = 2000, S = 400: the score to 1e-5 relative, occupancies to 1e-6 absolute, of float64."""

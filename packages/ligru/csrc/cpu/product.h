@@ -33,24 +33,39 @@ RNNKIT_INLINE void multiply_add(V& sum, const V& weights, const T* x) {
     sum += weights * *x;
 }
 
+// How many sums of as many parts of k each row has, so that few rows need not wait for the last product of each.
+constexpr int chains_of(int rows) { return rows == 1 ? 6 : rows == 2 ? 3 : rows == 3 ? 2 : 1; }
+
 // sums[r] = sum over k < depth of x[r][k] packed[k], two vectors each, for `rows` rows that lie `stride` apart.
 template <class M, int rows, class T>
 void product(const T* x, int64_t stride, int64_t depth, const T* packed, typename M::Scalar* sums) {
   using V = typename M::V;
-  V sum[rows][2] = {};
-  for (int64_t k = 0; k < depth; k += kPair<T>) {
+  constexpr int kChains = chains_of(rows);
+  V sum[kChains][rows][2] = {};
+  const auto step = [&](int64_t k, auto& chain) __attribute__((always_inline)) {
     const V* const weights = reinterpret_cast<const V*>(packed + packed_at<M, T>(k, 0));
     const V first = weights[0], second = weights[1];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
-      multiply_add(sum[r][0], first, x + r * stride + k);
-      multiply_add(sum[r][1], second, x + r * stride + k);
+      multiply_add(chain[r][0], first, x + r * stride + k);
+      multiply_add(chain[r][1], second, x + r * stride + k);
     }
+  };
+  int64_t k = 0;
+  for (; k + kChains * kPair<T> <= depth; k += kChains * kPair<T>) {
+#pragma GCC unroll 16
+    for (int c = 0; c < kChains; ++c) step(k + c * kPair<T>, sum[c]);
   }
+  for (; k < depth; k += kPair<T>) step(k, sum[0]);
 #pragma GCC unroll 16
   for (int r = 0; r < rows; ++r) {
-    M::store(sums + (2 * r) * M::kLanes, sum[r][0]);
-    M::store(sums + (2 * r + 1) * M::kLanes, sum[r][1]);
+#pragma GCC unroll 16
+    for (int c = 1; c < kChains; ++c) {
+      sum[0][r][0] += sum[c][r][0];
+      sum[0][r][1] += sum[c][r][1];
+    }
+    M::store(sums + (2 * r) * M::kLanes, sum[0][r][0]);
+    M::store(sums + (2 * r + 1) * M::kLanes, sum[0][r][1]);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "join.h"
 #include "joint.h"
 #include "lattice.h"
+#include "lattice_shared.h"
 #include "ranges.h"
 #include "simple.h"
 
@@ -21,8 +22,14 @@ struct Engine {
   template <class scalar_t>
   static void run(const Lattice<scalar_t>& p, const Tensor& like) {
     if (p.batch == 0) return;
+    const size_t most = device_properties(like.device()).shared_bytes;
+    const SharedLattice<scalar_t> in_memory(p, most);
+    if (in_memory.frames > 0) {
+      const Launch shape{dim3(unsigned(p.batch)), dim3(kSharedLatticeThreads), in_memory.shared_bytes()};
+      return launch(walk_for(in_memory), shape, like.device(), in_memory);
+    }
     const int64_t width = p.rows + p.max_diagonals + 1, shared = (p.max_diagonals + 1) * width * int64_t(sizeof(double));
-    STD_TORCH_CHECK(shared <= int64_t(device_properties(like.device()).shared_bytes), "lattice: ", p.rows - 1,
+    STD_TORCH_CHECK(shared <= int64_t(most), "lattice: ", p.rows - 1,
                     " symbols are more than this GPU's shared memory can hold");
     Launch shape{dim3(unsigned(p.batch)), dim3(unsigned(std::min<int64_t>((width + 31) / 32 * 32, kLatticeThreads))),
                  size_t(shared)};
@@ -80,6 +87,24 @@ struct Engine {
   }
 
  private:
+  template <class scalar_t>
+  using Walk = void (*)(SharedLattice<scalar_t>);
+
+  template <class scalar_t>
+  static Walk<scalar_t> walk_for(const SharedLattice<scalar_t>& launched) {
+    const int64_t rows = launched.problem.rows;
+    if (launched.problem.begin != nullptr) return shared_lattice_kernel<scalar_t, 1, true, true>;
+    return launched.whole() ? walk_of<scalar_t, true>(rows) : walk_of<scalar_t, false>(rows);
+  }
+
+  template <class scalar_t, bool whole>
+  static Walk<scalar_t> walk_of(int64_t rows) {
+    if (rows <= 32) return shared_lattice_kernel<scalar_t, 1, false, whole>;
+    if (rows <= 64) return shared_lattice_kernel<scalar_t, 2, false, whole>;
+    if (rows <= 128) return shared_lattice_kernel<scalar_t, 4, false, whole>;
+    return shared_lattice_kernel<scalar_t, 8, false, whole>;
+  }
+
   // 8 lanes for a row that two of their accesses read, as many as its label and blanks need.
   template <class scalar_t, template <class> class Problem>
   static void run_joint(void (*few)(Problem<scalar_t>), void (*warp)(Problem<scalar_t>), const Problem<scalar_t>& p,
