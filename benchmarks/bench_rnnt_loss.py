@@ -181,12 +181,32 @@ def exact(ends: Tensor, peers: Peers, device: str, part: str, dtype: torch.dtype
     def make() -> dict[str, Run]:
         logits = torch.randn(batch, frames, symbols + 1, 500, device=device, dtype=dtype, requires_grad=True)
         able = {name: peer for name, peer in peers.items() if dtype == torch.float32}
-        losses = Batch.random(ends, 1, device).exact(able)
+        problem = Batch.random(ends, 1, device)
+        losses = problem.exact(able)
         runs: dict[str, Run] = {name: lambda loss=loss: backward(loss(logits), logits) for name, loss in losses.items()}
+        computed = torch.randn_like(logits).requires_grad_().view_as(logits)  # no leaf; gradients are then its values
+        given = (problem.symbols, 0, problem.boundary)
+        over = lambda: ours.rnnt_loss(computed, *given, reduction="sum", reuse_logits=True)  # noqa: E731
+        runs["rnnt_loss, over the logits"] = lambda: backward(over(), computed)
         return {**runs, "copy": suite.copy(3 * logits.nbytes, device)}
 
     sizes = {"B": batch, "T": frames, "S": symbols, "C": 500}
-    return Group(part, "exact loss of logits", sizes, make, ["rnnt_loss"], "copy", dtype, **options)
+    names = ["rnnt_loss", "rnnt_loss, over the logits"]
+    return Group(part, "exact loss of logits", sizes, make, names, "copy", dtype, **options)
+
+
+def tdt(machine: Machine, dtype: torch.dtype = torch.float32) -> Group:
+    """The token-and-duration transducer's loss alone, of 1025 classes and 5 durations."""
+    batch, frames, symbols = machine.fit(8, 100, 20)
+
+    def make() -> dict[str, Run]:
+        logits = torch.randn(batch, frames, symbols + 1, 1030, device=machine.device, dtype=dtype, requires_grad=True)
+        targets = torch.randint(0, 1024, (batch, symbols), device=machine.device)
+        loss = lambda: ours.tdt_loss(logits, targets, [0, 1, 2, 3, 4], 1024, reduction="sum")  # noqa: E731
+        return {"rnnt_loss": lambda: backward(loss(), logits), "copy": suite.copy(3 * logits.nbytes, machine.device)}
+
+    sizes = {"B": batch, "T": frames, "S": symbols, "C": 1025, "durations": 5}
+    return Group("losses", "TDT loss of logits", sizes, make, ["rnnt_loss"], "copy", dtype)
 
 
 def smoothed(ends: Tensor, peers: Peers, device: str, what: str) -> Group:
@@ -291,7 +311,7 @@ def groups(machine: Machine) -> list[Group]:
     ends = torch.tensor([[frames, symbols]] * batch)
     all_groups = [exact(ends, peers, machine.device, "losses", share=4.0)]  # theirs take seconds
     all_groups += [smoothed(ends, peers, machine.device, what) for what in ("smoothed, forward", "smoothed")]
-    all_groups.append(pruned(ends, peers, machine.device))
+    all_groups += [pruned(ends, peers, machine.device), tdt(machine)]
     if machine.gpu:
         for order in ("30 in a row", "sorted"):
             for drawn in batches(order, 4)[1:3]:

@@ -3,7 +3,8 @@
 #include <rnnkit/library.h>
 
 #include "choice.h"
-#include "resident.h"
+#include "resident_backward.h"
+#include "resident_forward.h"
 #include "steps.h"
 
 #include <cstdlib>
