@@ -6,7 +6,7 @@ import pytest
 import rnnt_loss as rl
 import torch
 from rnnkit_common.testing import Backend, check_survives
-from rnnt_loss import MultiblankRNNTLoss, TDTLoss
+from rnnt_loss import MultiblankRNNTLoss, TDTLoss, nemo
 from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
 from torch import nn
 
@@ -58,6 +58,24 @@ ENDS = (torch.tensor([6, 6]), torch.tensor([3, 3]))
         (ValueError, r"lm: expected S \+ 1 = 3 rows, the blank's and one for each of the S symbols, got 4", lambda: rl.rnnt_loss_simple(LM, AM, Y[:, 1:], 0)),
         (ValueError, r"lm: expected S \+ 1 = 4 rows, .*, got 3", lambda: rl.rnnt_loss_smoothed(LM[:, 1:], AM, Y, 0, boundary=GOOD)),
         (ValueError, r"lm: expected S \+ 1 = 4 rows, .*, got 3", lambda: rl.rnnt_loss_fused(AM, LM[:, 1:], LINEAR, Y, 0, GOOD)),
+        (ValueError, r"lm: expected 2 sequences, as am has, got \[1, 4, 5\]", lambda: rl.rnnt_loss_fused(AM, LM[:1], LINEAR, Y, 0)),
+        (ValueError, r"symbols: expected shape \[2, 3\], got \[1, 3\]", lambda: rl.rnnt_loss_fused(AM, LM, LINEAR, Y[:1], 0)),
+        (ValueError, r"symbols: expected shape \[2, 3\], got \[1, 3\]", lambda: rl.tdt_loss_fused(AM, LM, LINEAR, Y[:1], [0, 1], 0)),
+        (ValueError, r"joiner: expected logits of shape \[2, 6, 4, 'C'\] on cpu, got \[2, 6, 3, 5\]", lambda: rl.rnnt_loss_fused(AM, LM, lambda am, lm: (am + lm)[:, :, 1:], Y, 0)),
+        (ValueError, r"joiner: expected logits of .* on cpu, got .* on meta", lambda: rl.rnnt_loss_fused(AM, LM, lambda am, lm: (am + lm).to("meta"), Y, 0)),
+        (ValueError, "joiner: expected the classes and 5 durations as its output, got 5", lambda: rl.tdt_loss_fused(AM, LM, lambda am, lm: am + lm, Y, [0, 1, 2, 3, 4], 0)),
+        (TypeError, "rows_at_once: expected an int, got 1.5", lambda: rl.rnnt_loss_fused(AM, LM, LINEAR, Y, 0, rows_at_once=1.5)),
+        (ValueError, "rows_at_once: expected at least 0, got -1", lambda: rl.rnnt_loss_fused(AM, LM, LINEAR, Y, 0, rows_at_once=-1)),
+        (ValueError, "blanks: expected a class within 0..6, got 7", lambda: rl.multiblank_rnnt_loss_fused(AM, LM, LINEAR, Y, [7], [1])),
+        (ValueError, "blanks: expected a class within 0..4, got 5", lambda: rl.multiblank_rnnt_loss(X, Y, [5], [1])),
+        (ValueError, r"label_smoothing: expected a number within 0..1, got 1.5", lambda: rl.rnnt_loss(X, Y, 0, label_smoothing=1.5)),
+        (ValueError, "label_smoothing: expected 0 with use_hat_loss", lambda: rl.rnnt_loss(X, Y, 0, label_smoothing=0.1, use_hat_loss=True)),
+        (ValueError, "fastemit_lambda: expected a number above -1, got -1.0", lambda: rl.tdt_loss(X, Y % 3, [0, 1], 0, fastemit_lambda=-1.0)),
+        (ValueError, "omega: expected a probability, got 2.0", lambda: rl.tdt_loss(X, Y % 3, [0, 1], 0, omega=2.0)),
+        (ValueError, "big_blank_durations: expected at most 1, the classes below the blank", lambda: MultiblankRNNTLoss(1, [2, 3])),
+        (ValueError, r"targets: expected shape \(B, S\) or wider, .*, got \[3\]", lambda: nemo.RNNTLoss(4)(X, Y[0], *ENDS)),
+        (TypeError, "targets: expected a tensor, got list", lambda: nemo.RNNTLoss(4)(X, Y.tolist(), *ENDS)),
+        (TypeError, "max_joint_rows: expected an int, got 1.5", lambda: nemo.FlashRNNTLoss(4, max_joint_rows=1.5)),
         (ValueError, r"decoder_out: expected S \+ 1 = 4 rows, .*, got 3", lambda: rl.PrunedRNNTLoss(5, 5, 4, 5)(AM, LM[:, 1:], Y)),
         (ValueError, r"symbols: expected shape \(B, S\), got \[3\]", lambda: rl.PrunedRNNTLoss(5, 5, 4, 5)(AM, LM, Y[0])),
         (ValueError, r"encoder_out: expected shape \(B, T, encoder_dim\), got \[6, 5\]", lambda: rl.PrunedRNNTLoss(5, 5, 4, 5)(AM[0], LM, Y)),
@@ -79,8 +97,6 @@ ENDS = (torch.tensor([6, 6]), torch.tensor([3, 3]))
         (ValueError, "ranges: expected values within 0..3", lambda: rl.do_rnnt_pruning(AM, LM, RANGES + 3)),
         (ValueError, "am and lm: expected the joiner's width 5, got 4 and 5", lambda: rl.rnnt_loss_fused(AM[..., 1:], LM, LINEAR, Y, 0)),
         (TypeError, "joiner.weight: expected am's torch.float64 on cpu, got torch.float32", lambda: rl.rnnt_loss_fused(AM.double(), LM.double(), LINEAR, Y, 0)),
-        (ValueError, "rows_at_once: expected at least 0, got -1", lambda: rl.rnnt_loss_fused(AM, LM, LINEAR, Y, 0, rows_at_once=-1)),
-        (ValueError, "lm: expected 2 sequences, as am has", lambda: rl.rnnt_loss_fused(AM, LM[:1], LINEAR, Y, 0)),
         (ValueError, r"joiner: expected shape \(B, T, S \+ 1, C\), got \[2, 6\]", lambda: rl.rnnt_loss_fused(AM, LM, lambda a, b: AM[..., 0], Y, 0)),
         (TypeError, "boundary: expected a tensor, got NoneType", lambda: rl.rnnt_loss_packed(X.flatten(0, 2), Y, 0, None)),
         (ValueError, r"symbols: expected shape .*, got \[3\]", lambda: rl.rnnt_loss_packed(X.flatten(0, 2), Y[0], 0, GOOD)),
@@ -95,7 +111,7 @@ ENDS = (torch.tensor([6, 6]), torch.tensor([3, 3]))
         (ValueError, "blank_durations: expected one for each of at most 8 blanks", lambda: rl.multiblank_rnnt_loss(X, Y, [0, 1], [1])),
         (ValueError, "blanks: expected a class within 0..4, got 9", lambda: rl.multiblank_rnnt_loss(X, Y, [0, 9], [1, 2])),
         (ValueError, "reduction: expected one of 'none', 'mean', 'mean_batch', 'sum', 'mean_volume', got 'x'", lambda: TDTLoss(4, [0, 1], "x")),
-        (ValueError, "blanks: expected a class", lambda: MultiblankRNNTLoss(0, [2, 3, 4, 5, 6, 7])(X, Y, *ENDS)),
+        (ValueError, "big_blank_durations: expected at most 0", lambda: MultiblankRNNTLoss(0, [2, 3, 4, 5, 6, 7])(X, Y, *ENDS)),
         (ValueError, r"acts: expected the C classes, with .* and 2 durations", lambda: TDTLoss(4, [0, 1])(X, Y, *ENDS)),
         (ValueError, "labels: expected values within 0..2, got 4", lambda: TDTLoss(2, [0, 1])(X, Y * 0 + 4, *ENDS)),
         (ValueError, "act_lens: expected values within 0..6, got 6..9", lambda: TDTLoss(2, [0, 1])(X, Y, ENDS[0] + torch.tensor([0, 3]), ENDS[1])),
@@ -120,15 +136,15 @@ def test_it_is_named(error: type[Exception], words: str, call) -> None:
         ("label", lambda ops: ops.lattice(PX[:, None], PY[:, None].mT, [0], [1], GOOD, None, True)),
         ("expected float32 or float64", lambda ops: ops.lattice(PX[:, None].mT.half(), PY[:, None].mT.half(), [0], [1], GOOD, None, True)),
         ("blank_durations", lambda ops: ops.lattice(PX[:, None].mT, PY[:, None].mT, [0], [0], GOOD, None, True)),
-        ("symbols", lambda ops: ops.joint_scores(X, Y + 5, 6, GOOD)),
-        ("blanks", lambda ops: ops.joint_scores(X, Y, 6, GOOD, blanks=[5])),
-        ("logits: expected shape", lambda ops: ops.joint_scores(X, Y, 7, GOOD)),
-        ("durations", lambda ops: ops.joint_scores(X, Y, 6, GOOD, durations=6)),
-        ("blanks: out of range", lambda ops: ops.joint_scores(X, Y, 6, GOOD, blanks=[3], durations=2)),
-        ("symbols", lambda ops: ops.joint_scores(X, Y * 0 + 3, 6, GOOD, durations=2)),
-        ("smoothing", lambda ops: ops.joint_scores(X, Y, 6, GOOD, kind="hat", smoothing=0.1)),
-        ("packed", lambda ops: ops.joint_scores(X.flatten(0, 2), Y, 6, GOOD, None, torch.tensor([0, 25]))),
-        ("rows: expected", lambda ops: ops.joint_scores(P, Y, 6, GOOD)),
+        ("symbols", lambda ops: ops.joint_scores(X, Y + 5, GOOD)),
+        ("blanks", lambda ops: ops.joint_scores(X, Y, GOOD, blanks=[5])),
+        ("expected 2 and 4 dimensions", lambda ops: ops.joint_scores(X.flatten(1, 2), Y, GOOD)),
+        ("durations", lambda ops: ops.joint_scores(X, Y, GOOD, durations=6)),
+        ("blanks: out of range", lambda ops: ops.joint_scores(X, Y, GOOD, blanks=[3], durations=2)),
+        ("symbols", lambda ops: ops.joint_scores(X, Y * 0 + 3, GOOD, durations=2)),
+        ("smoothing", lambda ops: ops.joint_scores(X, Y, GOOD, kind="hat", smoothing=0.1)),
+        ("packed", lambda ops: ops.joint_scores(X.flatten(0, 2), Y, GOOD, None, torch.tensor([0, 25]), 6)),
+        ("rows: expected", lambda ops: ops.joint_scores(P, Y, GOOD)),
         ("lm: not a contiguous tensor", lambda ops: ops.simple_scores(LM[:1], AM, Y, GOOD, 0)),
         ("symbols", lambda ops: ops.simple_scores(LM, AM, Y - 9, GOOD, 0)),
         ("first and count", lambda ops: ops.join(AM, LM, GOOD, None, 4, 10, 3)),
@@ -161,8 +177,8 @@ def test_the_ops_themselves_survive_any_arguments(host_backends: Backend) -> Non
     for logits, first in ((X, None), (X[:, :, :2].contiguous(), begin)):
         scoring = [[0], "softmax", 1, 0.1]
         symbols = Y.clamp(max=3)
-        check_survives(ops.joint_scores, [logits, symbols, 6, GOOD, first, None, *scoring, 0.0, 1.0, False])
-        label, blank, norm = ops.joint_scores(logits, symbols, 6, GOOD, first, None, *scoring)
+        check_survives(ops.joint_scores, [logits, symbols, GOOD, first, None, 0, *scoring, 0.0, 1.0, False])
+        label, blank, norm = ops.joint_scores(logits, symbols, GOOD, first, None, 0, *scoring)
         given = [torch.randn_like(label), torch.randn_like(blank), logits, symbols, norm]
         check_survives(ops.joint_scores_backward, [*given, GOOD, first, None, *scoring, 0.0, 1.0])
         check_survives(ops.joint_scores_backward_, [*given, 0, GOOD, first, None, *scoring, 0.0, 1.0])

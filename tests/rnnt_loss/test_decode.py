@@ -145,6 +145,24 @@ def test_several_sequences_and_blanks_that_count_from_the_end() -> None:
     assert decode.greedy(*arguments[:4], BLANK - 7, state_dim=1) == decode.greedy(*arguments, state_dim=1)
 
 
+def test_a_beam_does_not_keep_what_may_not_follow() -> None:
+    """Symbols that would last no frame, after as many as a frame may have, are not among the few that are looked at."""
+    logits = torch.log(torch.tensor([1e-6, 0.5, 0.3, 0.2, 0.7, 0.3]))  # the blank, three symbols, durations 0 and 1
+    zeros = lambda symbols, state: (torch.zeros(len(symbols), 1), torch.zeros(len(symbols), 1))
+    given = (torch.zeros(1, 1, 1), torch.tensor([1]), zeros, lambda encoded, decoded: logits.expand(len(decoded), -1), 0)
+    narrow, wide = (decode.beam(*given, width=width, durations=[0, 1], most=1)[0] for width in (2, 9))
+    assert narrow[0].symbols == [1, 1]  # of the two that were kept, one lasts none, the other one frame
+    assert wide[0].symbols == [1]
+
+
+def test_a_blank_that_is_no_class_is_refused_after_the_first_logits() -> None:
+    zeros = lambda symbols, state: (torch.zeros(len(symbols), 1), torch.zeros(len(symbols), 1))
+    given = (torch.zeros(1, 3, 1), torch.tensor([3]), zeros, lambda encoded, decoded: torch.zeros(len(decoded), 7), 100)
+    for search in (decode.greedy, decode.beam):
+        with pytest.raises(ValueError, match=r"blank: expected a class within 0..6, got 100"):
+            search(*given)
+
+
 @pytest.mark.parametrize(
     ("error", "words", "changes"),
     [
@@ -154,6 +172,8 @@ def test_several_sequences_and_blanks_that_count_from_the_end() -> None:
         (ValueError, r"width: expected at least 1, got 0", {"width": 0}),
         (ValueError, r"durations: expected different numbers", {"durations": [0]}),
         (ValueError, r"blank: .* got -8", {"blank": -8}),
+        (TypeError, r"blank: expected a class, an int, got True", {"blank": True}),
+        (ValueError, r"durations: expected fewer than the 7 logits", {"durations": list(range(7))}),
     ],
 )
 def test_bad_input_is_named(error: type[Exception], words: str, changes: dict[str, Any]) -> None:

@@ -88,6 +88,18 @@ def test_fused_with_the_joiner(model: str, rows_at_once: int, options: dict, bac
             torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_a_clamped_callable_has_first_derivatives_only() -> None:
+    problem = Problem.of(4, 2, batch=1)
+    joiner = nn.Linear(6, 9).double()
+    am, lm = (t.nan_to_num().requires_grad_() for t in (problem.am, problem.lm))
+    loss = lambda am: fused_loss_of("TDT", am, lm, lambda am, lm: joiner(am + lm), problem, clamp=0.02)
+    (grad,) = torch.autograd.grad(loss(am), am, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+    with pytest.raises(NotImplementedError, match="clamp: first derivatives only"):
+        torch.func.grad(loss)(am)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_label_smoothing(dtype: torch.dtype, backend: Backend) -> None:
     """Each arc has the log-probability that torch's cross_entropy gives its class."""

@@ -34,10 +34,10 @@ def test_opcheck_joint_scores() -> None:
     logits = PROBLEM.logits.detach().requires_grad_()
     symbols, boundary = PROBLEM.symbols, PROBLEM.boundary
     scoring = [[0, 2], "softmax", 1, 0.1]  # two blanks, one duration, smoothed
-    check_op(OPS.joint_scores, [logits, symbols, 6, boundary, None, None, *scoring, -1.0, 1.0, False])
+    check_op(OPS.joint_scores, [logits, symbols, boundary, None, None, 0, *scoring, -1.0, 1.0, False])
     begin = torch.zeros(2, 6, dtype=torch.int64)
-    check_op(OPS.joint_scores, [logits[:, :, :2].detach(), symbols, 6, boundary, begin, None, [0], "hat"])
-    _, _, norm = OPS.joint_scores(logits.detach(), symbols, 6, boundary, None, None, *scoring)
+    check_op(OPS.joint_scores, [logits[:, :, :2].detach(), symbols, boundary, begin, None, 0, [0], "hat"])
+    _, _, norm = OPS.joint_scores(logits.detach(), symbols, boundary, None, None, 0, *scoring)
     grads = [torch.randn(2, 6, 3), torch.randn(2, 3, 6, 4)]
     check_op(OPS.joint_scores_backward, [*grads, logits.detach(), symbols, norm, boundary, None, None, *scoring])
     clean = logits.detach().nan_to_num()
@@ -109,10 +109,23 @@ def test_compile_with_inductor_and_dynamic_shapes() -> None:
     torch.manual_seed(0)
     module = Full()
     check_compile(module, arguments(), backend="inductor", dynamic=True)
-    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
-    for frames in (4, 9, 17):
-        given = (torch.randn(2, frames, 5), torch.randn(2, 4, 5), torch.randint(0, 6, (2, 3)), None)
-        torch.testing.assert_close(compiled(*given), module(*given))
+
+
+@pytest.mark.parametrize("loss", ["exact", "TDT", "multi-blank", "pruned"])
+def test_one_graph_serves_any_length(loss: str) -> None:
+    """More lengths than torch.compile would make graphs of; and torch.export with a dimension of any size."""
+    losses = {
+        "exact": lambda z, y: rl.rnnt_loss(z, y, 0),
+        "TDT": lambda z, y: rl.tdt_loss(z, y, [0, 1, 2], 0),
+        "multi-blank": lambda z, y: rl.multiblank_rnnt_loss(z, y, [0, 1], [1, 2]),
+        "pruned": lambda z, y: rl.rnnt_loss_pruned(z, y, torch.arange(4).expand(2, z.shape[1], 4), 0),
+    }
+    torch.compiler.reset()
+    compiled = torch.compile(losses[loss], fullgraph=True, dynamic=True, backend="aot_eager")
+    symbols = torch.randint(2, 5, (2, 3))
+    for frames in range(4, 16):
+        logits = torch.randn(2, frames, 4, 8)
+        torch.testing.assert_close(compiled(logits, symbols), losses[loss](logits, symbols))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

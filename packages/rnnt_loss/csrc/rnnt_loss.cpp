@@ -10,8 +10,8 @@ RNNKIT_LIBRARY(m) {
       "Tensor blank_occupancy)");
 
   m.def(
-      "joint_scores(Tensor logits, Tensor symbols, int frames, Tensor? boundary=None, Tensor? begin=None, "
-      "Tensor? offsets=None, int[] blanks=[0], str kind='softmax', int durations=0, float smoothing=0., float clamp=0., "
+      "joint_scores(Tensor logits, Tensor symbols, Tensor? boundary=None, Tensor? begin=None, Tensor? offsets=None, "
+      "int packed_frames=0, int[] blanks=[0], str kind='softmax', int durations=0, float smoothing=0., float clamp=0., "
       "float label_weight=1., bool reuse=False) -> (Tensor label, Tensor blank, Tensor norm)");
   m.def(
       "joint_scores_(Tensor logits, Tensor symbols, int first, Tensor(a!) label, Tensor(b!) blank, Tensor(c!) norm, "

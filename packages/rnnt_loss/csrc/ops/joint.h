@@ -115,12 +115,14 @@ void score_joint(const Tensor& logits, const Tensor& symbols, const MaybeTensor&
 }
 
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor> joint_scores(Tensor logits, Tensor symbols, int64_t frames, MaybeTensor boundary,
-                                                MaybeTensor begin, MaybeTensor offsets, Ints blanks, std::string kind,
+std::tuple<Tensor, Tensor, Tensor> joint_scores(Tensor logits, Tensor symbols, MaybeTensor boundary, MaybeTensor begin,
+                                                MaybeTensor offsets, int64_t packed_frames, Ints blanks, std::string kind,
                                                 int64_t durations, double smoothing, double, double, bool) {
-  STD_TORCH_CHECK(symbols.dim() == 2 && logits.dim() >= 2, "symbols and logits: expected 2 dimensions and more");
+  STD_TORCH_CHECK(symbols.dim() == 2 && logits.dim() == (offsets ? 2 : 4),
+                  "symbols and logits: expected 2 and 4 dimensions");
   STD_TORCH_CHECK(durations >= 0 && durations <= logits.size(-1), "durations: expected 0 to ", logits.size(-1), " columns");
-  const int64_t batch = symbols.size(0), rows = offsets ? symbols.size(1) + 1 : logits.size(-2);
+  const int64_t batch = symbols.size(0), frames = offsets ? packed_frames : logits.size(1);
+  const int64_t rows = offsets ? symbols.size(1) + 1 : logits.size(2);
   const ScalarType acc = acc_type(logits);
   Tensor label = empty(logits, {batch, frames, begin ? rows : symbols.size(1)}, acc);
   Tensor blank = empty(logits, {batch, int64_t(blanks.size()) + durations, frames, rows}, acc);

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from . import _ops
@@ -53,8 +54,9 @@ def joined_scores(
     """
     if rows_at_once is None:
         rows_at_once = rows_by_default(am.device)
-    if rows_at_once < 0:
-        raise ValueError(f"rows_at_once: expected at least 0, got {rows_at_once}")
+    check_count("rows_at_once", rows_at_once, 0)
+    if len(lm) != len(am):
+        raise ValueError(f"lm: expected {len(am)} sequences, as am has, got {list(lm.shape)}")
     given = (symbols, options, boundary, begin, rows, rows_at_once)
     if not isinstance(joiner, nn.Linear):
         return _callable_scores(am, lm, joiner, *given)
@@ -62,6 +64,14 @@ def joined_scores(
     if linear is None:  # hooked, sharded, quantised, ...: it has to be called
         return _callable_scores(am, lm, lambda am, lm: joiner(torch.tanh(am + lm)), *given)
     return _linear_scores(am, lm, linear, *given)
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raises unless the value is a number of at least so many."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    if not least <= value < 1 << 62:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 def rows_by_default(device: torch.device) -> int:
@@ -78,7 +88,7 @@ def _checked_classes(
         raise ValueError(f"joiner: expected the classes and {options.durations} durations as its output, got {columns}")
     name = "termination_symbol" if len(options.blanks) == 1 else "blanks"
     blanks = [check_index(name, blank, classes) for blank in options.blanks]
-    return options._replace(blanks=blanks), check_symbols(symbols, len(symbols), symbols.shape[1], classes, boundary, like)
+    return options._replace(blanks=blanks), check_symbols(symbols, len(like), symbols.shape[1], classes, boundary, like)
 
 
 def _linear_scores(
@@ -124,6 +134,8 @@ def _callable_scores(
     batch, frames, count = am.shape[0], am.shape[1], lm.shape[1] - 1
     bounds = _ops.whole(boundary, batch, count, frames, am)
     k = torch.arange(rows, device=am.device)
+    if options.clamp > 0 and needs_plain_torch():
+        raise NotImplementedError("clamp: first derivatives only, and none under torch.func")
     limits = torch.zeros(batch, dtype=state_dtype(am), device=am.device) if options.clamp > 0 else None
 
     def scores(am: Tensor, lm: Tensor, first: int) -> tuple[Tensor, Tensor]:
@@ -131,6 +143,11 @@ def _callable_scores(
         ranges = (k if part is None else part[..., None] + k).expand(batch, am.shape[1], rows)
         logits = joiner(*do_rnnt_pruning(am, lm, ranges))
         check_logits("joiner", logits, "B, T, S + 1, C")
+        if logits.shape[:3] != (batch, am.shape[1], rows) or logits.device != am.device:
+            raise ValueError(
+                f"joiner: expected logits of shape {[batch, am.shape[1], rows, 'C']} on {am.device}, got {list(logits.shape)} "
+                f"on {logits.device}"
+            )
         checked, targets = _checked_classes(options, symbols, bounds, logits.shape[3], am)
         if limits is not None:
             logits = _Clamped.apply(logits, limits, logits.shape[3] - options.durations)  # type: ignore[no-untyped-call]
@@ -160,6 +177,7 @@ class _Clamped(torch.autograd.Function):
         return logits.view_as(logits)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         limits = ctx.limits.to(grad.dtype)[:, None, None, None]
         of_classes, of_durations = grad[..., : ctx.classes], grad[..., ctx.classes :]
@@ -177,6 +195,7 @@ class _Limits(torch.autograd.Function):
         return label.view_as(label), blank.view_as(blank)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_label: Tensor, grad_blank: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         limits, bounds, begin, options = ctx.given
         rows = grad_blank.shape[3]
@@ -209,7 +228,7 @@ def _joiner_reference(
         s = (begin[:, :, None] + torch.arange(rows, device=begin.device)).clamp(max=dec.shape[1] - 1)
         joined = enc[:, :, None] + dec[torch.arange(len(dec), device=begin.device)[:, None, None], s]
     logits = torch.nn.functional.linear(joined.tanh(), weight, bias)
-    rest: tuple[Any, ...] = (enc.shape[1], boundary, begin, None, *options, False)
+    rest: tuple[Any, ...] = (boundary, begin, None, 0, *options, False)
     return scores_reference(logits, symbols, *rest)
 
 

@@ -1,10 +1,10 @@
 """From logits to the scores of a lattice's arcs: the op `joint_scores`.
 
-joint_scores(logits, symbols, frames, boundary, begin, offsets, *Options, reuse) -> label (B, T, S or rows), blank (B, N + D, T, rows),
+joint_scores(logits, symbols, boundary, begin, offsets, packed_frames, *Options, reuse) -> label (B, T, S or rows), blank (B, N + D, T, rows),
     of the N blanks and of the D durations, and norm (B, T, rows)
 
-Logits are (B, T, rows, C + D), or packed (nodes, C) with `offsets` (B,), the first node of each sequence; `frames` is T. With `reuse`,
-backward writes gradients over the logits.
+Logits are (B, T, rows, C + D), or packed (nodes, C) with `offsets` (B,), the first node of each sequence, and
+`packed_frames`, which is T. With `reuse`, backward writes gradients over the logits.
 """
 
 from __future__ import annotations
@@ -41,6 +41,13 @@ class Options(NamedTuple):
     label_weight: float = 1.0
 
 
+def check_fastemit(fastemit_lambda: float) -> float:
+    """By which a gradient of labels is multiplied, 1 + fastemit_lambda; raises ValueError unless it is above 0."""
+    if not fastemit_lambda > -1:
+        raise ValueError(f"fastemit_lambda: expected a number above -1, got {fastemit_lambda}")
+    return 1 + fastemit_lambda
+
+
 def options_of(blank: int, use_hat_loss: bool = False, label_smoothing: float = 0.0) -> Options:
     """Those of one blank, a class that was checked; raises ValueError unless the others fit together."""
     if not 0 <= label_smoothing <= 1:
@@ -58,12 +65,11 @@ def joint_scores(
     begin: Tensor | None = None,
     offsets: Tensor | None = None,
     *,
-    frames: int | None = None,
+    packed_frames: int = 0,
     reuse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The scores of labels and blanks, by the op or, under torch.func, by the reference; `frames` are those of packed logits."""
-    frames = logits.shape[1] if frames is None else frames
-    given = (logits, symbols, frames, boundary, begin, offsets, *options, reuse)
+    """The scores of labels and blanks, by the op or, under torch.func, by the reference."""
+    given = (logits, symbols, boundary, begin, offsets, packed_frames, *options, reuse)
     if needs_plain_torch():
         return scores_reference(*given)
     label, blank, _ = _ops.CALLS.joint_scores(*given)
@@ -73,10 +79,10 @@ def joint_scores(
 def scores_reference(
     logits: Tensor,
     symbols: Tensor,
-    frames: int,
     boundary: Tensor | None,
     begin: Tensor | None,
     offsets: Tensor | None,
+    packed_frames: int,
     blanks: list[int],
     kind: str,
     durations: int,
@@ -88,6 +94,7 @@ def scores_reference(
     """What the op returns first, in operations that can be differentiated in any way."""
     if clamp > 0 or reuse:
         raise NotImplementedError("clamp and reuse_logits: first derivatives only, and none under torch.func")
+    frames = logits.shape[1] if offsets is None else packed_frames
     boundary = _ops.whole(boundary, symbols.shape[0], symbols.shape[1], frames, logits)
     if offsets is not None:
         logits = reference.unpacked(logits, boundary, frames, symbols.shape[1])
@@ -111,9 +118,9 @@ def gradients_of_scores(
 def _register(namespace: str) -> Callable[..., Any]:
     ops = getattr(torch.ops, namespace)
 
-    def shapes_of_scores(logits, symbols, frames, boundary, begin, offsets, blanks, kind, durations, *_):  # type: ignore[no-untyped-def]
+    def shapes_of_scores(logits, symbols, boundary, begin, offsets, packed_frames, blanks, kind, durations, *_):  # type: ignore[no-untyped-def]
         batch, dtype = symbols.shape[0], state_dtype(logits)
-        rows = symbols.shape[1] + 1 if offsets is not None else logits.shape[-2]
+        frames, rows = (packed_frames, symbols.shape[1] + 1) if offsets is not None else logits.shape[1:3]
         label = logits.new_empty(batch, frames, rows if begin is not None else symbols.shape[1], dtype=dtype)
         return label, label.new_empty(batch, len(blanks) + durations, frames, rows), label.new_empty(batch, frames, rows)
 
@@ -125,8 +132,8 @@ def _register(namespace: str) -> Callable[..., Any]:
     register_shapes(f"{namespace}::joint_scores_backward_", lambda *_: None)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logits, symbols, frames, boundary, begin, offsets, *options, reuse = inputs
-        ctx.frames, ctx.options, ctx.reuse = frames, Options(*options), reuse
+        logits, symbols, boundary, begin, offsets, ctx.packed_frames, *options, ctx.reuse = inputs
+        ctx.options = Options(*options)
         ctx.save_for_backward(logits, symbols, boundary, begin, offsets, output[2])
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[2])
@@ -136,7 +143,7 @@ def _register(namespace: str) -> Callable[..., Any]:
         options = ctx.options
         nothing = [None] * 12
         if torch.is_grad_enabled():
-            rest = (symbols, ctx.frames, boundary, begin, offsets, *options, ctx.reuse)
+            rest = (symbols, boundary, begin, offsets, ctx.packed_frames, *options, ctx.reuse)
             return *_ops.gradients(scores_reference, [logits], [grad_label, grad_blank], rest), *nothing
         logits = logits.detach()
         planes = len(options.blanks) + options.durations

@@ -185,6 +185,8 @@ class _Model:
             raise ValueError(f"most: expected at least 1, got {most}")
         self.encoded, self.predictor, self.joiner, self.state_dim = encoded, predictor, joiner, state_dim
         self.durations = None if durations is None else torch.tensor(check_durations(durations), device=encoded.device)
+        if isinstance(blank, bool) or not isinstance(blank, int):
+            raise TypeError(f"blank: expected a class, an int, got {blank!r}")
         self.most = most
         self.blank = blank
 
@@ -193,15 +195,18 @@ class _Model:
         if self.blank < 0:
             some = self.encoded.new_zeros(1, self.encoded.shape[2])
             decoded, _ = self.predictor(torch.zeros(1, dtype=torch.int64, device=some.device), None)
-            self.blank = check_index("blank", self.blank, self.logits(some, decoded)[0].shape[1])
+            self.blank += self.logits(some, decoded)[0].shape[1]
         return self.predictor(torch.full((rows,), self.blank, device=self.encoded.device), None)
 
     def logits(self, encoded: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities (N, C) of classes, and (N, D) of durations."""
         made = self.joiner(encoded, decoded).double()
+        classes = made.shape[1] - (0 if self.durations is None else len(self.durations))
+        if classes < 1:
+            raise ValueError(f"durations: expected fewer than the {made.shape[1]} logits that the joiner made")
+        check_index("blank", self.blank, classes)
         if self.durations is None:
             return made.log_softmax(1), None
-        classes = made.shape[1] - len(self.durations)
         return made[:, :classes].log_softmax(1), made[:, classes:].log_softmax(1)
 
     def best(self, time: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -268,6 +273,7 @@ def _kept(at: dict[tuple[int, ...], _Prefix], width: int, model: _Model) -> list
 
 def _search(model: _Model, row: int, frames: int, width: int) -> list[Hypothesis]:
     durations = [0, 1] if model.durations is None else model.durations.tolist()
+    stay = [i for i, d in enumerate(durations) if d == 0]
     at: list[dict[tuple[int, ...], _Prefix]] = [{} for _ in range(frames + 1)]
     _meet(at[0], _Prefix((), (), 0.0, 0.0, *model.begin(1)))
     for t in range(frames):
@@ -277,6 +283,8 @@ def _search(model: _Model, row: int, frames: int, width: int) -> list[Hypothesis
             for prefix, arcs in zip(here, _arcs(model, model.encoded[row, t], here), strict=True):
                 blanks = arcs[model.blank].tolist()
                 arcs[model.blank] = -math.inf
+                if count == model.most:
+                    arcs[:, stay] = -math.inf
                 for i, d in enumerate(durations):
                     if d > 0 and blanks[i] > -math.inf:
                         there = at[min(t + d, frames)]
@@ -285,7 +293,7 @@ def _search(model: _Model, row: int, frames: int, width: int) -> list[Hypothesis
                 gains, places = arcs.flatten().topk(min(width, arcs.numel()))
                 for gain, place in zip(gains.tolist(), places.tolist(), strict=True):
                     symbol, d = place // len(durations), durations[place % len(durations)]
-                    if gain == -math.inf or (d == 0 and count == model.most):
+                    if gain == -math.inf:
                         continue
                     there = again if d == 0 else at[min(t + d, frames)]
                     said = (*prefix.symbols, symbol), (*prefix.frames, t)

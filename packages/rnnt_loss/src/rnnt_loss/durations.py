@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ._arguments import check_index, check_logits, checked_joint, with_unit_stride
+from ._forms import named
 from ._modes import wants_gradients
-from ._scores import Options, joint_scores
+from ._scores import Options, check_fastemit, joint_scores
 from ._solving import frames_of, reduce, solve
 from .recursion import lattice
 
@@ -70,7 +71,8 @@ def tdt_loss(
 
 def tdt_options(blank: int, durations: int, clamp: float = 0.0, fastemit_lambda: float = 0.0) -> Options:
     """How a TDT model's scores come from its logits, of which the last are `durations`."""
-    return Options([blank], durations=durations, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
+    weight = check_fastemit(fastemit_lambda)
+    return Options([blank], durations=durations, clamp=max(clamp, 0.0), label_weight=weight)
 
 
 def tdt_loss_of(
@@ -85,6 +87,8 @@ def tdt_loss_of(
     zero_infinity: bool,
 ) -> Tensor:
     """`tdt_loss` of scores: labels' (B, T, S), and those of the blank and the durations (B, 1 + D, T, S + 1)."""
+    if not 0 <= omega <= 1:
+        raise ValueError(f"omega: expected a probability, got {omega}")
     if omega > 0 and float(torch.rand(())) < omega:
         score = solve(label, blank[:, :1], "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
         return reduce(score, reduction, zero_infinity)
@@ -230,9 +234,10 @@ def multiblank_rnnt_loss(
         ValueError: of shapes, devices, durations, classes or a reduction other than the above.
     """
     blanks, blank_durations = check_blanks(blanks, blank_durations)
-    logits, symbols, boundary, _ = checked_joint(logits, symbols, blanks[0], boundary, "regular", reduction)
+    with named(termination_symbol="blanks"):
+        logits, symbols, boundary, _ = checked_joint(logits, symbols, blanks[0], boundary, "regular", reduction)
     classes = [check_index("blanks", blank, logits.shape[3]) for blank in blanks]
-    options = Options(classes, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
+    options = Options(classes, clamp=max(clamp, 0.0), label_weight=check_fastemit(fastemit_lambda))
     scores = joint_scores(logits, symbols, options, boundary)
     return multiblank_loss_of(*scores, blank_durations, boundary, sigma, reduction, fastemit_lambda, zero_infinity)
 

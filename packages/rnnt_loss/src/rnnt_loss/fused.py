@@ -9,8 +9,9 @@ from torch import Tensor
 from . import _ops
 from ._arguments import REDUCTIONS, RNNT_TYPES, check_band, check_boundary, check_choice, check_logits, check_rows
 from ._checks import check_tensor
+from ._forms import named
 from ._joiner import Joiner, joined_scores
-from ._scores import Options, options_of
+from ._scores import Options, check_fastemit, options_of
 from ._solving import Loss, loss_of
 from .durations import check_blanks, check_durations, multiblank_loss_of, tdt_loss_of, tdt_options
 
@@ -271,8 +272,9 @@ def multiblank_rnnt_loss_fused(
     """
     blanks, blank_durations = check_blanks(blanks, blank_durations)
     boundary = _checked(am, lm, symbols, boundary, "regular", reduction)
-    options = Options(blanks, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
-    scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once)
+    options = Options(blanks, clamp=max(clamp, 0.0), label_weight=check_fastemit(fastemit_lambda))
+    with named(termination_symbol="blanks"):
+        scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once)
     return multiblank_loss_of(*scores, blank_durations, boundary, sigma, reduction, fastemit_lambda, zero_infinity)
 
 
@@ -282,8 +284,6 @@ def _checked(
     """The boundary as the ops take it; raises unless am and lm fit together, and the options are known."""
     check_logits("am", am, "B, T, H")
     check_logits("lm", lm, "B, S + 1, H")
-    if len(lm) != len(am):
-        raise ValueError(f"lm: expected {len(am)} sequences, as am has, got {list(lm.shape)}")
     check_rows("lm", lm, symbols)
     check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
     check_choice("reduction", reduction, REDUCTIONS)

@@ -161,7 +161,7 @@ def rnnt_loss_packed(
         raise ValueError(f"logits: expected {int(nodes.sum())} nodes, as the boundary says, got {logits.shape[0]}")
     options = options_of(blank, label_smoothing=label_smoothing)
     given = (logits.contiguous(), symbols, options, checked, None, offsets)
-    scores = joint_scores(*given, frames=num_frames, reuse=reuse_logits)
+    scores = joint_scores(*given, packed_frames=num_frames, reuse=reuse_logits)
     score, _, _ = solve(*scores, rnnt_type, checked, delay_penalty=delay_penalty, fastemit_lambda=fastemit_lambda)
     return reduce(score, reduction, zero_infinity)
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from . import functional
 from ._arguments import check_choice, check_logits, check_rows
+from ._checks import check_tensor
 from ._forms import boundary_of, check_ends, named, reduced
-from ._joiner import Joiner, joined_scores, rows_by_default
+from ._joiner import Joiner, check_count, joined_scores, rows_by_default
 from ._plain import is_plain
-from ._scores import Options
+from ._scores import Options, check_fastemit
 from ._solving import solve
 from .durations import check_durations, tdt_loss_of
 from .torchaudio import rnnt_loss
@@ -160,6 +161,10 @@ class MultiblankRNNTLoss(nn.Module):
         super().__init__()
         check_choice("reduction", reduction, REDUCTIONS)
         self.blanks = [blank - i for i in range(len(big_blank_durations) + 1)]
+        if self.blanks[-1] < 0 <= blank:
+            raise ValueError(
+                f"big_blank_durations: expected at most {blank}, the classes below the blank, got {big_blank_durations}"
+            )
         self.durations = [1, *big_blank_durations]
         self.reduction = reduction
         self.fastemit_lambda = fastemit_lambda
@@ -241,6 +246,12 @@ class RNNTLoss(nn.Module):
             ValueError: of shapes, classes or lengths that do not fit.
         """
         check_logits("log_probs", log_probs, "B, T, S + 1, C")
+        check_tensor("targets", targets)
+        if targets.dim() != 2 or len(targets) != len(log_probs) or targets.shape[1] < log_probs.shape[2] - 1:
+            raise ValueError(
+                f"targets: expected shape (B, S) or wider, of log_probs (B, T, S + 1, C) = {list(log_probs.shape)}, got "
+                f"{list(targets.shape)}"
+            )
         with named(acts="log_probs", labels="targets", act_lens="input_lengths", label_lens="target_lengths"):
             loss: Tensor = self.loss(log_probs, targets[:, : log_probs.shape[2] - 1], input_lengths, target_lengths)
         if self.reduction == "mean":
@@ -272,8 +283,8 @@ class FlashRNNTLoss(nn.Module):
         sigma: float = 0.0,
     ) -> None:
         super().__init__()
-        if max_joint_rows < 1:
-            raise ValueError(f"max_joint_rows: expected at least 1, got {max_joint_rows}")
+        check_count("max_joint_rows", max_joint_rows, 1)
+        check_fastemit(fastemit_lambda)
         self.blank = blank
         self.fastemit_lambda = fastemit_lambda
         self.clamp = clamp

@@ -54,7 +54,7 @@ def rnnt_loss(
         >>> value = rnnt_loss(torch.randn(2, 20, 6, 30), torch.randint(0, 29, (2, 5)), lengths, target_lengths)
     """
     if torch.jit.is_scripting():
-        frames, classes = logits.shape[1], logits.shape[3]
+        classes = logits.shape[3]
         start = torch.zeros_like(target_lengths)
         lengths = [start, start, target_lengths, logit_lengths.to(start)]
         boundary = torch.stack(lengths, 1).to(logits.device, torch.int64)
@@ -64,7 +64,6 @@ def rnnt_loss(
         label, blank_scores, _ = torch.ops.rnnkit_rnnt_loss.joint_scores(
             logits,
             symbols,
-            frames,
             boundary,
             blanks=[blank + classes if blank < 0 else blank],
             kind="softmax" if fused_log_softmax else "log_probs",
