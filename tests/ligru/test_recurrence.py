@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ligru import reference
+from ligru.functional import recurrence
 from rnnkit_common.testing import Backend, assert_no_worse, some_sanitized
 from rnnkit_common.testing.backends import DEVICES, ORDERS, EmulatedDevice, emulate
 from rnnkit_common.testing.cases import poisoned_outputs, saturated, strided, torch_threads
@@ -261,3 +262,27 @@ def test_an_emulated_engine_that_cannot_is_not_replaced_in_silence(monkeypatch: 
             torch.ops.rnnkit_ligru.recurrence([g, u])
     monkeypatch.delenv("RNNKIT_LIGRU_ENGINE")
     torch.ops.rnnkit_ligru.recurrence([g, u])
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_sequences_of_a_batch_are_as_if_alone(threads: int, normalize: bool) -> None:
+    """However long the others are, in whatever order: those that have ended take no part in the products."""
+    torch.manual_seed(0)
+    lengths = [0, 13, 5, 1, 13, 2, 7, 0, 12]
+    g = torch.randn(len(lengths), 13, 40, dtype=torch.float64, requires_grad=True)
+    u = (0.2 * torch.randn(40, 20, dtype=torch.float64)).requires_grad_()
+    h0 = torch.randn(2, len(lengths), 20, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(len(lengths), 13, 40, dtype=torch.float64)
+    options = {"bidirectional": True, "normalize": normalize, "nonlinearity": "tanh"}
+    with torch_threads(threads):
+        out, last = recurrence(g, u, h0, lengths=torch.tensor(lengths), **options)
+        grads = torch.autograd.grad((out * weights).sum() + last.sum(), [g, u, h0])
+    alone = [recurrence(g[b : b + 1, :n], u, h0[:, b : b + 1], **options) for b, n in enumerate(lengths)]
+    total = sum((o * weights[b : b + 1, : o.shape[1]]).sum() + h.sum() for b, (o, h) in enumerate(alone))
+    for b, (o, h) in enumerate(alone):
+        torch.testing.assert_close(out[b : b + 1, : lengths[b]], o)
+        torch.testing.assert_close(last[:, b : b + 1], h)
+        assert (out[b, lengths[b] :] == 0).all()
+    for actual, expected in zip(grads, torch.autograd.grad(total, [g, u, h0]), strict=True):
+        torch.testing.assert_close(actual, expected)

@@ -709,6 +709,12 @@ LIGRU = [
         "static_cast<acc>(from[k])",
     ),
     fault(
+        "a row that has not ended is not multiplied",
+        "packages/ligru/csrc/cpu/pass.h",
+        "p.row(order[end - 1]).length <= s",
+        "p.row(end - 1).length <= s",
+    ),
+    fault(
         "pairs of bfloat16 lie one after the other",
         "packages/ligru/csrc/cpu/product.h",
         "lane * kPair<T> + k % kPair<T>",

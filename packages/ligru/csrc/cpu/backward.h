@@ -15,7 +15,7 @@ template <class scalar_t, class Factor>
 class BackwardPass : Pass<Backward<scalar_t>, scalar_t, Factor> {
   using Base = Pass<Backward<scalar_t>, scalar_t, Factor>;
   using Base::kLanes, Base::kWidth, Base::p, Base::rows, Base::units, Base::depth, Base::blocks, Base::stride, Base::team;
-  using Base::packed, Base::block_size, Base::sums_at, Base::together;
+  using Base::order, Base::packed, Base::block_size, Base::sums_at, Base::together;
   using typename Base::acc, typename Base::M, typename Base::Member, typename Base::Seat, typename Base::V;
 
   struct Means {
@@ -56,7 +56,7 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t, Factor> {
       if (s + 1 < p.steps) return to_states(seat, s + 1);
       for (int64_t r = seat.rows.begin; r < seat.rows.end && p.grad_h_last != nullptr; ++r)
         each_unit(seat, [&](int64_t unit, int n) {
-          M::store(states + r * state_stride + unit, M::load(p.grad_h_last + r * units + unit, n), n);
+          M::store(states + r * state_stride + unit, M::load(p.grad_h_last + order[r] * units + unit, n), n);
         });
     };
     for (int64_t s = p.steps - 1; s >= 0; --s) {
@@ -79,16 +79,18 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t, Factor> {
       reach(seat, -1);
       for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r)
         each_unit(seat, [&](int64_t unit, int n) {
-          M::store(p.grad_h0 + r * units + unit, p.row(r).begins(0) ? V{} : M::load(states + r * state_stride + unit, n), n);
+          M::store(p.grad_h0 + order[r] * units + unit,
+                   p.row(order[r]).begins(0) ? V{} : M::load(states + r * state_stride + unit, n), n);
         });
     });
   }
 
   // Adds what reaches h through the product of step s.
   void to_states(const Seat& seat, int64_t s) {
+    const int64_t running = this->end_of_running(seat, s);
     const Factor* const from = grads[p.normalize ? 0 : s % 2] + 0;
     for (int64_t block = seat.blocks.begin; block < seat.blocks.end; ++block) {
-      this->products(seat, block, from, [&](int64_t first, int64_t last) {
+      this->products(seat, running, block, from, [&](int64_t first, int64_t last) {
         for (int64_t r = first; r < last; ++r) {
           for (int half = 0; half < 2; ++half) {
             acc* const state = states + r * state_stride + block * kWidth + half * kLanes;
@@ -108,8 +110,8 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t, Factor> {
 
   template <class T>
   RNNKIT_INLINE void gate(const Seat& seat, int64_t r, int64_t s, T* grad) {
-    const auto row = p.row(r);
-    const int64_t t = row.time(s), at = p.offset(r, t, 2 * units);
+    const auto row = p.row(order[r]);
+    const int64_t t = row.time(s), at = p.offset(order[r], t, 2 * units);
     if (s >= row.length) {
       each_unit(seat, [&](int64_t unit, int n) {
         for (int half = 0; half < 2; ++half) {
@@ -117,7 +119,7 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t, Factor> {
           M::store(p.grad_gates + at + half * units + unit, V{}, n);
           M::store(p.grad_product + at + half * units + unit, V{}, n);
         }
-        M::store(p.h_before + p.offset(r, t, units) + unit, V{}, n);
+        M::store(p.h_before + p.offset(order[r], t, units) + unit, V{}, n);
       });
       return;
     }
@@ -127,20 +129,20 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t, Factor> {
     V sum = {}, along = {};
     each_unit(seat, [&](int64_t unit, int n) {
       acc* const state = states + r * state_stride + unit;
-      const V h = begins ? V{} : s > 0 ? M::load(before + unit, n) : this->load_or(p.h0, r * units + unit, n, 0);
-      const V mask = this->load_or(p.mask, r * units + unit, n, 1);
+      const V h = begins ? V{} : s > 0 ? M::load(before + unit, n) : this->load_or(p.h0, order[r] * units + unit, n, 0);
+      const V mask = this->load_or(p.mask, order[r] * units + unit, n, 1);
       V grad_h, d[2];
       Cell<M>::gradients(p.activation, M::load(p.gates + at + unit, n), M::load(p.gates + at + units + unit, n), mask, h,
                          (ends ? V{} : M::load(state, kLanes)) + M::load(grad_out + unit, n), d[0], d[1], grad_h);
       M::store(state, grad_h, n);
-      M::store(p.h_before + p.offset(r, t, units) + unit, h, n);
+      M::store(p.h_before + p.offset(order[r], t, units) + unit, h, n);
       for (int half = 0; half < 2; ++half) {
         const int64_t j = half * units + unit;
         M::store(p.grad_gates + at + j, d[half], n);
         if (p.normalize) {
           const V normal = M::load(p.normal + at + j, n);
           if (p.weight != nullptr) {
-            acc* const of_weight = p.sums + 2 * r * (2 * units) + j;
+            acc* const of_weight = p.sums + 2 * order[r] * (2 * units) + j;
             M::store(of_weight, M::load(of_weight, n) + d[half] * normal, n);
             M::store(of_weight + 2 * units, M::load(of_weight + 2 * units, n) + d[half], n);
             d[half] *= M::load(p.weight + j, n);
@@ -161,15 +163,15 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t, Factor> {
 
   // From the gradients of a and z, through the normalisation, to those of the product.
   RNNKIT_INLINE void through_norm(const Seat& seat, int64_t r, int64_t s) {
-    const auto row = p.row(r);
-    const int64_t t = row.time(s), at = p.offset(r, t, 2 * units);
+    const auto row = p.row(order[r]);
+    const int64_t t = row.time(s), at = p.offset(order[r], t, 2 * units);
     const bool active = s < row.length;
     Means mean{0, 0};
     for (int64_t group = 0; group < team.unit_groups && active; ++group) {
       mean.grad += means[group * rows + r].grad / (2 * units);
       mean.along += means[group * rows + r].along / (2 * units);
     }
-    const acc rstd = active ? p.rstd[p.offset(r, t, 1)] : 0;
+    const acc rstd = active ? p.rstd[p.offset(order[r], t, 1)] : 0;
     each_unit(seat, [&](int64_t unit, int n) {
       for (int half = 0; half < 2; ++half) {
         const int64_t j = half * units + unit;

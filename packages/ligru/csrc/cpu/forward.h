@@ -15,7 +15,7 @@ template <class scalar_t, class Factor>
 class ForwardPass : Pass<Forward<scalar_t>, scalar_t, Factor> {
   using Base = Pass<Forward<scalar_t>, scalar_t, Factor>;
   using Base::kLanes, Base::kWidth, Base::p, Base::rows, Base::units, Base::depth, Base::blocks, Base::stride, Base::team;
-  using Base::packed, Base::packs, Base::block_size, Base::sums_at, Base::together;
+  using Base::order, Base::packed, Base::packs, Base::block_size, Base::sums_at, Base::together;
   using typename Base::acc, typename Base::M, typename Base::Member, typename Base::Seat, typename Base::V;
 
   static constexpr bool kRounds = !std::is_same_v<Factor, acc>;
@@ -81,25 +81,28 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t, Factor> {
     if (p.h0 != nullptr) {
       together(member, [&](const Seat& seat) {
         each_row(seat, [&](int64_t r) {
-          if (p.row(r).begins(0)) return;
-          std::copy_n(p.h0 + r * units, units, states[0] + r * stride);
+          if (p.row(order[r]).begins(0)) return;
+          const acc* const h0 = p.h0 + order[r] * units;
+          std::copy_n(h0, units, states[0] + r * stride);
           for (int64_t unit = 0; unit < units && kRounds; ++unit)
-            factors[0][r * stride + unit] = static_cast<Factor>(p.h0[r * units + unit]);
+            factors[0][r * stride + unit] = static_cast<Factor>(h0[unit]);
         });
       });
     }
     for (int64_t s = 0; s < p.steps; ++s) {
       together(member, [&](const Seat& seat) {
+        const int64_t running = this->end_of_running(seat, s);
         for (int64_t block = seat.blocks.begin; block < seat.blocks.end; ++block) {
           const auto done = [&](int64_t first, int64_t last) {
             for (int64_t r = first; r < last; ++r) p.normalize ? add_squares(seat, block, r) : gate(block, r, s, acc(1));
           };
           if (packs) {
-            this->products(seat, block, factor(s % 2), done);
+            this->products(seat, running, block, factor(s % 2), done);
           } else {
-            for (int64_t r = seat.rows.begin; r < seat.rows.end; ++r) product_unpacked(block, r, states[s % 2] + r * stride);
-            done(seat.rows.begin, seat.rows.end);
+            for (int64_t r = seat.rows.begin; r < running; ++r) product_unpacked(block, r, states[s % 2] + r * stride);
+            done(seat.rows.begin, running);
           }
+          for (int64_t r = running; r < seat.rows.end && !p.normalize; ++r) gate(block, r, s, acc(1));
         }
       });
       if (p.normalize) {
@@ -112,7 +115,7 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t, Factor> {
       }
     }
     together(member, [&](const Seat& seat) {
-      each_row(seat, [&](int64_t r) { std::copy_n(states[p.steps % 2] + r * stride, units, p.h_last + r * units); });
+      each_row(seat, [&](int64_t r) { std::copy_n(states[p.steps % 2] + r * stride, units, p.h_last + order[r] * units); });
     });
   }
 
@@ -138,13 +141,13 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t, Factor> {
     V sum = squares[r];
     for (int64_t group = 1; group < team.unit_groups; ++group) sum += squares[group * rows + r];
     const acc rstd = 1 / std::sqrt(this->total(sum) / (2 * units) + p.eps);
-    const auto row = p.row(r);
-    if (p.gates != nullptr && seat.unit_group == 0) p.rstd[p.offset(r, row.time(s), 1)] = s < row.length ? rstd : 0;
+    const auto row = p.row(order[r]);
+    if (p.gates != nullptr && seat.unit_group == 0) p.rstd[p.offset(order[r], row.time(s), 1)] = s < row.length ? rstd : 0;
     return rstd;
   }
 
   RNNKIT_INLINE void gate(int64_t block, int64_t r, int64_t s, acc rstd) {
-    const auto row = p.row(r);
+    const auto row = p.row(order[r]);
     const int64_t unit = block * kLanes, t = row.time(s);
     const int n = this->lanes(unit);
     const V h = M::load(states[s % 2] + r * stride + unit, kLanes);
@@ -152,7 +155,7 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t, Factor> {
     acc* const next = states[(s + 1) % 2] + r * stride + unit;
     if (s >= row.length) {
       for (int half = 0; half < 2 && p.gates != nullptr; ++half) {
-        const int64_t kept = p.offset(r, t, 2 * units) + half * units + unit;
+        const int64_t kept = p.offset(order[r], t, 2 * units) + half * units + unit;
         M::store(p.gates + kept, V{}, n);
         if (p.normalize) M::store(p.normal + kept, V{}, n);
       }
@@ -164,8 +167,8 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t, Factor> {
       a *= rstd;
       z *= rstd;
       if (p.gates != nullptr) {
-        M::store(p.normal + p.offset(r, t, 2 * units) + unit, a, n);
-        M::store(p.normal + p.offset(r, t, 2 * units) + units + unit, z, n);
+        M::store(p.normal + p.offset(order[r], t, 2 * units) + unit, a, n);
+        M::store(p.normal + p.offset(order[r], t, 2 * units) + units + unit, z, n);
       }
       a = a * this->load_or(p.weight, unit, n, 1) + this->load_or(p.bias, unit, n, 0);
       z = z * this->load_or(p.weight, units + unit, n, 1) + this->load_or(p.bias, units + unit, n, 0);
@@ -174,10 +177,10 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t, Factor> {
     a += M::load(g, n);
     z += M::load(g + units, n);
     if (p.gates != nullptr) {
-      M::store(p.gates + p.offset(r, t, 2 * units) + unit, a, n);
-      M::store(p.gates + p.offset(r, t, 2 * units) + units + unit, z, n);
+      M::store(p.gates + p.offset(order[r], t, 2 * units) + unit, a, n);
+      M::store(p.gates + p.offset(order[r], t, 2 * units) + units + unit, z, n);
     }
-    const V fresh = Cell<M>::step(p.activation, a, z, this->load_or(p.mask, r * units + unit, n, 1), h);
+    const V fresh = Cell<M>::step(p.activation, a, z, this->load_or(p.mask, order[r] * units + unit, n, 1), h);
     M::store(out, fresh, n);
     const V carried = row.begins(s + 1) ? V{} : fresh;
     M::store(next, carried, n);

@@ -31,7 +31,8 @@ class Pass {
   const int64_t rows = p.rows(), units = p.units, depth, blocks, stride, block_size;
   const bool packs;
   const Team team;
-  Meetings meetings;  // of each group of rows
+  const std::vector<int64_t> order;  // which of the problem's rows ours are
+  Meetings meetings;                 // of each group of rows
   Buffer<Factor> packed;
   Buffer<acc> sums;
 
@@ -43,6 +44,7 @@ class Pass {
         block_size(packed_at<M, Factor>(ceil_div(depth, kPair<Factor>) * kPair<Factor>, 0)),
         packs(packs),
         team(Team::choose(torch::stable::get_num_threads(), rows, blocks, depth * kWidth / kPair<Factor>, kLanes, p.steps)),
+        order(by_length(p, team.row_groups)),
         meetings(team.row_groups, team.unit_groups),
         packed(packs ? blocks * block_size : 0),
         sums(blocks * rows * kWidth) {}
@@ -65,12 +67,36 @@ class Pass {
                                  [&](int64_t i) { f(Seat{of_rows, Share(blocks, i, team.unit_groups), i}); });
   }
 
+  // The longest rows first, one for each group in turn: those that have ended are then the last of each.
+  static std::vector<int64_t> by_length(const Problem& p, int64_t groups) {
+    std::vector<int64_t> rows(p.rows()), order(p.rows());
+    for (int64_t r = 0; r < p.rows(); ++r) rows[r] = order[r] = r;
+    if (p.lengths == nullptr) return order;
+    std::stable_sort(rows.begin(), rows.end(), [&](int64_t a, int64_t b) { return p.row(a).length > p.row(b).length; });
+    std::vector<int64_t> next(groups);
+    for (int64_t i = 0; i < groups; ++i) next[i] = Share(p.rows(), i, groups).begin;
+    int64_t group = 0;
+    for (int64_t r : rows) {
+      while (next[group] == Share(p.rows(), group, groups).end) group = (group + 1) % groups;
+      order[next[group]++] = r;
+      group = (group + 1) % groups;
+    }
+    return order;
+  }
+
+  // The end of those of a seat's rows that have a step s.
+  int64_t end_of_running(const Seat& seat, int64_t s) const {
+    int64_t end = seat.rows.end;
+    while (end > seat.rows.begin && p.row(order[end - 1]).length <= s) --end;
+    return end;
+  }
+
   acc* sums_at(int64_t block, int64_t r) const { return sums + (block * rows + r) * kWidth; }
 
-  // The products of a seat's rows with one of its blocks; done(first, end) is called for each tile of rows.
+  // The products of a seat's rows up to `running` with one of its blocks; done(first, end) is called for each tile of rows.
   template <class F>
-  RNNKIT_INLINE void products(const Seat& seat, int64_t block, const Factor* x, F done) const {
-    const int64_t count = seat.rows.end - seat.rows.begin, tiles = ceil_div(count, kTileRows);
+  RNNKIT_INLINE void products(const Seat& seat, int64_t running, int64_t block, const Factor* x, F done) const {
+    const int64_t count = running - seat.rows.begin, tiles = ceil_div(count, kTileRows);
     for (int64_t i = 0; i < tiles; ++i) {
       const Share tile(count, i, tiles);
       const int64_t first = seat.rows.begin + tile.begin, end = seat.rows.begin + tile.end;
