@@ -35,8 +35,9 @@ void fill_joint(Joint<scalar_t>& p, const Tensor& logits, const Tensor& symbols,
   fill_sequences(p, logits, batch, frames, symbols.size(1), rows, boundary, begin);
   p.mode = parse<Mode>("kind", options.kind, kModes);
   p.durations = options.durations;
+  STD_TORCH_CHECK(p.durations >= 0 && p.durations <= logits.size(-1), "durations: expected 0 to ", logits.size(-1),
+                  " columns");
   p.classes = logits.size(-1) - p.durations;
-  STD_TORCH_CHECK(p.durations >= 0 && p.classes >= 0, "durations: expected 0 to ", logits.size(-1), " columns");
   p.targets = symbols.const_data_ptr<int64_t>();
   p.blanks = int(options.blanks.size());
   STD_TORCH_CHECK(p.blanks > 0 && p.blanks <= kMaxBlanks && (p.mode != Mode::hat || p.blanks == 1), "blanks: expected 1 to ",
