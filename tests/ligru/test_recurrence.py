@@ -266,15 +266,20 @@ def test_an_emulated_engine_that_cannot_is_not_replaced_in_silence(monkeypatch: 
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_sequences_of_a_batch_are_as_if_alone(threads: int, normalize: bool) -> None:
+@pytest.mark.parametrize(
+    ("lengths", "bidirectional"), [([0, 13, 5, 1, 13, 2, 7, 0, 12], True), ([13, 13, 12, 11, 1, 2, 0, 1], False)], ids=str
+)
+def test_sequences_of_a_batch_are_as_if_alone(
+    lengths: list[int], bidirectional: bool, threads: int, normalize: bool
+) -> None:
     """However long the others are, in whatever order: those that have ended take no part in the products."""
     torch.manual_seed(0)
-    lengths = [0, 13, 5, 1, 13, 2, 7, 0, 12]
-    g = torch.randn(len(lengths), 13, 40, dtype=torch.float64, requires_grad=True)
+    batch, directions = len(lengths), 2 if bidirectional else 1
+    g = torch.randn(batch, 13, 40, dtype=torch.float64, requires_grad=True)
     u = (0.2 * torch.randn(40, 20, dtype=torch.float64)).requires_grad_()
-    h0 = torch.randn(2, len(lengths), 20, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(len(lengths), 13, 40, dtype=torch.float64)
-    options = {"bidirectional": True, "normalize": normalize, "nonlinearity": "tanh"}
+    h0 = torch.randn(directions, batch, 20, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(batch, 13, 20 * directions, dtype=torch.float64)
+    options = {"bidirectional": bidirectional, "normalize": normalize, "nonlinearity": "tanh"}
     with torch_threads(threads):
         out, last = recurrence(g, u, h0, lengths=torch.tensor(lengths), **options)
         grads = torch.autograd.grad((out * weights).sum() + last.sum(), [g, u, h0])
