@@ -274,11 +274,11 @@ def test_sequences_of_a_batch_are_as_if_alone(
 ) -> None:
     """However long the others are, in whatever order: those that have ended take no part in the products."""
     torch.manual_seed(0)
-    batch, directions = len(lengths), 2 if bidirectional else 1
-    g = torch.randn(batch, 13, 40, dtype=torch.float64, requires_grad=True)
-    u = (0.2 * torch.randn(40, 20, dtype=torch.float64)).requires_grad_()
-    h0 = torch.randn(directions, batch, 20, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(batch, 13, 20 * directions, dtype=torch.float64)
+    batch, directions, units = len(lengths), 2 if bidirectional else 1, 80  # enough work for threads to share the rows
+    g = torch.randn(batch, 13, 2 * units, dtype=torch.float64, requires_grad=True)
+    u = (0.1 * torch.randn(2 * units, units, dtype=torch.float64)).requires_grad_()
+    h0 = torch.randn(directions, batch, units, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(batch, 13, units * directions, dtype=torch.float64)
     options = {"bidirectional": bidirectional, "normalize": normalize, "nonlinearity": "tanh"}
     with torch_threads(threads):
         out, last = recurrence(g, u, h0, lengths=torch.tensor(lengths), **options)
