@@ -743,7 +743,7 @@ LIGRU = [
     fault(
         "h0 is not what was there before the first step",
         "packages/ligru/csrc/cpu/backward.h",
-        "this->load_or(p.h0, r * units + unit, n, 0);",
+        "this->load_or(p.h0, order[r] * units + unit, n, 0);",
         "V{};",
     ),
     fault(
