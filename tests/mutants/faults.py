@@ -986,9 +986,9 @@ RNNT_LOSS = [
     ),
     fault(
         "a mean over symbols is one over sequences",
-        "packages/rnnt_loss/src/rnnt_loss/transformers.py",
-        "(losses / target_lengths.to(losses.device)).mean()",
-        "losses.mean()",
+        "packages/rnnt_loss/src/rnnt_loss/_forms.py",
+        "        loss = loss / symbol_lengths.to(loss.device)\n",
+        "        loss = loss / 1\n",
     ),
     fault(
         "the greedy search counts symbols of the frame before",

@@ -102,7 +102,7 @@ class LatticeWalk {
  private:
   // Scores of the arcs into a node.
   struct Given {
-    bool node, has_blank, has_label;
+    bool has_blank, has_label;
     int blank_at, label_at;  // cells
     scalar_t blank, label;
   };
@@ -239,10 +239,10 @@ class LatticeWalk {
   // What leads to this lane's i-th node of a step.
   __device__ __forceinline__ Given arcs_to(int step, int i) {
     const int s = symbols_at(step, i), t = frame_at(step, s), from = t - duration_;
+    const bool reached = node(t, s);
     Given given;
-    given.node = node(t, s);
-    given.has_blank = given.node && has_blank(t - 1, s) && within(s - begin(t - 1), p_.rows);
-    given.has_label = given.node && has_label(from, s - 1) && within(s - 1 - begin(from), p_.label_rows);
+    given.has_blank = reached && has_blank(t - 1, s) && within(s - begin(t - 1), p_.rows);
+    given.has_label = reached && has_label(from, s - 1) && within(s - 1 - begin(from), p_.label_rows);
     given.blank_at = given.has_blank ? slot(t - 1) * blank_stride_ + s - begin(t - 1) : 0;
     given.label_at = given.has_label ? slot(from) * label_stride_ + s - 1 - begin(from) : 0;
     given.blank = given.has_blank ? blank_cells_[given.blank_at] : scalar_t(0);

@@ -49,6 +49,14 @@ def check_index(name: str, value: int, classes: int) -> int:
     return value if value >= 0 else value + int(classes)  # under torch.jit.trace a size is a tensor
 
 
+def check_count(name: str, value: int, least: int) -> None:
+    """Raises unless the value is a number of at least so many."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    if not least <= value < 1 << 62:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
 def check_logits(name: str, x: Tensor, dims: str) -> None:
     """Raises unless x is floating and has the dimensions that are named."""
     check_tensor(name, x)

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from . import _ops
-from ._arguments import check_index, check_logits, check_symbols, with_unit_stride
+from ._arguments import check_count, check_index, check_logits, check_symbols, with_unit_stride
 from ._derivatives import one_by_one, register_shapes, with_backward
 from ._modes import autocast_enabled, needs_plain_torch, without_autocast
 from ._plain import linear_parameters
@@ -66,14 +66,6 @@ def joined_scores(
     return _linear_scores(am, lm, linear, *given)
 
 
-def check_count(name: str, value: int, least: int) -> None:
-    """Raises unless the value is a number of at least so many."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an int, got {value!r}")
-    if not least <= value < 1 << 62:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")
-
-
 def rows_by_default(device: torch.device) -> int:
     """How many rows of logits a CPU's caches hold, or a GPU has work with."""
     return 512 if device.type == "cpu" else 1 << 16
@@ -86,8 +78,7 @@ def _checked_classes(
     classes = columns - options.durations
     if classes < 1:
         raise ValueError(f"joiner: expected the classes and {options.durations} durations as its output, got {columns}")
-    name = "termination_symbol" if len(options.blanks) == 1 else "blanks"
-    blanks = [check_index(name, blank, classes) for blank in options.blanks]
+    blanks = [check_index("termination_symbol", blank, classes) for blank in options.blanks]
     return options._replace(blanks=blanks), check_symbols(symbols, len(like), symbols.shape[1], classes, boundary, like)
 
 
@@ -112,11 +103,11 @@ def _linear_scores(
         if t.dtype != am.dtype or t.device != am.device:
             raise TypeError(f"{name}: expected am's {am.dtype} on {am.device}, got {t.dtype} on {t.device}")
     options, symbols = _checked_classes(options, symbols, boundary, weight.shape[0], am)
-    given = (am, lm, weight, bias, symbols, boundary, begin, rows, rows_at_once, *options)
+    given = (am, lm, weight, bias, symbols, boundary, begin, rows)
     if needs_plain_torch():
-        return _joiner_reference(*given)
+        return _joiner_reference(*given, options)
     with without_autocast(am.device):
-        label, blank, *_ = _ops.CALLS.joiner_scores(*given)
+        label, blank, *_ = _ops.CALLS.joiner_scores(*given, rows_at_once, *options)
     return label, blank
 
 
@@ -219,8 +210,7 @@ def _joiner_reference(
     boundary: Tensor | None,
     begin: Tensor | None,
     rows: int,
-    rows_at_once: int,
-    *options: Any,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     if begin is None:
         joined = enc[:, :, None] + dec[:, None]
@@ -228,8 +218,7 @@ def _joiner_reference(
         s = (begin[:, :, None] + torch.arange(rows, device=begin.device)).clamp(max=dec.shape[1] - 1)
         joined = enc[:, :, None] + dec[torch.arange(len(dec), device=begin.device)[:, None, None], s]
     logits = torch.nn.functional.linear(joined.tanh(), weight, bias)
-    rest: tuple[Any, ...] = (boundary, begin, None, 0, *options, False)
-    return scores_reference(logits, symbols, *rest)
+    return scores_reference(logits, symbols, boundary, begin, None, 0, options, False)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -268,18 +257,13 @@ def _register(namespace: str) -> Callable[..., Any]:
         begin: Tensor | None,
         rows: int,
         rows_at_once: int,
-        blanks: list[int],
-        kind: str,
-        durations: int,
-        smoothing: float,
-        clamp: float,
-        label_weight: float,
+        *options: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        scores = empty_scores(enc, symbols, begin, rows, len(blanks) + durations)
+        scores = empty_scores(enc, symbols, begin, rows, Options(*options).planes)
         for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
             hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
             logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
-            ops.joint_scores_(logits, symbols, first, *scores, boundary, begin, blanks, kind, durations, smoothing)
+            ops.joint_scores_(logits, symbols, first, *scores, boundary, begin, *options[:4])
         if rows_at_once == 0 and scores[2].numel() > 0:
             return *scores, hidden, logits
         return *scores, enc.new_empty(0), enc.new_empty(0)
@@ -299,14 +283,8 @@ def _register(namespace: str) -> Callable[..., Any]:
         begin: Tensor | None,
         rows: int,
         rows_at_once: int,
-        blanks: list[int],
-        kind: str,
-        durations: int,
-        smoothing: float,
-        clamp: float,
-        label_weight: float,
+        *options: Any,
     ) -> list[Tensor]:
-        options = Options(blanks, kind, durations, smoothing, clamp, label_weight)
         sums = [torch.zeros(t.shape, dtype=state_dtype(t), device=t.device) for t in (enc, dec, weight, bias)]
         grad_enc, grad_dec, grad_weight, grad_bias = sums
         for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
@@ -326,15 +304,23 @@ def _register(namespace: str) -> Callable[..., Any]:
             ops.join_backward_(_linear(grads, weight.T).view_as(hidden), hidden, boundary, begin, first, grad_enc, grad_dec)
         return [s.to(t.dtype) for s, t in zip(sums, (enc, dec, weight, bias), strict=True)]
 
-    _ops.python_op(namespace, joiner_scores)
-    _ops.python_op(namespace, joiner_scores_backward)
+    inputs = "Tensor enc, Tensor dec, Tensor weight, Tensor bias, Tensor symbols"
+    rest = (
+        "Tensor? boundary, Tensor? begin, SymInt rows, SymInt rows_at_once, SymInt[] blanks, str kind, SymInt durations, "
+        "float smoothing, float clamp, float label_weight"
+    )
+    grads, kept = "Tensor grad_label, Tensor grad_blank", "Tensor norm, Tensor kept_hidden, Tensor kept_logits"
+    outputs = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
+    _ops.python_op(f"{namespace}::joiner_scores", f"({inputs}, {rest}) -> {outputs}", joiner_scores)
+    backward_schema = f"({grads}, {inputs}, {kept}, {rest}) -> Tensor[]"
+    _ops.python_op(f"{namespace}::joiner_scores_backward", backward_schema, joiner_scores_backward)
 
-    def shapes_of_scores(enc, dec, weight, bias, symbols, boundary, begin, rows, rows_at_once, blanks, kind, durations, *_):  # type: ignore[no-untyped-def]
+    def shapes_of_scores(enc, dec, weight, bias, symbols, boundary, begin, rows, rows_at_once, *options):  # type: ignore[no-untyped-def]
         nodes = enc.shape[0] * enc.shape[1]
         kept = [enc.new_empty(0), enc.new_empty(0)]
         if rows_at_once == 0 and nodes * rows > 0:
             kept = [enc.new_empty(nodes, rows, width) for width in (enc.shape[2], weight.shape[0])]
-        return *empty_scores(enc, symbols, begin, rows, len(blanks) + durations), *kept
+        return *empty_scores(enc, symbols, begin, rows, Options(*options).planes), *kept
 
     def shapes_of_backward(grad_label, grad_blank, enc, dec, weight, bias, *_):  # type: ignore[no-untyped-def]
         return [t.new_empty(t.shape) for t in (enc, dec, weight, bias)]
@@ -348,7 +334,8 @@ def _register(namespace: str) -> Callable[..., Any]:
     register_shapes(f"{namespace}::join_backward_", lambda *_: None)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        tensors, ctx.options = inputs[:7], inputs[7:]
+        *tensors, ctx.rows, ctx.rows_at_once = inputs[:9]
+        ctx.options = Options(*inputs[9:])
         ctx.save_for_backward(*tensors, *output[2:])
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[2:])
@@ -357,14 +344,12 @@ def _register(namespace: str) -> Callable[..., Any]:
         *inputs, symbols, boundary, begin, norm, hidden, logits = ctx.saved_tensors
         nothing = [None] * 11
         if torch.is_grad_enabled():
-            rest = (symbols, boundary, begin, *ctx.options)
+            rest = (symbols, boundary, begin, ctx.rows, ctx.options)
             return *_ops.gradients(_joiner_reference, inputs, [grad_label, grad_blank], rest), *nothing
-        options = Options(*ctx.options[2:])
-        planes = len(options.blanks) + options.durations
         with without_autocast(norm.device):
-            grads = gradients_of_scores(grad_label, grad_blank, norm, planes, symbols if begin is None else None)
+            grads = gradients_of_scores(grad_label, grad_blank, norm, ctx.options.planes, symbols if begin is None else None)
             given = (*grads, *inputs, symbols, norm, hidden, logits, boundary, begin)
-            return *ops.joiner_scores_backward(*given, *ctx.options), *nothing
+            return *ops.joiner_scores_backward(*given, ctx.rows, ctx.rows_at_once, *ctx.options), *nothing
 
     one_by_one(f"{namespace}::joiner_scores_backward")
     return with_backward(f"{namespace}::joiner_scores", setup, backward)

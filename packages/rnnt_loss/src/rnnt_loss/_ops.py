@@ -1,7 +1,7 @@
 """The compiled library, and what the ops of `torch.ops.rnnkit_rnnt_loss` have in common.
 
 Importing this module loads the library. Each op is taught to torch, its shapes and derivatives, in the room of its losses: lattice in
-recursion.py, joint_scores in joint.py, simple_scores in simple.py, prune_ranges in pruned.py, joiner_scores in joiner.py. Nodes are
+recursion.py, joint_scores in _scores.py, simple_scores in simple.py, prune_ranges in pruned.py, joiner_scores in _joiner.py. Nodes are
 laid out as in `reference`: (B, T, rows). What all have:
 
     symbols    (B, S) int64
@@ -49,10 +49,9 @@ def register(namespace: str) -> SimpleNamespace:
     return SimpleNamespace(**{name: function(namespace) for name, function in _REGISTRATIONS.items()})
 
 
-def python_op(namespace: str, function: Callable[..., Any]) -> None:
+def python_op(name: str, schema: str, function: Callable[..., Any]) -> None:
     """Defines an op in Python. torch.library.custom_op does, too, and imports all of torch.compile for it."""
-    name = f"{namespace}::{function.__name__}"
-    torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
+    torch.library.define(name, schema)
     torch.library.impl(name, "default", function)
 
 

@@ -40,12 +40,20 @@ class Options(NamedTuple):
     clamp: float = 0.0
     label_weight: float = 1.0
 
+    @property
+    def planes(self) -> int:
+        """Those of the blanks and of the durations."""
+        return len(self.blanks) + self.durations
 
-def check_fastemit(fastemit_lambda: float) -> float:
-    """By which a gradient of labels is multiplied, 1 + fastemit_lambda; raises ValueError unless it is above 0."""
+
+def options_of_durations(blanks: list[int], durations: int, clamp: float, fastemit_lambda: float) -> Options:
+    """Those of a transducer whose arcs may last, the plain one among them; clamp and fastemit_lambda are NeMo's.
+
+    Raises ValueError unless FastEmit's weight, which the clamp divides by, is above 0.
+    """
     if not fastemit_lambda > -1:
         raise ValueError(f"fastemit_lambda: expected a number above -1, got {fastemit_lambda}")
-    return 1 + fastemit_lambda
+    return Options(blanks, durations=durations, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
 
 
 def options_of(blank: int, use_hat_loss: bool = False, label_smoothing: float = 0.0) -> Options:
@@ -69,10 +77,10 @@ def joint_scores(
     reuse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The scores of labels and blanks, by the op or, under torch.func, by the reference."""
-    given = (logits, symbols, boundary, begin, offsets, packed_frames, *options, reuse)
+    given = (logits, symbols, boundary, begin, offsets, packed_frames)
     if needs_plain_torch():
-        return scores_reference(*given)
-    label, blank, _ = _ops.CALLS.joint_scores(*given)
+        return scores_reference(*given, options, reuse)
+    label, blank, _ = _ops.CALLS.joint_scores(*given, *options, reuse)
     return label, blank
 
 
@@ -83,22 +91,17 @@ def scores_reference(
     begin: Tensor | None,
     offsets: Tensor | None,
     packed_frames: int,
-    blanks: list[int],
-    kind: str,
-    durations: int,
-    smoothing: float,
-    clamp: float,
-    label_weight: float,
+    options: Options,
     reuse: bool,
 ) -> tuple[Tensor, Tensor]:
     """What the op returns first, in operations that can be differentiated in any way."""
-    if clamp > 0 or reuse:
+    if options.clamp > 0 or reuse:
         raise NotImplementedError("clamp and reuse_logits: first derivatives only, and none under torch.func")
     frames = logits.shape[1] if offsets is None else packed_frames
     boundary = _ops.whole(boundary, symbols.shape[0], symbols.shape[1], frames, logits)
     if offsets is not None:
         logits = reference.unpacked(logits, boundary, frames, symbols.shape[1])
-    label, blank = reference.joint_scores(logits, symbols, boundary, begin, blanks, kind, durations, smoothing)
+    label, blank = reference.joint_scores(logits, symbols, boundary, begin, *options[:4])
     return label.to(state_dtype(logits)), blank.to(state_dtype(logits))
 
 
@@ -143,11 +146,10 @@ def _register(namespace: str) -> Callable[..., Any]:
         options = ctx.options
         nothing = [None] * 12
         if torch.is_grad_enabled():
-            rest = (symbols, boundary, begin, offsets, ctx.packed_frames, *options, ctx.reuse)
+            rest = (symbols, boundary, begin, offsets, ctx.packed_frames, options, ctx.reuse)
             return *_ops.gradients(scores_reference, [logits], [grad_label, grad_blank], rest), *nothing
         logits = logits.detach()
-        planes = len(options.blanks) + options.durations
-        grads = gradients_of_scores(grad_label, grad_blank, norm, planes, symbols if begin is None else None)
+        grads = gradients_of_scores(grad_label, grad_blank, norm, options.planes, symbols if begin is None else None)
         if ctx.reuse:
             ops.joint_scores_backward_(*grads, logits, symbols, norm, 0, boundary, begin, offsets, *options)
             torch.autograd.graph.increment_version(logits)  # so that torch notices whoever else needed them

@@ -11,7 +11,7 @@ from torch import Tensor
 from ._arguments import check_index, check_logits, checked_joint, with_unit_stride
 from ._forms import named
 from ._modes import wants_gradients
-from ._scores import Options, check_fastemit, joint_scores
+from ._scores import Options, joint_scores, options_of_durations
 from ._solving import frames_of, reduce, solve
 from .recursion import lattice
 
@@ -64,15 +64,9 @@ def tdt_loss(
     durations = check_durations(durations)
     given = _checked(logits, symbols, len(durations), termination_symbol, boundary, reduction)
     logits, symbols, boundary, blank = given
-    options = tdt_options(blank, len(durations), clamp, fastemit_lambda)
+    options = options_of_durations([blank], len(durations), clamp, fastemit_lambda)
     scores = joint_scores(logits, symbols, options, boundary)
     return tdt_loss_of(*scores, durations, boundary, sigma, omega, reduction, fastemit_lambda, zero_infinity)
-
-
-def tdt_options(blank: int, durations: int, clamp: float = 0.0, fastemit_lambda: float = 0.0) -> Options:
-    """How a TDT model's scores come from its logits, of which the last are `durations`."""
-    weight = check_fastemit(fastemit_lambda)
-    return Options([blank], durations=durations, clamp=max(clamp, 0.0), label_weight=weight)
 
 
 def tdt_loss_of(
@@ -92,13 +86,11 @@ def tdt_loss_of(
     if omega > 0 and float(torch.rand(())) < omega:
         score = solve(label, blank[:, :1], "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
         return reduce(score, reduction, zero_infinity)
-    lasting = blank[:, 1:]
+    of_labels = of_blanks = blank[:, 1:]
     if fastemit_lambda != 0:  # the lattice will multiply the gradients of labels', which those of durations are part of
         weight = 1 + fastemit_lambda
-        of_labels, of_blanks = lasting / weight + (1 - 1 / weight) * lasting.detach(), lasting
-        arcs = _arcs(label - sigma, blank[:, :1] - sigma, of_labels, of_blanks, durations)
-    else:
-        arcs = _arcs(label - sigma, blank[:, :1] - sigma, lasting, lasting, durations)
+        of_labels = of_labels / weight + (1 - 1 / weight) * of_labels.detach()
+    arcs = _arcs(label - sigma, blank[:, :1] - sigma, of_labels, of_blanks, durations)
     return _duration_loss(*arcs, boundary, reduction, fastemit_lambda, zero_infinity)
 
 
@@ -130,7 +122,7 @@ def tdt_align(
     durations = check_durations(durations)
     with torch.no_grad():
         logits, symbols, boundary, blank = _checked(logits, symbols, len(durations), termination_symbol, boundary, "none")
-        label, blanks = joint_scores(logits, symbols, tdt_options(blank, len(durations)), boundary)
+        label, blanks = joint_scores(logits, symbols, Options([blank], durations=len(durations)), boundary)
         arcs = _arcs(label, blanks[:, :1], blanks[:, 1:], blanks[:, 1:], durations)
         score, taken, _ = lattice(*arcs, boundary, viterbi=True, occupancies=True)
         frame = frames_of(taken.sum(1))
@@ -237,7 +229,7 @@ def multiblank_rnnt_loss(
     with named(termination_symbol="blanks"):
         logits, symbols, boundary, _ = checked_joint(logits, symbols, blanks[0], boundary, "regular", reduction)
     classes = [check_index("blanks", blank, logits.shape[3]) for blank in blanks]
-    options = Options(classes, clamp=max(clamp, 0.0), label_weight=check_fastemit(fastemit_lambda))
+    options = options_of_durations(classes, 0, clamp, fastemit_lambda)
     scores = joint_scores(logits, symbols, options, boundary)
     return multiblank_loss_of(*scores, blank_durations, boundary, sigma, reduction, fastemit_lambda, zero_infinity)
 

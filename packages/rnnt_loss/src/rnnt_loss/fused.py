@@ -11,9 +11,9 @@ from ._arguments import REDUCTIONS, RNNT_TYPES, check_band, check_boundary, chec
 from ._checks import check_tensor
 from ._forms import named
 from ._joiner import Joiner, joined_scores
-from ._scores import Options, check_fastemit, options_of
+from ._scores import options_of, options_of_durations
 from ._solving import Loss, loss_of
-from .durations import check_blanks, check_durations, multiblank_loss_of, tdt_loss_of, tdt_options
+from .durations import check_blanks, check_durations, multiblank_loss_of, tdt_loss_of
 
 
 def rnnt_loss_fused(
@@ -222,7 +222,7 @@ def tdt_loss_fused(
     """
     durations = check_durations(durations)
     boundary = _checked(am, lm, symbols, boundary, "regular", reduction)
-    options = tdt_options(termination_symbol, len(durations), clamp, fastemit_lambda)
+    options = options_of_durations([termination_symbol], len(durations), clamp, fastemit_lambda)
     scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once)
     return tdt_loss_of(*scores, durations, boundary, sigma, omega, reduction, fastemit_lambda, zero_infinity)
 
@@ -272,7 +272,7 @@ def multiblank_rnnt_loss_fused(
     """
     blanks, blank_durations = check_blanks(blanks, blank_durations)
     boundary = _checked(am, lm, symbols, boundary, "regular", reduction)
-    options = Options(blanks, clamp=max(clamp, 0.0), label_weight=check_fastemit(fastemit_lambda))
+    options = options_of_durations(blanks, 0, clamp, fastemit_lambda)
     with named(termination_symbol="blanks"):
         scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once)
     return multiblank_loss_of(*scores, blank_durations, boundary, sigma, reduction, fastemit_lambda, zero_infinity)

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from . import functional
-from ._arguments import check_choice, check_logits, check_rows
+from ._arguments import check_choice, check_count, check_logits, check_rows
 from ._checks import check_tensor
-from ._forms import boundary_of, check_ends, named, reduced
-from ._joiner import Joiner, check_count, joined_scores, rows_by_default
+from ._forms import boundary_of, boundary_within, named, reduced
+from ._joiner import Joiner, joined_scores, rows_by_default
 from ._plain import is_plain
-from ._scores import Options, check_fastemit
+from ._scores import options_of_durations
 from ._solving import solve
 from .durations import check_durations, tdt_loss_of
 from .torchaudio import rnnt_loss
@@ -254,9 +253,7 @@ class RNNTLoss(nn.Module):
             )
         with named(acts="log_probs", labels="targets", act_lens="input_lengths", label_lens="target_lengths"):
             loss: Tensor = self.loss(log_probs, targets[:, : log_probs.shape[2] - 1], input_lengths, target_lengths)
-        if self.reduction == "mean":
-            return (loss / target_lengths.to(loss.device)).mean()
-        return reduced(loss, self.reduction or "none", target_lengths)
+        return reduced(loss, self.reduction or "none", target_lengths, by_symbols=True)
 
 
 class FlashRNNTLoss(nn.Module):
@@ -284,12 +281,10 @@ class FlashRNNTLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_count("max_joint_rows", max_joint_rows, 1)
-        check_fastemit(fastemit_lambda)
-        self.blank = blank
-        self.fastemit_lambda = fastemit_lambda
-        self.clamp = clamp
         self.max_joint_rows = max_joint_rows
-        self.durations = None if durations is None else check_durations(durations)
+        self.durations = [] if durations is None else check_durations(durations)
+        self.options = options_of_durations([blank], len(self.durations), clamp, fastemit_lambda)
+        self.fastemit_lambda = fastemit_lambda
         self.sigma = sigma
 
     def forward(
@@ -322,19 +317,14 @@ class FlashRNNTLoss(nn.Module):
         am, lm = given.project_encoder(encoder), given.project_prednet(predictor)
         check_logits("encoder", am, "B, T, D")
         check_logits("predictor", lm, "B, S + 1, P")
-        frames = check_ends("source_lengths", source_lengths, am.shape[1], am)
-        symbols = check_ends("target_lengths", target_lengths, lm.shape[1] - 1, am)
-        start = torch.zeros_like(frames)
-        boundary = torch.stack([start, start, symbols, frames], 1)
-        durations = self.durations or []
-        weight = 1 + self.fastemit_lambda
-        options = Options([self.blank], durations=len(durations), clamp=max(self.clamp, 0.0), label_weight=weight)
+        lengths = {"target_lengths": target_lengths, "source_lengths": source_lengths}
+        boundary = boundary_within(lm.shape[1] - 1, am.shape[1], am, **lengths)
         rows = min(self.max_joint_rows, rows_by_default(am.device))
         with named(am="encoder", lm="predictor", symbols="targets", termination_symbol="blank"):
             check_rows("predictor", lm, targets)
-            label, blank = joined_scores(am, lm, _joiner(given), targets, options, boundary, None, lm.shape[1], rows)
-        if durations:
-            return tdt_loss_of(label, blank, durations, boundary, self.sigma, 0.0, "none", self.fastemit_lambda, False)
+            label, blank = joined_scores(am, lm, _joiner(given), targets, self.options, boundary, None, lm.shape[1], rows)
+        if self.durations:
+            return tdt_loss_of(label, blank, self.durations, boundary, self.sigma, 0.0, "none", self.fastemit_lambda, False)
         return -solve(label, blank, "regular", boundary, fastemit_lambda=self.fastemit_lambda)[0]
 
 

@@ -64,7 +64,7 @@ def rnnt_loss(
     with named(symbols="targets", termination_symbol="blank_token_id"):
         losses = functional.rnnt_loss(logits, targets, blank_token_id, boundary, reduction="none")
     assert isinstance(losses, Tensor)
-    return _reduced(losses, reduction, target_lengths)
+    return reduced(losses, reduction, target_lengths, by_symbols=True)
 
 
 def tdt_loss(
@@ -126,7 +126,7 @@ def tdt_loss(
         valid = inside(boundary, None, *tokens.shape[1:3])
         lasting = torch.where(valid[..., None], duration_logits, 0.0).to(label.dtype).log_softmax(-1).permute(0, 3, 1, 2)
         losses = tdt_loss_of(label, torch.cat([blanks, lasting], 1), durations, boundary, sigma, 0.0, "none", 0.0, False)
-    return _reduced(losses, reduction, target_lengths)
+    return reduced(losses, reduction, target_lengths, by_symbols=True)
 
 
 def ParakeetForRNNTLoss(
@@ -194,9 +194,3 @@ def ParakeetForTDTLoss(
     lengths = (logit_lengths, label_lengths)
     with named(targets="labels", target_lengths="label_lengths"):
         return tdt_loss(token_logits, duration_logits, labels, *lengths, blank_token_id, durations, sigma, reduction)
-
-
-def _reduced(losses: Tensor, reduction: str, target_lengths: Tensor) -> Tensor:
-    if reduction == "mean":  # Transformers' divides by the symbols of each sequence first
-        return (losses / target_lengths.to(losses.device)).mean()
-    return reduced(losses, reduction, target_lengths)
