@@ -129,6 +129,6 @@ def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
     check_survives(ops.layer, [x, weight, bias, h0, lengths, reset, seed, *options, True, True])
     _, _, carries, planes = ops.layer(x, weight, bias, h0, lengths, reset, seed, *options, True, True)
     given = [torch.randn(2, 20, 4), torch.randn(2, 4), x, weight, bias, planes, carries, lengths, reset, seed]
-    check_survives(ops.layer_backward, [*given, *options, True, True, True, True], unread=[4])
+    check_survives(ops.layer_backward, [*given, *options, True, True, True, True, True], unread=[4])
     check_survives(ops.step, [torch.randn(2, 12), h0, None, *options[:3]])
     check_survives(ops.stack_step, [torch.randn(2, 3), [weight], [bias], h0[None, :, None], None, *options[:3]])

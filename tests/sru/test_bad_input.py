@@ -164,4 +164,4 @@ def test_the_bare_ops_survive_any_arguments(peephole: str, skip: str, host_backe
         check_survives(ops.stack_step, [x[:, 0], [weight], [bias], [weight_c], [torch.rand(1)], c0[None], True, "tanh"])
         _, _, carries, u = ops.layer(x, weight, bias, weight_c, c0, *extras, "tanh", "both", True, True)
         given = [*grads, x, weight, bias, weight_c, u, carries, *extras]
-        check_survives(ops.layer_backward, [*given, "tanh", "both", True, True, True, True, True])
+        check_survives(ops.layer_backward, [*given, "tanh", "both", True, True, True, True, True, True])

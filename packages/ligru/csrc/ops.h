@@ -4,7 +4,7 @@
 #pragma once
 
 #include <rnnkit/dispatch.h>
-#include <rnnkit/tensors.h>
+#include <rnnkit/products.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>
@@ -40,8 +40,8 @@ struct Inputs {
     STD_TORCH_CHECK(inputs.size() == 2 || (affine() && normalize), "inputs: expected g and u, or also a weight and a bias");
     STD_TORCH_CHECK(g().dim() == 3 && inputs[1].dim() == 2, "g and u: expected 3 and 2 dimensions");
     check_rows(g(), 2 * units(), "g");
-    if (g().stride(2) != 1) inputs[0] = torch::stable::contiguous(g());
-    inputs[1] = torch::stable::contiguous(inputs[1]);
+    if (g().stride(2) != 1) inputs[0] = contiguous(g());
+    inputs[1] = contiguous(inputs[1]);
     check(inputs[1], g().scalar_type(), {2 * units(), units()}, "u");
     for (size_t i = 2; i < inputs.size(); ++i) check(inputs[i], acc(), {2 * units()}, "weight and bias");
     if (lengths) check(*lengths, ScalarType::Long, {batch()}, "lengths");
@@ -63,6 +63,9 @@ struct Inputs {
   }
 
   Tensor empty(std::vector<int64_t> shape) const { return rnnkit::empty(g(), shape); }
+  Tensor scratch(std::vector<int64_t> shape) const {
+    return scratch_strided(g(), shape, contiguous_strides(shape), g().scalar_type());
+  }
   Tensor empty_acc(std::vector<int64_t> shape) const { return rnnkit::empty(g(), shape, acc()); }
 
   // Of a tensor [D, B, T, width], or of none if `wanted` is false
@@ -96,6 +99,27 @@ struct Inputs {
   }
 };
 
+// What forward makes. gates, and with normalisation normal and rstd, are for backward; see src/ligru/_ops.py.
+struct Outputs {
+  Tensor out, h_last, gates, normal, rstd;
+};
+
+template <class Engine>
+void run_forward(const Inputs& in, const Outputs& outputs, bool save) {
+  dispatch_floating(in.g().scalar_type(), [&](auto tag) {
+    using scalar_t = typename decltype(tag)::type;
+    Forward<scalar_t> p;
+    in.fill(p);
+    p.g = Inputs::strided<const scalar_t>(in.g());
+    p.out = Inputs::strided<scalar_t>(outputs.out);
+    p.h_last = outputs.h_last.mutable_data_ptr<acc_t<scalar_t>>();
+    p.gates = save ? outputs.gates.mutable_data_ptr<scalar_t>() : nullptr;
+    p.normal = save ? outputs.normal.mutable_data_ptr<scalar_t>() : nullptr;
+    p.rstd = save ? outputs.rstd.mutable_data_ptr<acc_t<scalar_t>>() : nullptr;
+    if (in.units() > 0) Engine::run(p, in);
+  });
+}
+
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(std::vector<Tensor> inputs, std::optional<Tensor> h0,
                                                               std::optional<Tensor> lengths, std::optional<Tensor> reset,
@@ -104,23 +128,48 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(std::vector<Tensor
   Inputs in{inputs, h0, lengths, reset, mask, parse_activation(activation), bidirectional, normalize, eps};
   in.check();
   const int64_t units = in.units();
-  Tensor out = in.empty({in.batch(), in.steps(), in.directions() * units});
-  Tensor h_last = in.empty_acc({in.directions(), in.batch(), units});
-  Tensor gates = in.empty(in.over_time(2 * units, save)), normal = in.empty(in.over_time(2 * units, save && normalize));
-  Tensor rstd = in.empty_acc(in.over_time(1, save && normalize));
+  const Outputs made{in.empty({in.batch(), in.steps(), in.directions() * units}),
+                     in.empty_acc({in.directions(), in.batch(), units}), in.empty(in.over_time(2 * units, save)),
+                     in.empty(in.over_time(2 * units, save && normalize)), in.empty_acc(in.over_time(1, save && normalize))};
+  run_forward<Engine>(in, made, save);
+  return {made.out, made.h_last, made.gates, made.normal, made.rstd};
+}
+
+// What backward makes, of each step: the gradients of the gates and of U h [D, B, T, 2H], and h before it [D, B, T, H]; and
+// of h0; and of what normalisation multiplies by and adds, [D * B, 2, 2H or 0], sums over time.
+struct Gradients {
+  Tensor gates, product, h_before, h0, sums;
+};
+
+template <class Engine>
+void run_backward(const Inputs& in, const Tensor& grad_out, const std::optional<Tensor>& grad_h_last, const Outputs& made,
+                  const Gradients& grads) {
   dispatch_floating(in.g().scalar_type(), [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
-    Forward<scalar_t> p;
+    using acc = acc_t<scalar_t>;
+    Backward<scalar_t> p;
     in.fill(p);
-    p.g = Inputs::strided<const scalar_t>(in.g());
-    p.out = Inputs::strided<scalar_t>(out);
-    p.h_last = h_last.mutable_data_ptr<acc_t<scalar_t>>();
-    p.gates = save ? gates.mutable_data_ptr<scalar_t>() : nullptr;
-    p.normal = normal.mutable_data_ptr<scalar_t>();
-    p.rstd = rstd.mutable_data_ptr<acc_t<scalar_t>>();
-    if (units > 0) Engine::run(p, in);
+    p.out = Inputs::strided<const scalar_t>(made.out);
+    p.grad_out = Inputs::strided<const scalar_t>(grad_out);
+    p.grad_h_last = grad_h_last ? grad_h_last->template const_data_ptr<acc>() : nullptr;
+    p.gates = made.gates.const_data_ptr<scalar_t>();
+    p.normal = made.normal.const_data_ptr<scalar_t>();
+    p.rstd = made.rstd.const_data_ptr<acc>();
+    p.grad_gates = grads.gates.mutable_data_ptr<scalar_t>();
+    p.grad_product = grads.product.mutable_data_ptr<scalar_t>();
+    p.h_before = grads.h_before.mutable_data_ptr<scalar_t>();
+    p.grad_h0 = grads.h0.mutable_data_ptr<acc>();
+    p.sums = grads.sums.mutable_data_ptr<acc>();
+    if (in.units() > 0) Engine::run(p, in);
   });
-  return {out, h_last, gates, normal, rstd};
+}
+
+// The gradient of U, from those of U h.
+template <class Engine>
+Tensor gradient_of_u(const Inputs& in, const Gradients& grads) {
+  const int64_t units = in.units(), count = in.directions() * in.batch() * in.steps();
+  return transposed_product<Engine>(view_strided(grads.product, {count, 2 * units}, {2 * units, 1}),
+                                    view_strided(grads.h_before, {count, units}, {units, 1}));
 }
 
 // The gradients of the inputs and, at the end, of h0.
@@ -133,49 +182,34 @@ std::vector<Tensor> recurrence_backward(Tensor grad_out, std::optional<Tensor> g
   Inputs in{inputs, h0, lengths, reset, mask, parse_activation(activation), bidirectional, normalize, eps};
   in.check();
   const int64_t units = in.units(), directions = in.directions(), batch = in.batch(), steps = in.steps();
+  if (in.g().lender()) {
+    STD_TORCH_CHECK(!bidirectional && !in.affine(), "sums of gradients that are for the dispatcher");
+    check_small(batch * steps, 2 * units, units);
+  }
   for (const Tensor* t : {&out, &grad_out}) in.check_rows(*t, directions * units, "out and grad_out");
-  if (out.stride(2) != 1) out = torch::stable::contiguous(out);
-  if (grad_out.stride(2) != 1) grad_out = torch::stable::contiguous(grad_out);
+  if (out.stride(2) != 1) out = contiguous(out);
+  if (grad_out.stride(2) != 1) grad_out = contiguous(grad_out);
   if (grad_h_last) in.check(*grad_h_last, in.acc(), {directions, batch, units}, "grad_h_last");
   in.check(gates, in.g().scalar_type(), in.over_time(2 * units, true), "gates");
   in.check(normal, in.g().scalar_type(), in.over_time(2 * units, normalize), "normal");
   in.check(rstd, in.acc(), in.over_time(1, normalize), "rstd");
-  Tensor grad_gates = in.empty(in.over_time(2 * units, true));
-  Tensor grad_product = normalize ? in.empty(in.over_time(2 * units, true)) : grad_gates;
-  Tensor h_before = in.empty(in.over_time(units, true)), grad_h0 = in.empty_acc({directions, batch, units});
-  Tensor sums = in.empty_acc({directions * batch, 2, in.affine() ? 2 * units : 0});
-  if (in.affine()) torch::stable::zero_(sums);
-  dispatch_floating(in.g().scalar_type(), [&](auto tag) {
-    using scalar_t = typename decltype(tag)::type;
-    using acc = acc_t<scalar_t>;
-    Backward<scalar_t> p;
-    in.fill(p);
-    p.out = Inputs::strided<const scalar_t>(out);
-    p.grad_out = Inputs::strided<const scalar_t>(grad_out);
-    p.grad_h_last = grad_h_last ? grad_h_last->template const_data_ptr<acc>() : nullptr;
-    p.gates = gates.const_data_ptr<scalar_t>();
-    p.normal = normal.const_data_ptr<scalar_t>();
-    p.rstd = rstd.const_data_ptr<acc>();
-    p.grad_gates = grad_gates.mutable_data_ptr<scalar_t>();
-    p.grad_product = grad_product.mutable_data_ptr<scalar_t>();
-    p.h_before = h_before.mutable_data_ptr<scalar_t>();
-    p.grad_h0 = grad_h0.mutable_data_ptr<acc>();
-    p.sums = sums.mutable_data_ptr<acc>();
-    if (units > 0) Engine::run(p, in);
-  });
+  Gradients made;
+  made.gates = in.empty(bidirectional ? in.over_time(2 * units, true) : std::vector<int64_t>{batch, steps, 2 * units});
+  made.product = normalize ? in.scratch(in.over_time(2 * units, true)) : made.gates;
+  made.h_before = in.scratch(in.over_time(units, true));
+  made.h0 = in.empty_acc({directions, batch, units});
+  made.sums = in.empty_acc({directions * batch, 2, in.affine() ? 2 * units : 0});
+  if (in.affine()) fill_with_zeros(made.sums);
+  run_backward<Engine>(in, grad_out, grad_h_last, {out, Tensor(), gates, normal, rstd}, made);
   const int64_t all[] = {0};
-  const auto rows = [&](const Tensor& t, int64_t width) {
-    return view_strided(t, {directions * batch * steps, width}, {width, 1});
-  };
   std::vector<Tensor> grads;
-  grads.push_back(bidirectional ? torch::stable::sum(grad_gates, all)
-                                : view_strided(grad_gates, {batch, steps, 2 * units}, {steps * 2 * units, 2 * units, 1}));
-  grads.push_back(torch::stable::matmul(transposed(rows(grad_product, 2 * units), 0, 1), rows(h_before, units)));
+  grads.push_back(bidirectional ? Tensor(torch::stable::sum(made.gates, all)) : made.gates);
+  grads.push_back(gradient_of_u<Engine>(in, made));
   if (in.affine()) {
-    const Tensor both = torch::stable::sum(sums, all);
-    for (int64_t i : {0, 1}) grads.push_back(torch::stable::clone(torch::stable::select(both, 0, i)));
+    const Tensor both = torch::stable::sum(made.sums, all);
+    for (int64_t i : {0, 1}) grads.emplace_back(torch::stable::clone(torch::stable::select(both, 0, i)));
   }
-  grads.push_back(grad_h0);
+  grads.push_back(made.h0);
   return grads;
 }
 

@@ -8,9 +8,10 @@
 namespace rnnkit {
 
 // x weight, for x [N, K] and weight [K, M]
-inline Tensor product(Tensor x, Tensor weight) {
+template <class Engine>
+Tensor product(Tensor x, Tensor weight) {
   STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 2, "x and weight: expected shapes (N, K) and (K, M)");
-  return linear(x, transposed(weight, 0, 1));
+  return linear<Engine>(x, transposed(weight, 0, 1));
 }
 
 // What the scan of a layer reads: U, x and the parameters; its highway is x.
@@ -37,7 +38,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, Tensor
   STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions");
   x = by_batch(x, batch_first);
   const Family family = family_of_layer(pad, mask, scale, activation, weight_c.has_value());
-  return layer_op(x, transposed(weight, 0, 1), std::nullopt, batch_first, save, [&](const Tensor& u) {
+  return layer_op<Engine>(x, transposed(weight, 0, 1), std::nullopt, batch_first, save, [&](const Tensor& u) {
     const ScanTensors t(inputs_of(u, x, bias, weight_c), family.planes(), family.parameters(), lengths, reset);
     return run_forward<Engine>(family, t, c0, parse_direction(direction), save);
   });
@@ -49,21 +50,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
     Tensor grad_out, std::optional<Tensor> grad_c_last, Tensor x, std::optional<Tensor> weight, Tensor bias,
     std::optional<Tensor> weight_c, Tensor u, Tensor carries, std::optional<Tensor> lengths, std::optional<Tensor> reset,
     std::optional<Tensor> pad, std::optional<Tensor> mask, std::optional<Tensor> scale, std::string activation,
-    std::string direction, bool batch_first, bool needs_x, bool needs_weight, bool needs_bias, bool needs_weight_c) {
+    std::string direction, bool batch_first, bool needs_x, bool needs_weight, bool needs_bias, bool needs_weight_c,
+    bool needs_c0) {
   STD_TORCH_CHECK(!needs_x || weight, "weight: expected for the gradient of x");
   x = by_batch(x, batch_first);
+  if (x.lender()) check_small(x.numel(), u.size(-1), 1);
   const Family family = family_of_layer(pad, mask, scale, activation, weight_c.has_value());
   const ScanTensors t(inputs_of(u, x, bias, weight_c), family.planes(), family.parameters(), lengths, reset);
-  const ScanGradients grads =
-      run_backward<Engine>(family, t, by_batch(grad_out, batch_first), grad_c_last, carries, parse_direction(direction));
+  const ScanGradients grads = run_backward<Engine>(family, t, by_batch(grad_out, batch_first), grad_c_last, carries,
+                                                   parse_direction(direction), needs_x ? 1 : 2, needs_c0);
   const MemoryOrder order(x);
-  const auto none = [&] { return empty(x, {0}); };
-  const auto grad_x = [&] { return order.back(add_linear(order.of(grads.inputs[1]), order.of(grads.inputs[0]), *weight)); };
-  const auto grad_weight = [&] {
-    return torch::stable::matmul(transposed(order.rows(x), 0, 1), order.rows(grads.inputs[0]));
+  const auto none = [&] { return nothing(x); };
+  const auto grad_x = [&] {
+    return order.back(add_linear<Engine>(order.of(grads.inputs[1]), order.of(grads.inputs[0]), *weight));
   };
+  const auto grad_weight = [&] { return transposed_product<Engine>(order.rows(x), order.rows(grads.inputs[0])); };
   return {needs_x ? by_batch(grad_x(), batch_first) : none(), needs_weight ? grad_weight() : none(),
-          needs_bias ? grads.inputs[2] : none(), needs_weight_c && weight_c ? grads.inputs[3] : none(), grads.h0};
+          needs_bias ? grads.inputs[2] : none(), needs_weight_c && weight_c ? grads.inputs[3] : none(),
+          needs_c0 ? grads.h0 : none()};
 }
 
 // One step of a stream through a stack of layers of one width, for inference: x [B, K], c [L, B, D]. Per layer: weight
@@ -93,7 +97,7 @@ std::tuple<Tensor, Tensor> stack_step(Tensor x, std::vector<Tensor> weights, std
     family.skip = !has_skip ? Skip::none : has_column ? Skip::column : Skip::input;
     family.scale = std::nullopt;
     if (!scales.empty()) family.scale = scales[i];
-    std::vector<Tensor> inputs{as_sequences(product(x, weights[i]))};
+    std::vector<Tensor> inputs{as_sequences(product<Engine>(x, weights[i]))};
     if (family.skip == Skip::input) inputs.push_back(as_sequences(x));
     inputs.push_back(biases[i]);
     if (!weights_c.empty()) inputs.push_back(weights_c[i]);
@@ -111,7 +115,7 @@ std::tuple<Tensor, Tensor> stack_step(Tensor x, std::vector<Tensor> weights, std
 template <class Engine, class Library>
 void implement_sru(Library& m) {
   implement_scan<Engine, Family>(m);
-  m.impl("product", TORCH_BOX(&product));
+  m.impl("product", TORCH_BOX(&product<Engine>));
   m.impl("layer", TORCH_BOX(&layer<Engine>));
   m.impl("layer_backward", TORCH_BOX(&layer_backward<Engine>));
   m.impl("stack_step", TORCH_BOX(&stack_step<Engine>));

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._modes import is_eager
+from ._modes import is_eager, is_unwatched
 from ._tensors import empty_rows, state_dtype
 
 _LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
@@ -51,7 +51,7 @@ def _without_cuda(namespace: str) -> Callable[..., Any]:
 
 
 def differentiable(
-    name: str, apply: Callable[..., Any], apply_eagerly: Callable[..., Any] | None = None
+    name: str, apply: Callable[..., Any], apply_eagerly: Callable[..., Any] | None = None, library: Any = None
 ) -> Callable[..., Any]:
     """Gives an op its derivatives, and returns the shortest way to call it.
 
@@ -59,11 +59,12 @@ def differentiable(
         name: of the op, with its namespace; it has kernels below autograd.
         apply: takes the op's arguments, records for backward, and returns what the op returns.
         apply_eagerly: does so where `is_eager()`. Default: `apply`.
+        library: see `directly`.
     """
     straight = apply if apply_eagerly is None else apply_eagerly
     namespace, short = name.split("::")
     op = getattr(getattr(torch.ops, namespace), short).default
-    with_defaults = complete(op)
+    with_defaults, direct = complete(op), directly(library, short)
 
     def kernel(*given: Any) -> Any:
         arguments = with_defaults(given)
@@ -74,17 +75,56 @@ def differentiable(
         with torch._C._AutoDispatchBelowAutograd():
             return op(*arguments)
 
-    library = torch.library.Library(namespace, "IMPL")
-    library.impl(short, kernel, "Autograd")
-    _LIBRARIES.append(library)
+    registrations = torch.library.Library(namespace, "IMPL")
+    registrations.impl(short, kernel, "Autograd")
+    _LIBRARIES.append(registrations)
 
     def call(*arguments: Any) -> Any:
         if not is_eager():
             return op(*arguments)  # which a graph, or a mode, has to see
         if torch.is_grad_enabled() and _any_requires_grad(arguments):
             return straight(*arguments)
+        made = direct(*arguments) if is_unwatched() else None
+        if made is not None:
+            return made
         with torch._C._AutoDispatchBelowAutograd():
             return op(*arguments)
+
+    return call
+
+
+def directly(library: Any, short: str) -> Callable[..., Any]:
+    """The op of this name without torch's dispatcher, which costs several times what a small kernel does; for where `is_unwatched()`.
+
+    Args:
+        library: a family's compiled library, or None.
+        short: the op's name, without its namespace.
+
+    Returns:
+        What takes the op's arguments, all by position, and returns what it does, without derivatives; or None, where the call is
+        one for the dispatcher: other devices, large tensors, subclasses, and whatever is wrong.
+    """
+    return _to_the_dispatcher if library is None else getattr(library, short)
+
+
+def _to_the_dispatcher(*_: Any) -> None:
+    return None
+
+
+def without_derivatives(name: str, library: Any) -> Callable[..., Any]:
+    """The shortest way to call an op that has no derivatives.
+
+    Args:
+        name: of the op, with its namespace.
+        library: see `directly`.
+    """
+    namespace, short = name.split("::")
+    op = getattr(getattr(torch.ops, namespace), short).default
+    with_defaults, direct = complete(op), directly(library, short)
+
+    def call(*arguments: Any) -> Any:
+        made = direct(*with_defaults(arguments)) if is_eager() and is_unwatched() else None
+        return op(*arguments) if made is None else made
 
     return call
 
@@ -174,6 +214,7 @@ def register_scan(
     reference: Callable[..., tuple[Tensor, Tensor]],
     initial: Callable[..., float] = lambda *_: 0.0,
     extras: int = 2,
+    library: Any = None,
 ) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """Teaches torch what C++ cannot say of the ops `scan` and `scan_backward` through the stable ABI: shapes and derivatives.
 
@@ -188,6 +229,7 @@ def register_scan(
         reference: (inputs, h0, *extras, *options) -> (out, h_last), in operations that torch can differentiate: second and
             higher derivatives are exact but slow, because they compute the gradients with it.
         extras: number of optional tensors that have no gradient: lengths, reset, and the family's.
+        library: see `directly`.
 
     Returns:
         The shortest way to call `scan`.
@@ -211,7 +253,13 @@ def register_scan(
     register_shapes(f"{namespace}::scan", shapes_of_scan)
     register_shapes(f"{namespace}::scan_backward", shapes_of_backward)
     return register_derivatives(
-        f"{namespace}::scan", kept=(2,), channels=channels, initial=initial, reference=reference, extras=extras
+        f"{namespace}::scan",
+        kept=(2,),
+        channels=channels,
+        initial=initial,
+        reference=reference,
+        extras=extras,
+        library=library,
     )
 
 
@@ -230,6 +278,7 @@ def register_derivatives(
     initial: Callable[..., float],
     reference: Callable[..., tuple[Tensor, Tensor]],
     extras: int,
+    library: Any = None,
 ) -> Callable[..., Any]:
     """First and higher derivatives of an op `name`, as `register_scan` has them; its backward is the op `<name>_backward`.
 
@@ -240,7 +289,7 @@ def register_derivatives(
         name: of the op, with its namespace.
         kept: which of the op's outputs backward needs; those after the first two have no gradient.
         channels: the width of out, at most that of inputs[0].
-        initial, reference, extras: see `register_scan`.
+        initial, reference, extras, library: see `register_scan`.
 
     Returns:
         The shortest way to call the op.
@@ -248,14 +297,17 @@ def register_derivatives(
     namespace, short = name.split("::")
     ops = getattr(torch.ops, namespace)
     op, op_backward = getattr(ops, short).default, getattr(ops, f"{short}_backward").default
+    direct, direct_backward = directly(library, short), directly(library, f"{short}_backward")
 
     class Forward(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, rest: tuple[Any, ...], h0: Tensor | None, *x: Tensor) -> tuple[Tensor, ...]:
             if not rest[-1]:
                 rest = (*rest[:-1], True)  # whoever calls it so that it is differentiated wants that, whatever `save` says
-            with torch._C._AutoDispatchBelowAutograd():
-                outputs = op(x, h0, *rest)
+            outputs = direct(x, h0, *rest) if is_unwatched() else None
+            if outputs is None:
+                with torch._C._AutoDispatchBelowAutograd():
+                    outputs = op(x, h0, *rest)
             ctx.options = rest[extras:-1]
             ctx.save_for_backward(*[outputs[i] for i in kept], h0, *rest[:extras], *x)
             ctx.mark_non_differentiable(*outputs[2:])
@@ -271,7 +323,9 @@ def register_derivatives(
                 grad_out = torch.zeros_like(x[0][..., : channels(x, *ctx.options)])
             if grad_h_last is not None:
                 grad_h_last = grad_h_last.contiguous()
-            *grads, grad_h0 = backward(grad_out, grad_h_last, x, *saved, h0, *more[:extras], *ctx.options)
+            arguments = (grad_out, grad_h_last, x, *saved, h0, *more[:extras], *ctx.options)
+            grads = direct_backward(*arguments) if is_unwatched() and not torch.is_grad_enabled() else None
+            *grads, grad_h0 = backward(*arguments) if grads is None else grads
             return None, None if h0 is None else grad_h0, *grads
 
     class Backward(torch.autograd.Function):
@@ -317,4 +371,4 @@ def register_derivatives(
     straight = straight_apply(Forward)
     one_by_one(f"{name}_backward")
     backward = differentiable(f"{name}_backward", apply_backward)
-    return differentiable(name, apply, lambda x, h0, *rest: straight(rest, h0, *x))
+    return differentiable(name, apply, lambda x, h0, *rest: straight(rest, h0, *x), library)

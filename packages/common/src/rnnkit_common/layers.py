@@ -13,8 +13,16 @@ import torch
 from torch import Tensor
 
 from ._decompositions import decompose
-from ._derivatives import differentiable, empty_carries, register_scan, register_shapes, straight_apply
-from ._modes import without_autocast
+from ._derivatives import (
+    differentiable,
+    directly,
+    empty_carries,
+    register_scan,
+    register_shapes,
+    straight_apply,
+    without_derivatives,
+)
+from ._modes import is_unwatched, without_autocast
 from ._tensors import empty_rows, run_reference, state_dtype
 
 
@@ -25,14 +33,15 @@ def register_family(
     reference: Callable[..., tuple[Tensor, Tensor]],
     initial: Callable[..., float] = lambda *_: 0.0,
     extras: int = 2,
+    library: Any = None,
 ) -> SimpleNamespace:
     """Teaches torch all ops of a family whose layers are a product and a scan: `scan`, `layer`, `step` and `stack_step`.
 
     Args:
-        namespace, planes, reference, initial, extras: see `register_scan`.
+        namespace, planes, reference, initial, extras, library: see `register_scan`.
 
     Returns:
-        The shortest ways to call `scan` and `layer`.
+        The shortest ways to call `scan`, `layer`, `step` and `stack_step`.
     """
 
     def shapes_of_step(x, h, *rest):  # type: ignore[no-untyped-def]
@@ -45,7 +54,7 @@ def register_family(
 
     register_shapes(f"{namespace}::step", shapes_of_step)
     register_shapes(f"{namespace}::stack_step", shapes_of_stack_step)
-    scan = register_scan(namespace, planes=planes, reference=reference, initial=initial, extras=extras)
+    scan = register_scan(namespace, planes=planes, reference=reference, initial=initial, extras=extras, library=library)
     scan_decomposed = decompose_scan(namespace, planes=planes, reference=reference, initial=initial, extras=extras)
 
     def layer_decomposed(x, weight, bias, h0, *rest):  # type: ignore[no-untyped-def]
@@ -60,7 +69,12 @@ def register_family(
 
     decompose(f"{namespace}::layer", layer_decomposed)
     decompose(f"{namespace}::step", step_decomposed)
-    return SimpleNamespace(scan=scan, layer=register_layer(namespace, planes=planes, extras=extras))
+    return SimpleNamespace(
+        scan=scan,
+        layer=register_layer(namespace, planes=planes, extras=extras, library=library),
+        step=without_derivatives(f"{namespace}::step", library),
+        stack_step=without_derivatives(f"{namespace}::stack_step", library),
+    )
 
 
 def decompose_scan(
@@ -98,6 +112,7 @@ def register_layer(
     parameters: int = 1,
     extras: int = 2,
     scan_backward: Callable[..., Any] | None = None,
+    library: Any = None,
 ) -> Callable[..., tuple[Tensor, ...]]:
     """Shapes and derivatives of the ops `layer` and `layer_backward`: a matrix product makes planes, and a scan takes them.
 
@@ -105,7 +120,7 @@ def register_layer(
         -> (out, h_last, carries, planes)
     layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor? x, Tensor? weight, <parameters>, Tensor planes, Tensor carries,
         <extras>, <options>, bool batch_first, <bools: which of the following somebody needs>)
-        -> the gradients of x, weight, parameters and, always, of h0
+        -> the gradients of x, weight, parameters and h0
 
     As nn.Linear, the graph keeps x for the gradient of the weight, and the weight for that of x. It keeps the planes as an
     output, through which second and higher derivatives go. x and out are (B, T, .), or (T, B, .) unless `batch_first`; planes
@@ -120,12 +135,15 @@ def register_layer(
         scan_backward: where the scan itself takes x and the parameters, which are then kept, too: (grad_out, grad_h_last, x,
             *parameters, planes, carries, h0, *extras, *options), all (B, T, .), -> the gradients of the planes, x, parameters and
             h0, by ops that torch can differentiate. Default: the op `scan_backward` of the planes alone; the parameter is the bias.
+        library: see `directly`.
 
     Returns:
-        The shortest way to call `layer` where `is_eager()`; it is differentiated if `save` is True.
+        The shortest way to call `layer` where `is_eager()`; it is differentiated if `save` is True. Its keyword `state_shape` is the
+        shape that h_last shall have: a view of it would be one more node in the graph, and could not be detached in place.
     """
     ops = getattr(torch.ops, namespace)
     op, op_backward = ops.layer.default, ops.layer_backward.default
+    direct, direct_backward = directly(library, "layer"), directly(library, "layer_backward")
     scan_takes_inputs = scan_backward is not None
 
     def of_planes_alone(grad_out: Tensor, grad_h_last: Tensor | None, x: Any, bias: None, *rest: Any) -> Any:
@@ -146,7 +164,7 @@ def register_layer(
 
     def shapes_of_backward(grad_out, grad_h_last, x, weight, *rest):  # type: ignore[no-untyped-def]
         given, planes = rest[:parameters], rest[parameters]
-        batch_first, needs_x, needs_weight, *needs = rest[-3 - parameters :]
+        batch_first, needs_x, needs_weight, *needs, needs_h0 = rest[-4 - parameters :]
         none = planes.new_empty(0)
         sizes = [planes.shape[2], x.shape[2]] if needs_weight else [0]
         grad_x = empty_rows(planes, weight.shape[1 - planes_dim]) if needs_x else none
@@ -159,62 +177,70 @@ def register_layer(
             grad_x if batch_first or not needs_x else grad_x.transpose(0, 1),
             planes.new_empty(sizes if planes_dim == 0 else sizes[::-1]),
             *grads,
-            planes.new_empty(planes.shape[0], grad_out.shape[2], dtype=state_dtype(planes)),
+            planes.new_empty(planes.shape[0], grad_out.shape[2], dtype=state_dtype(planes)) if needs_h0 else none,
         )
 
     register_shapes(f"{namespace}::layer", shapes_of_layer)
     register_shapes(f"{namespace}::layer_backward", shapes_of_backward)
 
     class Layer(torch.autograd.Function):
+        """Records what the op has made."""
+
         @staticmethod
         def forward(
-            ctx: Any, rest: tuple[Any, ...], x: Tensor, weight: Tensor, h0: Tensor | None, *given: Tensor | None
+            ctx: Any,
+            outputs: tuple[Tensor, ...],
+            rest: tuple[Any, ...],
+            x: Tensor,
+            weight: Tensor,
+            h0: Tensor | None,
+            *given: Tensor | None,
         ) -> tuple[Tensor, ...]:
-            if not rest[-1]:
-                rest = (*rest[:-1], True)  # as in `register_derivatives`
-            with torch._C._AutoDispatchBelowAutograd():
-                out, h_last, carries, planes = op(x, weight, *given, h0, *rest)
+            out, h_last, carries, planes = outputs
             ctx.options = rest[extras:-1]
             ctx.width = out.shape[2]
             needs = ctx.needs_input_grad
             ctx.save_for_backward(
-                x if scan_takes_inputs or needs[2] else None,
-                weight if needs[1] else None,
+                x if scan_takes_inputs or needs[3] else None,
+                weight if needs[2] else None,
                 planes,
                 carries,
                 h0,
                 *(given if scan_takes_inputs else (None,) * parameters),
                 *rest[:extras],
             )
-            ctx.mark_non_differentiable(carries)
             ctx.set_materialize_grads(False)
-            return out, h_last, carries, planes
+            return out, h_last, planes
 
         @staticmethod
         def backward(
-            ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, _: None, grad_planes: Tensor | None
+            ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None, grad_planes: Tensor | None
         ) -> tuple[Any, ...]:
             x, weight, planes, carries, h0, *more = ctx.saved_tensors
             given, more = more[:parameters], more[parameters:]
-            _, needs_x, needs_weight, needs_h0, *needs = ctx.needs_input_grad
+            _, _, needs_x, needs_weight, needs_h0, *needs = ctx.needs_input_grad
             batch_first = ctx.options[-1]
             if grad_h_last is not None:
-                grad_h_last = grad_h_last.contiguous()
+                grad_h_last = grad_h_last.reshape(planes.shape[0], ctx.width).contiguous()
             if grad_out is None:
                 batch, steps = planes.shape[:2]
                 grad_out = planes.new_zeros((batch, steps, ctx.width) if batch_first else (steps, batch, ctx.width))
-            with without_autocast(planes.device):  # which would take the products for its own
-                if torch.is_grad_enabled() or grad_planes is not None:
-                    kept = (x, *given, planes, carries, h0, *more, *ctx.options)
-                    wanted = [needs_x, needs_weight, *needs]
-                    grads = _differentiable(grad_out, grad_h_last, grad_planes, weight, wanted, *kept)
-                else:
-                    grads = op_backward(
-                        *(grad_out, grad_h_last, x, weight, *given, planes, carries, *more),
-                        *(*ctx.options, needs_x, needs_weight, *needs),
-                    )
+            again = torch.is_grad_enabled() or grad_planes is not None
+            arguments = (grad_out, grad_h_last, x, weight, *given, planes, carries, *more)
+            options = (*ctx.options, needs_x, needs_weight, *needs, needs_h0)
+            grads = direct_backward(*arguments, *options) if is_unwatched() and not again else None
+            if grads is None:
+                with without_autocast(planes.device):  # which would take the products for its own
+                    if again:
+                        kept = (x, *given, planes, carries, h0, *more, *ctx.options)
+                        wanted = [needs_x, needs_weight, *needs]
+                        grads = _differentiable(grad_out, grad_h_last, grad_planes, weight, wanted, *kept)
+                    else:
+                        with torch._C._AutoDispatchBelowAutograd():
+                            grads = op_backward(*arguments, *options)
             of_x, of_weight, *of_given, of_h0 = grads
             return (
+                None,
                 None,
                 of_x if needs_x else None,
                 of_weight if needs_weight else None,
@@ -249,17 +275,28 @@ def register_layer(
             of_weight = of_rows.t() @ rows if planes_dim == 0 else rows.t() @ of_rows
         return of_x if batch_first or of_x is None else of_x.transpose(0, 1), of_weight, *of_given, of_h0
 
-    def apply(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        given, (h0, *others) = rest[:parameters], rest[parameters:]
-        return Layer.apply(tuple(others), x, weight, h0, *given)  # type: ignore[no-untyped-call]
+    def recorded(record: Callable[..., Any], outputs: tuple[Tensor, ...], arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        x, weight, *rest = arguments
+        given, h0, others = rest[:parameters], rest[parameters], rest[parameters + 1 :]
+        out, h_last, planes = record(outputs, others, x, weight, h0, *given)
+        return out, h_last, outputs[2], planes
+
+    def apply(*arguments: Any) -> tuple[Tensor, ...]:
+        arguments = (*arguments[:-1], True)  # whoever calls it so that it is differentiated wants that, whatever `save` says
+        with torch._C._AutoDispatchBelowAutograd():
+            outputs = op(*arguments)
+        return recorded(Layer.apply, outputs, arguments)
 
     differentiable(f"{namespace}::layer", apply)
     straight = straight_apply(Layer)
 
-    def call(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        if rest[-1]:
-            return straight(rest[parameters + 1 :], x, weight, rest[parameters], *rest[:parameters])
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(x, weight, *rest)
+    def call(*arguments: Any, state_shape: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
+        outputs = direct(*arguments) if is_unwatched() else None
+        if outputs is None:
+            with torch._C._AutoDispatchBelowAutograd():
+                outputs = op(*arguments)
+        if state_shape is not None:
+            outputs[1].resize_(*state_shape)
+        return recorded(straight, outputs, arguments) if arguments[-1] else outputs
 
     return call

@@ -11,7 +11,15 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn import Parameter
+
+# By names of their own: on the way of every call, looking them up takes as long as asking.
+_autocasts = torch._C._is_any_autocast_enabled
+_is_traced = torch._C._is_tracing
+_is_transformed = torch._C._are_functorch_transforms_active
+_mode_count = torch._C._len_torch_dispatch_stack
+_is_profiled = torch._C._autograd._profiler_enabled
 
 
 def autocast_enabled(device: torch.device) -> bool:
@@ -50,10 +58,14 @@ def needs_plain_torch() -> bool:
 
 def is_eager() -> bool:
     """Whether an op does just what its call says: no graph is made of it, no derivative transformed, no dtype changed."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
-    watched = torch._C._is_any_autocast_enabled() or torch._C._is_tracing() or forward_ad._current_level >= 0
-    return not watched and not torch._C._are_functorch_transforms_active()
+    return not (_autocasts() or _is_traced() or _is_transformed() or forward_ad._current_level >= 0)
+
+
+def is_unwatched() -> bool:
+    """Whether nothing wants to see each op that is called: no mode, no profiler."""
+    return _mode_count() == 0 and not _is_profiled()
 
 
 def is_free_to_read(x: Tensor) -> bool:

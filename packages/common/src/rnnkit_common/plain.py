@@ -7,7 +7,7 @@ shard submodules, and whoever does so expects them to be called.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ._modes import is_eager
+
+M = TypeVar("M", bound=nn.Module)
 
 # Hooks that compute a weight before the module is called, and nothing else.
 _PARAMETRISATIONS = (BasePruningMethod, SpectralNorm, WeightNorm)
@@ -46,7 +48,7 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         return False
     if torch.compiler.is_compiling():  # where a call costs nothing, but what it does has to be known
         return True
-    if is_hooked(module):
+    if _is_hooked(module):
         return False
     return all(isinstance(hook, _PARAMETRISATIONS) for hook in module._forward_pre_hooks.values())
 
@@ -80,7 +82,7 @@ def fits(x: Tensor, weight: Tensor) -> bool:
 
 def parameters_as_they_are(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
     """`linear_parameters`, in the shortest way: of nearly every nn.Linear; None for those that need a closer look."""
-    if type(module) is not nn.Linear or module._forward_pre_hooks or is_hooked(module):
+    if not is_untouched_as(module, nn.Linear):
         return None
     parameters: dict[str, Any] = module._parameters
     weight: Any = parameters.get("weight")
@@ -110,7 +112,17 @@ def stack_parameters(
     return weights, biases
 
 
-def is_hooked(module: nn.Module) -> bool:
+def is_untouched_as(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
+    """Whether the module is of just this class, and `is_untouched`."""
+    return type(module) is kind and is_untouched(module)
+
+
+def is_untouched(module: nn.Module) -> bool:
+    """Whether calling the module does what its class's forward does, and nothing else."""
+    return not (module._forward_pre_hooks or _is_hooked(module))
+
+
+def _is_hooked(module: nn.Module) -> bool:
     """Whether a call of the module does more than its forward, not counting what is done before it."""
     hooks = module._forward_hooks or module._backward_hooks or module._backward_pre_hooks
     return bool(hooks) or "forward" in module.__dict__ or nn_module._has_any_global_hook()

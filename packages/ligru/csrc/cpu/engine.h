@@ -9,6 +9,8 @@
 #define RNNKIT_LIGRU_CPU_ENGINE_H
 #endif
 
+#include <rnnkit/cpu/product.h>
+
 #include "backward.h"
 #include "forward.h"
 

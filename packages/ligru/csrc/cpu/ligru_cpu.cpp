@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <rnnkit/library.h>
 
-#include "../ops.h"
+#include "../layer.h"
 #include "team.h"
 
 #define RNNKIT_AVX512_BF16 1  // that its products are another way of running these kernels
@@ -20,6 +20,11 @@ struct CpuEngine {
     const bool rounds = cpu_target() == CpuTarget::avx512_bf16;
     RNNKIT_CALL_TARGET((p, rounds), run_recurrence);
   }
+
+  template <class T>
+  static void multiply(const Product<T>& p) {
+    RNNKIT_CALL_TARGET((p), multiply);
+  }
 };
 
 }  // namespace rnnkit
@@ -28,3 +33,8 @@ RNNKIT_LIBRARY_IMPL(CPU, m) {
   m.impl("recurrence", TORCH_BOX(&rnnkit::recurrence<rnnkit::CpuEngine>));
   m.impl("recurrence_backward", TORCH_BOX(&rnnkit::recurrence_backward<rnnkit::CpuEngine>));
 }
+
+RNNKIT_METHOD("recurrence", &rnnkit::recurrence<rnnkit::CpuEngine>)
+RNNKIT_METHOD("recurrence_backward", &rnnkit::recurrence_backward<rnnkit::CpuEngine>)
+RNNKIT_METHOD("layer", &rnnkit::layer<rnnkit::CpuEngine>)
+RNNKIT_METHOD("layer_backward", &rnnkit::layer_backward<rnnkit::CpuEngine>)

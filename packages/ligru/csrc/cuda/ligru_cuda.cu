@@ -77,6 +77,11 @@ bool run_resident(const Problem& p, const Inputs& in, const scalar_t* along, Ker
 }
 
 struct Engine {
+  template <class Product>
+  static void multiply(const Product&) {
+    STD_TORCH_CHECK(false, "on a GPU, no tensors are lent");
+  }
+
   template <class scalar_t>
   static void run(const Forward<scalar_t>& p, const Inputs& in) {
     if (p.rows() == 0) return;

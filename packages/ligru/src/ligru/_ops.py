@@ -52,7 +52,7 @@ def out_width(inputs: list[Tensor], activation: str, bidirectional: bool, *_: An
     return inputs[1].shape[1] * (2 if bidirectional else 1)
 
 
-def register(namespace: str) -> SimpleNamespace:
+def register(namespace: str, library: Any = None) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
 
     def shapes_of_recurrence(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, save):  # type: ignore[no-untyped-def]
@@ -79,6 +79,7 @@ def register(namespace: str) -> SimpleNamespace:
         initial=lambda *_: 0.0,
         reference=composite,
         extras=EXTRAS,
+        library=library,
     )
 
     def recurrence_decomposed(inputs: list[Tensor], h0: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
@@ -96,4 +97,4 @@ def register(namespace: str) -> SimpleNamespace:
 
 
 refuse_namesake("ligru")
-CALLS = register(NAMESPACE)
+CALLS = register(NAMESPACE, _C)

@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as lF
 from ._checks import check_input, check_lengths, check_reset, check_state, check_tensor
-from ._modes import is_eager
-from ._plain import child, children, is_plain, linear_parameters
+from ._modes import is_eager, is_unwatched
+from ._plain import child, children, is_plain, is_untouched_as, linear_parameters, parameters_as_they_are
+from ._small import small_layer
 from ._tensors import dropout_mask, pack_like, state_dtype
 
 
@@ -105,6 +106,13 @@ class _Layer(nn.Module):
             raise ValueError(f"x: expected shape (B, T, {self.input_size}), got {list(x.shape)}")
         if not torch.jit.is_scripting():
             check_input(x, child(self, "w"))
+        mask: Optional[Tensor] = None
+        if not torch.jit.is_scripting():
+            if hx is None and lengths is None and reset is None and self._is_one_call():
+                mask = self._mask(x)
+                made = self._made_in_one_call(x, mask)
+                if made is not None:
+                    return made if with_state else made[0]
         valid: Optional[Tensor] = None
         if lengths is not None:
             lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
@@ -120,15 +128,38 @@ class _Layer(nn.Module):
                     raise ValueError(f"hx: expected shape {expected}, got {list(hx.shape)}")
                 hx = hx.unflatten(0, [directions, x.shape[0]])
             hx = check_state(hx, x, [directions, x.shape[0], self.hidden_size], "hx")
-        out, h = self._recurrence(g, hx, lengths, reset)
+        out, h = self._recurrence(g, hx, lengths, reset, self._mask(g) if mask is None else mask)
         if with_state:
             return out, h
         return out
 
+    @torch.jit.unused
+    def _is_one_call(self) -> bool:
+        """Whether all that a call does, in one direction, is what `small_layer` does."""
+        if self.bidirectional or not (self.batch_norm and is_eager() and is_unwatched()):
+            return False
+        norm, layer_norm = child(self, "norm"), self.layer_norm
+        if layer_norm is not None and not (is_untouched_as(layer_norm, nn.LayerNorm) and layer_norm.weight is None):
+            return False
+        return is_untouched_as(norm, nn.BatchNorm1d) and norm._buffers["running_mean"] is not None
+
+    @torch.jit.unused
+    def _made_in_one_call(self, x: Tensor, mask: Optional[Tensor]) -> Optional[Tuple[Tensor, Tensor]]:
+        w, u = parameters_as_they_are(child(self, "w")), parameters_as_they_are(child(self, "u"))
+        if w is None or u is None or w[1] is not None or u[1] is not None:
+            return None
+        eps = 1e-5 if self.layer_norm is None else self.layer_norm.eps
+        norm: Any = child(self, "norm")
+        return small_layer(x, w[0], u[0], norm, mask, self.nonlinearity, self.stabilised, eps)
+
     def _recurrence(
-        self, g: Tensor, hx: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
+        self,
+        g: Tensor,
+        hx: Optional[Tensor],
+        lengths: Optional[Tensor],
+        reset: Optional[Tensor],
+        mask: Optional[Tensor],
     ) -> Tuple[Tensor, Tensor]:
-        mask = self._mask(g)
         layer_norm = self.layer_norm
         weight: Optional[Tensor] = None
         bias: Optional[Tensor] = None

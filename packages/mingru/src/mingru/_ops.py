@@ -23,6 +23,7 @@ packed planes x weight^T + bias, for x (B, T, K): both in one op, because the ca
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from torch import Tensor
 
@@ -57,15 +58,16 @@ def composite(
     return reference.scan(planes, h0, lengths, reset, activation=activation, initial=initial, direction=direction)
 
 
-def register(namespace: str) -> SimpleNamespace:
+def register(namespace: str, library: Any = None) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
     return register_family(
         namespace,
         planes=plane_count,
         reference=composite,
         initial=lambda cell, activation, initial, direction: initial,
+        library=library,
     )
 
 
 refuse_namesake("mingru")
-CALLS = register(NAMESPACE)
+CALLS = register(NAMESPACE, _C)

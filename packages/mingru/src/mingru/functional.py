@@ -296,8 +296,12 @@ def layer_unchecked(
     reverse: bool,
     activation: str,
     batch_first: bool,
+    state_shape: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`scan` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K)."""
+    """`scan` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K).
+
+    The last state has `state_shape`; default: (B, D).
+    """
     start = initial_state(activation)
     if h0 is not None:
         h0 = check_state(h0, x, [x.shape[0 if batch_first else 1], weight.shape[0] // (gates + 1)]).contiguous()
@@ -307,7 +311,7 @@ def layer_unchecked(
     save = torch.is_grad_enabled() and (wants or (h0 is not None and h0.requires_grad))
     direction = "backward" if reverse else "forward"
     options = (cell_name(gates), activation, start, direction, batch_first, save)
-    out, h_last, _, _ = _ops.CALLS.layer(x, weight, bias, h0, lengths, reset, *options)
+    out, h_last, *_ = _ops.CALLS.layer(x, weight, bias, h0, lengths, reset, *options, state_shape=state_shape)
     return out, h_last
 
 
@@ -366,7 +370,9 @@ def step_unchecked(
     start = initial_state(activation)
     if initial is not None:
         start = initial
-    return torch.ops.rnnkit_mingru.step(planes, h, cell_name(gates), activation, start)
+    if torch.jit.is_scripting():
+        return torch.ops.rnnkit_mingru.step(planes, h, cell_name(gates), activation, start)
+    return _ops.CALLS.step(planes, h, cell_name(gates), activation, start)
 
 
 @torch.jit.unused
@@ -376,7 +382,7 @@ def stack_step_unchecked(
     """A step of layers of one width, in one op, without gradients; x (B, K), h (L, B, 1, D)."""
     h = None if h is None else h.contiguous()
     start = initial_state(activation)
-    return torch.ops.rnnkit_mingru.stack_step(x, weights, biases, h, cell_name(gates), activation, start)
+    return _ops.CALLS.stack_step(x, weights, biases, h, cell_name(gates), activation, start)
 
 
 def _check_planes(planes: List[Tensor], gates: int) -> None:

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from . import functional as mF
 from . import reference
 from ._checks import check_input, check_lengths, check_state, check_tensor
-from ._modes import is_eager
-from ._plain import child, children, fits, fusible, is_plain, stack_parameters
+from ._modes import is_eager, is_unwatched
+from ._plain import child, children, fits, fusible, is_plain, is_untouched_as, parameters_as_they_are, stack_parameters
 from ._tensors import pack_like
 from .convert import convert_state_dict
 
@@ -174,6 +174,11 @@ class MinGRU(_ByEitherName):
             if isinstance(x, PackedSequence):
                 return self._forward_packed(x, h, lengths, reset)
         batch = self._check_batch(x)
+        if not torch.jit.is_scripting():
+            if h is None and lengths is None and reset is None:
+                made = self._forward_in_ops(x, batch)
+                if made is not None:
+                    return made
         states: List[Optional[Tensor]] = []
         if h is None:
             for _ in range(self.num_layers):
@@ -187,6 +192,26 @@ class MinGRU(_ByEitherName):
         for state in last:
             padded.append(self._padded(state))
         return out, torch.cat(padded)  # also of one: a view could not be detached in place
+
+    @torch.jit.unused
+    def _forward_in_ops(self, x: Tensor, batch: int) -> Optional[Tuple[Tensor, Tensor]]:
+        """`forward`, where all layers are nothing but a product and a scan one way: an op each, and as little else as can be."""
+        if self.bidirectional or not (is_eager() and is_unwatched()):
+            return None
+        bare = []
+        layers: Any = children(self, "layers")
+        for layer in layers:
+            is_bare = is_untouched_as(layer, _Layer) and layer.is_bare()
+            parameters = parameters_as_they_are(child(layer, "gate_hidden")) if is_bare else None
+            if parameters is None or not fits(x, parameters[0]):
+                return None
+            bare.append((layer, parameters))
+        last = []
+        for layer, (weight, bias) in bare:
+            options = (False, layer.activation, self.batch_first, (1, batch, 1, layer.hidden_size))
+            x, state = mF.layer_unchecked(x, weight, bias, layer.gates, None, None, None, *options)
+            last.append(state)
+        return x.contiguous(), last[0] if len(last) == 1 else torch.cat([self._padded(state) for state in last])
 
     def _check_batch(self, x: Tensor) -> int:
         """B, once x is known to be a batch of sequences."""
@@ -403,9 +428,13 @@ class _Layer(nn.Module):
 
     def is_bare(self) -> bool:
         """Whether a layer that goes one way is nothing but a projection and a scan, at the moment."""
-        dropout = self.dropout
-        drops = dropout is not None and not (is_plain(dropout, nn.Dropout) and not dropout.training)
-        return self.norm is None and not self.residual and not drops
+        known = self.__dict__  # in which modules are not: nn.Module's way to them takes long
+        if self.residual or "norm" not in known:
+            return False
+        if "dropout" in known:
+            return True
+        dropout = child(self, "dropout")
+        return is_plain(dropout, nn.Dropout) and not dropout.training
 
     def scan(
         self, y: Tensor, h: Optional[Tensor], direction: int, lengths: Optional[Tensor], reset: Optional[Tensor]

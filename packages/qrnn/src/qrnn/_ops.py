@@ -23,6 +23,7 @@ their kernels.
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from torch import Tensor
 
@@ -61,10 +62,12 @@ def composite(
     return reference.scan(planes, h0, lengths, reset, seed, *options)
 
 
-def register(namespace: str) -> SimpleNamespace:
+def register(namespace: str, library: Any = None) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
-    return register_family(namespace, planes=plane_count, reference=composite, extras=3)  # lengths, reset, seed
+    return register_family(
+        namespace, planes=plane_count, reference=composite, extras=3, library=library
+    )  # 3: lengths, reset, seed
 
 
 refuse_namesake("qrnn")
-CALLS = register(NAMESPACE)
+CALLS = register(NAMESPACE, _C)

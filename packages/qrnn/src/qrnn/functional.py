@@ -170,10 +170,14 @@ def layer_unchecked(
     zoneout_mode: str,
     training: bool,
     batch_first: bool,
+    state_shape: tuple[int, ...] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`pool` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K)."""
+    """`pool` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K).
+
+    The last state has `state_shape`; default: (B, H).
+    """
     count = plane_count(pooling)
-    scale, seed = _zoneout(x, zoneout, zoneout_mode, training)
+    scale, seed = _zoneout(x, zoneout, zoneout_mode, training) if zoneout > 0.0 else (1.0, None)
     if hidden is not None:
         shape = [x.shape[0 if batch_first else 1], weight.shape[0] // count]
         hidden = check_state(hidden, x, shape, "hidden").contiguous()
@@ -183,7 +187,8 @@ def layer_unchecked(
     save = torch.is_grad_enabled() and (wants or (hidden is not None and hidden.requires_grad))
     direction = "backward" if reverse else "forward"
     options = (pooling, zoneout, scale, direction, batch_first, save)
-    out, last, _, _ = _ops.CALLS.layer(x, weight, bias, hidden, lengths, reset, seed, *options)
+    tensors = (x, weight, bias, hidden, lengths, reset, seed)
+    out, last, _, _ = _ops.CALLS.layer(*tensors, *options, state_shape=state_shape)
     return out, last
 
 
@@ -193,7 +198,7 @@ def stack_step_unchecked(
 ) -> Tuple[Tensor, Tensor]:
     """A step of layers of one width, in one op, without gradients or zoneout; x (B, K), hidden (L, B, H)."""
     h = None if hidden is None else hidden.contiguous().unsqueeze(2)
-    out, last = torch.ops.rnnkit_qrnn.stack_step(x, weights, biases, h, None, pooling)
+    out, last = _ops.CALLS.stack_step(x, weights, biases, h, None, pooling)
     return out, last.squeeze(2)
 
 

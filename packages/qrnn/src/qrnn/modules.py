@@ -11,8 +11,17 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as qF
 from ._checks import check_input, check_lengths, check_reset, check_state, check_tensor
-from ._modes import is_eager
-from ._plain import child, children, fits, fusible, is_hooked, linear_parameters, stack_parameters
+from ._modes import is_eager, is_unwatched
+from ._plain import (
+    child,
+    children,
+    fits,
+    fusible,
+    is_untouched_as,
+    linear_parameters,
+    parameters_as_they_are,
+    stack_parameters,
+)
 from ._tensors import pack_like
 from .convert import join_language_model, unwrap_weight_drop
 
@@ -459,7 +468,7 @@ class QRNN(nn.Module):
         poolings: List[str] = []
         linears: List[nn.Module] = []
         for layer in children(self, "layers"):
-            if type(layer) is not QRNNLayer or layer._forward_pre_hooks or is_hooked(layer):
+            if not is_untouched_as(layer, QRNNLayer):
                 return None
             if layer.window > 1 or layer.zoneout > 0.0:
                 return None
@@ -476,6 +485,11 @@ class QRNN(nn.Module):
         self, X: Tensor, hidden: Optional[Tensor], lengths: Optional[Tensor], reset: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor]:
         _check_sequence(X, self.input_size, self.batch_first)
+        if not torch.jit.is_scripting():
+            if hidden is None and lengths is None and reset is None:
+                made = self._run_in_ops(X)
+                if made is not None:
+                    return made
         count = self.num_layers * self.directions
         if hidden is not None:
             hidden = check_state(hidden, X, [count, X.shape[0 if self.batch_first else 1], self.hidden_size], "hidden")
@@ -507,6 +521,28 @@ class QRNN(nn.Module):
                 X, c = layer(self._drop(X) if i > 0 else X, start, lengths, reset)
                 last.append(self._padded(c))
         return X, last[0] if len(last) == 1 else torch.cat(last)
+
+    @torch.jit.unused
+    def _run_in_ops(self, X: Tensor) -> Optional[Tuple[Tensor, Tensor]]:
+        """`_run`, where all layers are nothing but a product and a pooling one way: an op each, and as little else as can be."""
+        drops = self.dropout > 0.0 and self.training
+        if self.bidirectional or drops or not (is_eager() and is_unwatched()):
+            return None
+        bare = []
+        layers: Any = children(self, "layers")
+        for layer in layers:
+            is_bare = is_untouched_as(layer, QRNNLayer) and layer.window == 1 and layer.zoneout == 0.0
+            parameters = parameters_as_they_are(child(layer, "linear")) if is_bare else None
+            if parameters is None or not fits(X, parameters[0]):
+                return None
+            bare.append((layer, parameters))
+        last = []
+        batch = X.shape[0 if self.batch_first else 1]
+        for layer, (weight, bias) in bare:
+            options = (layer.pooling, None, None, layer.backward, 0.0, layer.zoneout_mode, self.training, self.batch_first)
+            X, c = qF.layer_unchecked(X, weight, bias, None, *options, (1, batch, layer.hidden_size))
+            last.append(c)
+        return X.contiguous(), last[0] if len(last) == 1 else torch.cat([self._padded(c) for c in last])
 
     def _narrowed(self, state: Optional[Tensor], width: int) -> Optional[Tensor]:
         return state if state is None or width == self.hidden_size else state[:, :width]

@@ -3,6 +3,7 @@
 #include <rnnkit/library.h>
 
 #include "../ops.h"
+#include "../ops/loss.h"
 
 #define RNNKIT_KERNELS "cpu/kernels.h"
 #include <rnnkit/cpu/foreach_target.h>
@@ -78,3 +79,6 @@ struct CpuEngine {
 }  // namespace rnnkit
 
 RNNKIT_LIBRARY_IMPL(CPU, m) { rnnkit::implement_all<rnnkit::CpuEngine>(m); }
+
+RNNKIT_METHOD("exact_loss", &rnnkit::exact_loss<rnnkit::CpuEngine>)
+RNNKIT_METHOD("exact_loss_backward", &rnnkit::exact_loss_backward<rnnkit::CpuEngine>)

@@ -12,8 +12,8 @@ namespace rnnkit {
 template <class Engine>
 Tensor join(Tensor enc, Tensor dec, MaybeTensor boundary, MaybeTensor begin, int64_t rows, int64_t first, int64_t count) {
   STD_TORCH_CHECK(enc.dim() == 3 && dec.dim() == 3, "enc and dec: expected 3 dimensions");
-  enc = torch::stable::contiguous(enc);
-  dec = torch::stable::contiguous(dec);
+  enc = contiguous(enc);
+  dec = contiguous(dec);
   const int64_t batch = enc.size(0), frames = enc.size(1), width = enc.size(2), symbols = dec.size(1) - 1;
   check_contiguous(dec, enc, enc.scalar_type(), {batch, symbols + 1, width}, "dec");
   STD_TORCH_CHECK(count >= 0 && first >= 0 && first <= batch * frames - count, "first and count: out of range");

@@ -173,8 +173,7 @@ template <class Engine>
 Tensor joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
                              MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, Ints blanks, std::string kind,
                              int64_t durations, double smoothing, double clamp, double label_weight) {
-  const auto shape = logits.sizes();
-  const Tensor grad = empty(logits, Ints(shape.begin(), shape.end()));
+  const Tensor grad = empty(logits, logits.sizes());
   const ScoreOptions options{blanks, kind, durations, smoothing};
   differentiate_joint<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, 0, options, clamp,
                               label_weight, grad);

@@ -20,12 +20,12 @@ Nodes<T> plane(const Tensor& t, int64_t i) {
 
 inline int64_t planes_of(const Tensor& t) { return t.dim() == 3 ? 1 : t.size(1); }
 
-// [B, NL, T or T + 1, S or r], [B, NB, T, S + 1 or r] -> [B], and occupancies of the same shapes, or of shape (0). One plane
-// may come without its dimension.
+// From scores [B, NL, T or T + 1, S or r], [B, NB, T, S + 1 or r] into [B] and, if wanted, occupancies of the same shapes.
+// One plane may come without its dimension.
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints label_durations, Ints blank_durations,
-                                           MaybeTensor boundary, MaybeTensor begin, bool label_end, bool viterbi,
-                                           bool occupancies, double) {
+void sum_paths(const Tensor& label, const Tensor& blank, const Ints& label_durations, const Ints& blank_durations,
+               const MaybeTensor& boundary, const MaybeTensor& begin, bool label_end, bool viterbi, bool occupancies,
+               const Tensor& score, const Tensor& label_occupancy, const Tensor& blank_occupancy) {
   const auto has_planes = [](const Tensor& t) { return t.dim() == 3 || t.dim() == 4; };
   STD_TORCH_CHECK(has_planes(label) && has_planes(blank), "label and blank: expected 3 or 4 dimensions");
   const int64_t batch = blank.size(0), frames = blank.size(-2), rows = blank.size(-1);
@@ -38,13 +38,6 @@ std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints labe
   STD_TORCH_CHECK(label.scalar_type() == blank.scalar_type() && same_device(label, blank), "label: dtype or device");
   for (int64_t d : label_durations) STD_TORCH_CHECK(d >= 0 && d < (1 << 20), "label_durations: out of range");
   for (int64_t d : blank_durations) STD_TORCH_CHECK(d > 0 && d < (1 << 20), "blank_durations: out of range");
-  const auto wanted = [&](const Tensor& t) {
-    Ints shape{batch, t.size(-2), t.size(-1)};
-    if (t.dim() == 4) shape.insert(shape.begin() + 1, t.size(1));
-    return empty(t, occupancies ? shape : Ints{0});
-  };
-  Tensor label_occupancy = wanted(label), blank_occupancy = wanted(blank);
-  Tensor score = empty(blank, {batch});
   const auto run = [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     Lattice<scalar_t> p;
@@ -69,6 +62,17 @@ std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints labe
     Engine::run(p, blank);
   };
   dispatch_scores(blank.scalar_type(), run);
+}
+
+template <class Engine>
+std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints label_durations, Ints blank_durations,
+                                           MaybeTensor boundary, MaybeTensor begin, bool label_end, bool viterbi,
+                                           bool occupancies, double) {
+  STD_TORCH_CHECK(blank.dim() > 0, "blank: expected 3 or 4 dimensions");
+  const auto occupancy = [&](const Tensor& t) { return empty(t, occupancies ? t.sizes() : Ints{0}); };
+  const Tensor label_occupancy = occupancy(label), blank_occupancy = occupancy(blank), score = empty(blank, {blank.size(0)});
+  sum_paths<Engine>(label, blank, label_durations, blank_durations, boundary, begin, label_end, viterbi, occupancies, score,
+                    label_occupancy, blank_occupancy);
   return {score, label_occupancy, blank_occupancy};
 }
 

@@ -32,8 +32,8 @@ template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> simple_scores(Tensor lm, Tensor am, Tensor symbols,
                                                                                  MaybeTensor boundary, int64_t blank) {
   STD_TORCH_CHECK(lm.dim() == 3 && am.dim() == 3, "lm and am: expected 3 dimensions");
-  lm = torch::stable::contiguous(lm);
-  am = torch::stable::contiguous(am);
+  lm = contiguous(lm);
+  am = contiguous(am);
   const int64_t batch = am.size(0), frames = am.size(1), rows = lm.size(1), classes = am.size(2);
   const ScalarType dtype = acc_type(am);
   Tensor exp_lm = empty(am, {batch, rows, classes}, dtype), exp_am = empty(am, {batch, frames, classes}, dtype);
@@ -65,8 +65,8 @@ template <class Engine>
 std::vector<Tensor> simple_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor lm, Tensor am, Tensor symbols,
                                            Tensor norm, Tensor exp_lm, Tensor exp_am, Tensor max_lm, Tensor max_am,
                                            MaybeTensor boundary, int64_t blank) {
-  lm = torch::stable::contiguous(lm);
-  am = torch::stable::contiguous(am);
+  lm = contiguous(lm);
+  am = contiguous(am);
   const int64_t batch = am.size(0), frames = am.size(1), rows = lm.size(1), classes = am.size(2);
   const ScalarType dtype = acc_type(am);
   STD_TORCH_CHECK(has_shape(grad_label, {batch, frames, rows - 1}) && grad_label.scalar_type() == dtype &&
@@ -97,7 +97,7 @@ std::vector<Tensor> simple_scores_backward(Tensor grad_label, Tensor grad_blank,
     const Tensor lm_acc = torch::stable::matmul(transposed(weights, 1, 2), exp_am);
     const Tensor am_acc = torch::stable::matmul(weights, exp_lm);
     const bool in_place = am.scalar_type() == dtype;
-    grads = {in_place ? lm_acc : torch::stable::empty_like(lm), in_place ? am_acc : torch::stable::empty_like(am)};
+    grads = {in_place ? lm_acc : empty(lm, lm.sizes()), in_place ? am_acc : empty(am, am.sizes())};
     p.grad_lm_acc = static_cast<acc*>(lm_acc.data_ptr());
     p.grad_am_acc = static_cast<acc*>(am_acc.data_ptr());
     p.grad_lm = grads[0].template mutable_data_ptr<scalar_t>();

@@ -15,6 +15,7 @@ from ._arguments import (
     may_read,
 )
 from ._checks import check_tensor
+from ._exact import exact_loss
 from ._scores import joint_scores, options_of
 from ._solving import Loss, as_logprobs, frames_of, loss_of, reduce, solve
 
@@ -75,11 +76,17 @@ def rnnt_loss(
         >>> boundary = torch.tensor([[0, 0, 5, 20], [0, 0, 3, 12]])  # the second sequence has 3 symbols and 12 frames
         >>> rnnt_loss(logits, symbols, termination_symbol=0, boundary=boundary, reduction="sum").backward()
     """
+    if not (return_grad or reuse_logits or delay_penalty > 0 or emission_window is not None):
+        kind = "hat" if use_hat_loss else "softmax"
+        options = (kind, label_smoothing, rnnt_type, reduction, zero_infinity, fastemit_lambda)
+        loss = exact_loss(logits, symbols, termination_symbol, boundary, *options)
+        if loss is not None:
+            return loss
     logits, symbols, boundary, blank = checked_joint(logits, symbols, termination_symbol, boundary, rnnt_type, reduction)
     reuse_logits = check_reuse(logits, reuse_logits)
-    options = options_of(blank, use_hat_loss, label_smoothing)
+    scores_as = options_of(blank, use_hat_loss, label_smoothing)
     return loss_of(
-        *joint_scores(logits, symbols, options, boundary, reuse=reuse_logits),
+        *joint_scores(logits, symbols, scores_as, boundary, reuse=reuse_logits),
         rnnt_type,
         boundary,
         symbols=symbols.shape[1],

@@ -32,7 +32,7 @@ from torch import Tensor
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
 from ._decompositions import decompose
-from ._derivatives import register_scan, register_shapes, with_backward
+from ._derivatives import register_scan, register_shapes, with_backward, without_derivatives
 from ._layers import decompose_scan, register_layer
 from ._names import refuse_namesake
 from ._tensors import state_dtype
@@ -55,9 +55,9 @@ def composite(inputs: list[Tensor], c0: Tensor, *rest: Any) -> tuple[Tensor, Ten
     return reference.scan(inputs, c0, *rest[:EXTRAS], **dict(zip(names, rest[EXTRAS:], strict=True)))
 
 
-def register(namespace: str) -> SimpleNamespace:
+def register(namespace: str, library: Any = None) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
-    scan = register_scan(namespace, planes=plane_count, reference=composite, extras=EXTRAS)
+    scan = register_scan(namespace, planes=plane_count, reference=composite, extras=EXTRAS, library=library)
 
     def shapes_of_product(x, weight):  # type: ignore[no-untyped-def]
         return x.new_empty(x.shape[0], weight.shape[1])
@@ -87,7 +87,7 @@ def register(namespace: str) -> SimpleNamespace:
         of_u, of_x, *of_parameters, of_c0 = backward(grad_out, grad_c_last, [u, x, *parameters], *kept, *options)
         return of_u, of_x, of_parameters[0], None if weight_c is None else of_parameters[1], of_c0
 
-    kind = {"planes_dim": 1, "parameters": 2, "extras": EXTRAS}
+    kind = {"planes_dim": 1, "parameters": 2, "extras": EXTRAS, "library": library}
     layer = register_layer(namespace, planes=lambda *_: 3, scan_backward=scan_backward, **kind)
     scan_decomposed = decompose_scan(namespace, planes=plane_count, reference=composite, extras=EXTRAS)
 
@@ -104,8 +104,9 @@ def register(namespace: str) -> SimpleNamespace:
     decompose(f"{namespace}::layer", layer_decomposed)
     decompose(f"{namespace}::product", torch.mm)
     product = with_backward(f"{namespace}::product", setup_product, product_backward)
-    return SimpleNamespace(scan=scan, layer=layer, product=product)
+    stack_step = without_derivatives(f"{namespace}::stack_step", library)
+    return SimpleNamespace(scan=scan, layer=layer, product=product, stack_step=stack_step)
 
 
 refuse_namesake("sru")
-CALLS = register(NAMESPACE)
+CALLS = register(NAMESPACE, _C)

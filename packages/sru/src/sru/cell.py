@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from . import functional as sF
 from ._checks import check_input, check_lengths, check_tensor
 from ._modes import autocast_enabled, is_eager
-from ._plain import fits, is_hooked, tensor_of
+from ._plain import fits, is_untouched, tensor_of
 from ._tensors import dropout_mask
 from .convert import CellProduct, convert_state_dict
 
@@ -361,7 +361,7 @@ class SRUCell(nn.Module):
         """Whether a call is nothing but a product and a recurrence, at the moment, with tensors that are this cell's own."""
         alone = self.custom_m is None and self.projection_size == 0 and self.layer_norm is None and not self.bidirectional
         drops = self.training and (self.dropout > 0 or self.rnn_dropout > 0)
-        return alone and not drops and not is_hooked(self) and not self._forward_pre_hooks
+        return alone and not drops and is_untouched(self)
 
     def _mask(self, like: Tensor, p: float, size: int) -> Tensor | None:
         """A variational dropout mask (B, size), or None."""

@@ -205,19 +205,26 @@ def layer_unchecked(
     activation: str,
     bidirectional: bool,
     batch_first: bool,
+    state_shape: Optional[Tuple[int, ...]] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """`layer` where `is_eager()`, of tensors that are known to fit and all of x's dtype, from the state 0 and without padding."""
+    """`layer` where `is_eager()`, of tensors that are known to fit and all of x's dtype, from the state 0 and without padding.
+
+    The last state has `state_shape`; default: (B, D).
+    """
     _check_activation(activation)
     wanted = state_dtype(x)
-    bias = bias.to(wanted).contiguous()
-    weight_c = None if weight_c is None else weight_c.to(wanted).contiguous()
+    if bias.dtype is not wanted or not bias.is_contiguous():
+        bias = bias.to(wanted).contiguous()
+    if weight_c is not None and (weight_c.dtype is not wanted or not weight_c.is_contiguous()):
+        weight_c = weight_c.to(wanted).contiguous()
     wants = (
         x.requires_grad or weight.requires_grad or bias.requires_grad or (weight_c is not None and weight_c.requires_grad)
     )
     save = wants and torch.is_grad_enabled()
     direction = "both" if bidirectional else "forward"
     options = (activation, direction, batch_first, save)
-    h, c, _, _ = _ops.CALLS.layer(x, weight, bias, weight_c, None, None, None, None, None, None, *options)
+    tensors = (x, weight, bias, weight_c, None, None, None, None, None, None)
+    h, c, _, _ = _ops.CALLS.layer(*tensors, *options, state_shape=state_shape)
     return h, c
 
 
@@ -234,7 +241,7 @@ def stack_step_unchecked(
 ) -> Tuple[Tensor, Tensor]:
     """A step of layers of one width and kind, in one op, without gradients; x (B, K), c (L, B, D) or None, contiguous."""
     _check_activation(activation)
-    return torch.ops.rnnkit_sru.stack_step(x, weights, biases, weights_c, scales, c, has_skip_term, activation)
+    return _ops.CALLS.stack_step(x, weights, biases, weights_c, scales, c, has_skip_term, activation)
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from . import functional as sF
 from ._checks import check_input, check_tensor
-from ._modes import is_eager
+from ._modes import is_eager, is_unwatched
 from ._plain import children, fits, tensor_of
 from ._tensors import pack_like, state_dtype
 from .attention import SRUppAttention, SRUppProjectedLinear
@@ -199,6 +199,11 @@ class SRU(nn.Module):
             if isinstance(input, PackedSequence):
                 return self._forward_packed(input, c0, mask_pad, lengths, reset)
         check_sequence(input, self.input_size, self.batch_first)
+        if not torch.jit.is_scripting():
+            if c0 is None and mask_pad is None and lengths is None and reset is None:
+                made = self._forward_in_ops(input)
+                if made is not None:
+                    return made
         states = split_states(c0, input, self.num_layers, self.output_size, self.num_directions, self.batch_first)
         x = input
         if self.input_to_hidden is not None:
@@ -217,6 +222,27 @@ class SRU(nn.Module):
                 x, c = rnn(x, state, mask_pad, *given)
                 last.append(c)
         return x, join_states(last, self.num_directions if self.nn_rnn_compatible_return else 1)
+
+    @torch.jit.unused
+    def _forward_in_ops(self, input: Tensor) -> Optional[Tuple[Tensor, Tensor]]:
+        """`forward`, where all cells are nothing but products and recurrences: an op each, and as little else as can be."""
+        if self.input_to_hidden is not None or not (is_eager() and is_unwatched()):
+            return None
+        parameters = []
+        for cell in children(self, "rnn_lst"):
+            if not (type(cell) is SRUCell and cell.is_bare() and cell.num_matrices == 3 and cell.has_skip_term):
+                return None
+            weight_c = None if cell.v1 else tensor_of(cell, "weight_c")
+            of_cell = (tensor_of(cell, "weight"), tensor_of(cell, "bias"), weight_c)
+            if cell.rescale or not all(t is None or fits(t, input) for t in of_cell):
+                return None
+            parameters.append((*of_cell, cell.activation))
+        shape = (1, input.shape[0 if self.batch_first else 1], self.hidden_size)
+        h, last = input, []
+        for weight, bias, weight_c, activation in parameters:
+            h, c = sF.layer_unchecked(h, weight, bias, weight_c, activation, False, self.batch_first, shape)
+            last.append(c)
+        return h.contiguous(), last[0] if len(last) == 1 else torch.cat(last)
 
     def step(self, input: Tensor, c: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """One step of a stream: the same numbers as `forward`, a step at a time.

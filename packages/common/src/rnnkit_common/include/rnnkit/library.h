@@ -1,11 +1,12 @@
 // Registration of a family's ops under the namespace that the build helper passes as RNNKIT_NAMESPACE. RNNKIT_LIBRARY, used
-// once, also makes the library a Python module, `_C`, which is empty: importing it loads the ops. A CUDA source that is
-// compiled for emulation registers for the CPU instead, so that the very same tests can call it.
+// once, also makes the library a Python module, `_C`: importing it loads the ops; and RNNKIT_METHOD makes an op a method of
+// it (direct.h). A CUDA source that is compiled for emulation registers for the CPU instead, so that the very same tests
+// can call it.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #ifndef RNNKIT_TEST_LIBRARY
-#include <Python.h>
+#include <rnnkit/direct.h>
 #endif
 #include <torch/csrc/stable/library.h>
 
@@ -28,11 +29,16 @@
 
 #ifdef RNNKIT_TEST_LIBRARY  // loaded with torch.ops.load_library
 #define RNNKIT_MODULE_
+#define RNNKIT_METHOD(name, ...)
 #else
-#define RNNKIT_MODULE_                                                                          \
-  PyMODINIT_FUNC PyInit__C() {                                                                  \
-    static struct PyModuleDef module = {                                                        \
-        PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr}; \
-    return PyModule_Create(&module);                                                            \
+#define RNNKIT_METHOD(name, ...) \
+  static const bool C10_CONCATENATE(rnnkit_method_, __COUNTER__) = ::rnnkit::direct::add_method<__VA_ARGS__>(name);
+#define RNNKIT_MODULE_                                                                                 \
+  PyMODINIT_FUNC PyInit__C() {                                                                         \
+    static std::vector<PyMethodDef> methods = ::rnnkit::direct::methods();                             \
+    methods.push_back({nullptr, nullptr, 0, nullptr});                                                 \
+    static struct PyModuleDef module = {                                                               \
+        PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods.data(), nullptr, nullptr, nullptr, nullptr}; \
+    return PyModule_Create(&module);                                                                   \
   }
 #endif

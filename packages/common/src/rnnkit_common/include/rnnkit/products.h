@@ -1,8 +1,10 @@
 // Matrix products. torch's matmul calls MKL; large ones, in float32 and on an x86 CPU, are made by oneDNN
-// instead, through the op that torch.compile uses for nn.Linear: on an AMD EPYC 210 GFLOP/s instead of 165.
+// instead, through the op that torch.compile uses for nn.Linear: on an AMD EPYC 210 GFLOP/s instead of 165. Those of
+// tensors that are lent are small, and the engine makes them itself.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/product.h>
 #include <rnnkit/tensors.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -33,13 +35,65 @@ inline bool suits_onednn(const Tensor& x, const Tensor& weight) {
 #endif
 }
 
-// x weight^T + bias, for x [..., K], weight [M, K] and bias [M]
-inline Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias = std::nullopt) {
+// More multiplications than these, and a library is faster: 2 cores of an AMD EPYC.
+constexpr int64_t kSmallProduct = 1 << 20;
+
+inline void check_small(int64_t rows, int64_t columns, int64_t depth) {
+  STD_TORCH_CHECK(rows * columns * depth <= kSmallProduct, "a product too large for tensors that are lent");
+}
+
+// [..., C] as [R, C]
+template <class T>
+Matrix<T> as_matrix(const Tensor& t) {
+  int64_t rows = 1;
+  for (int64_t i = t.dim() - 1; i-- > 0;) {
+    STD_TORCH_CHECK(rows == 1 || t.size(i) == 1 || t.stride(i) == rows * t.stride(-2),
+                    "rows that are not equally far apart");
+    rows *= t.size(i);
+  }
+  return {static_cast<T*>(t.data_ptr()), rows, t.size(-1), t.stride(-2), t.stride(-1)};
+}
+
+// Of tensors that are lent, a [R, K] and b [C, K], into out [R, C]
+template <class Engine>
+void multiply(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, const Tensor& out,
+              bool transposes = false, bool adds = false) {
+  const auto with_type = [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    Product<T> p{as_matrix<const T>(a), as_matrix<const T>(b), as_matrix<T>(out), nullptr, adds};
+    if (transposes) {  // a [K, R] and b [K, C]
+      p.a = p.a.transposed();
+      p.b = p.b.transposed();
+    }
+    if (bias) p.bias = bias->const_data_ptr<T>();
+    STD_TORCH_CHECK(p.a.columns == p.b.columns && p.out.rows == p.a.rows && p.out.columns == p.b.rows &&
+                        (p.out.columns == 1 || p.out.column_stride == 1),
+                    "a product of matrices that do not fit");
+    check_small(p.out.rows, p.out.columns, p.a.columns);
+    Engine::multiply(p);
+  };
+  if (out.scalar_type() == ScalarType::Double) return with_type(TypeTag<double>());
+  STD_TORCH_CHECK(out.scalar_type() == ScalarType::Float, "a product of tensors that are lent, and not of float32 or 64");
+  with_type(TypeTag<float>());
+}
+
+// x weight^T + bias, for x [..., K], weight [M, K] and bias [M]; `kept`: the result is handed out.
+template <class Engine>
+Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias = std::nullopt, bool kept = true) {
   using torch::stable::detail::from;
   STD_TORCH_CHECK(x.dim() >= 2 && weight.dim() == 2 && x.size(-1) == weight.size(1),
                   "x and weight: expected shapes (..., K) and (M, K)");
   STD_TORCH_CHECK(x.scalar_type() == weight.scalar_type() && same_device(x, weight),
                   "weight: dtype or device differs from x's");
+  if (x.lender()) {
+    std::vector<int64_t> sizes;
+    for (int64_t i = 0; i + 1 < x.dim(); ++i) sizes.push_back(x.size(i));
+    sizes.push_back(weight.size(0));
+    check_small(x.numel(), weight.size(0), 1);
+    const Tensor out = kept ? empty(x, sizes) : scratch_strided(x, sizes, contiguous_strides(sizes), x.scalar_type());
+    multiply<Engine>(x, weight, bias, out);
+    return out;
+  }
   if (suits_onednn(x, weight)) {
     const auto made = call<6>("mkldnn::_linear_pointwise", "",
                               {from(x), from(weight), from(bias), from(std::string("none")), from(std::vector<double>()),
@@ -51,19 +105,62 @@ inline Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias = std::
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// sum + x weight^T, for sum [..., M], x [..., K] and weight [M, K]
-inline Tensor add_linear(Tensor sum, Tensor x, Tensor weight) {
+// sum + x weight^T, for sum [..., M], which may be overwritten, x [..., K] and weight [M, K]
+template <class Engine>
+Tensor add_linear(Tensor sum, Tensor x, Tensor weight) {
   using torch::stable::detail::from;
   STD_TORCH_CHECK(x.dim() >= 2 && sum.dim() == x.dim() && weight.dim() == 2 && sum.size(-1) == weight.size(0) &&
                       x.size(-1) == weight.size(1),
                   "sum, x and weight: expected shapes (..., M), (..., K) and (M, K)");
   for (int64_t i = 0; i + 1 < x.dim(); ++i) STD_TORCH_CHECK(sum.size(i) == x.size(i), "sum and x: shapes");
+  if (x.lender()) {
+    multiply<Engine>(x, weight, std::nullopt, sum, false, true);
+    return sum;
+  }
   if (suits_onednn(x, weight)) {
     const auto made = call<5>("mkldnn::_linear_pointwise", "binary",
                               {from(x), from(sum), from(weight), from(std::optional<Tensor>()), from(std::string("add"))});
     if (made) return *made;
   }
   return torch::stable::subtract(sum, torch::stable::matmul(x, transposed(weight, 0, 1)), -1);
+}
+
+// a^T b, for a [R, M] and b [R, K]
+template <class Engine>
+Tensor transposed_product(const Tensor& a, const Tensor& b) {
+  if (!a.lender()) return torch::stable::matmul(transposed(a, 0, 1), b);
+  const Tensor out = empty(a, {a.size(1), b.size(1)});
+  multiply<Engine>(a, b, std::nullopt, out, true);
+  return out;
+}
+
+// Of tensors that are lent: the sum over the second dimension of t [P, R, N], into out, P * N values.
+inline void sum_rows_into(const Tensor& t, const Tensor& out) {
+  STD_TORCH_CHECK(t.stride(2) == 1 || t.size(2) == 1, "rows whose values are not neighbours");
+  const auto with_type = [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for (int64_t i = 0; i < t.size(0); ++i) {
+      T* const sums = out.mutable_data_ptr<T>() + i * t.size(2);
+      std::fill_n(sums, t.size(2), T(0));
+      for (int64_t r = 0; r < t.size(1); ++r) {
+        const T* const row = t.const_data_ptr<T>() + i * t.stride(0) + r * t.stride(1);
+        for (int64_t c = 0; c < t.size(2); ++c) sums[c] += row[c];
+      }
+    }
+  };
+  if (t.scalar_type() == ScalarType::Double) return with_type(TypeTag<double>());
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float, "a sum of tensors that are lent, and not of float32 or 64");
+  with_type(TypeTag<float>());
+}
+
+// The sum over the first dimension of a tensor of two, or over the second of one of three.
+inline Tensor sum_rows(const Tensor& t) {
+  const int64_t over[] = {t.dim() - 2};
+  if (!t.lender()) return torch::stable::sum(t, over);
+  STD_TORCH_CHECK(t.dim() == 2, "a sum of tensors that are lent, and not of two dimensions");
+  const Tensor out = empty(t, {t.size(1)});
+  sum_rows_into(view_strided(t, {1, t.size(0), t.size(1)}, {0, t.stride(0), t.stride(1)}), out);
+  return out;
 }
 
 }  // namespace rnnkit

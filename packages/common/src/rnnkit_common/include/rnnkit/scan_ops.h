@@ -68,7 +68,9 @@ std::tuple<Tensor, Tensor, Tensor> run_forward(const Family& family, const ScanT
   if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
   if (into) t.check(*into, accumulate_type(t.dtype), {t.batch, t.channels}, "h_last");
   Tensor out = t.empty_rows(t.channels), h_last = into ? *into : t.empty_state();
-  Tensor carries = empty(h_last, {t.batch, save ? t.carries_size(Engine::kCarry) : 0});
+  Tensor carries = save              ? empty(h_last, {t.batch, t.carries_size(Engine::kCarry)})
+                   : h_last.lender() ? Tensor()
+                                     : empty(h_last, {t.batch, 0});
   family.dispatch(t.dtype, [&](auto tag, auto kind) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
@@ -89,16 +91,19 @@ struct ScanGradients {
   Tensor h0;  // [B, D]
 };
 
+// The gradients of the first `unseen` inputs are handed to nobody, nor is that of h0, unless it is needed.
 template <class Engine, class Family>
 ScanGradients run_backward(const Family& family, const ScanTensors& t, const Tensor& grad_out,
-                           const std::optional<Tensor>& grad_h_last, const Tensor& carries, Direction direction) {
+                           const std::optional<Tensor>& grad_h_last, const Tensor& carries, Direction direction,
+                           size_t unseen = 0, bool needs_h0 = true) {
   const int64_t reverse_from = first_reversed(direction, t.channels), parameters = family.parameters();
   const ScalarType acc_dtype = accumulate_type(t.dtype);
   const Tensor grad_rows = t.rows(grad_out, t.channels, "grad_out");
   if (grad_h_last) t.check(*grad_h_last, acc_dtype, {t.batch, t.channels}, "grad_h_last");
   t.check(carries, acc_dtype, {t.batch, t.carries_size(Engine::kCarry)}, "carries");
-  ScanGradients grads{t.empty_gradients(), t.empty_state()};
-  const Tensor sums = parameters == 0 ? Tensor() : empty(grads.h0, {parameters, t.batch, t.channels});
+  ScanGradients grads{t.empty_gradients(unseen), t.empty_state(needs_h0)};
+  const std::vector<int64_t> each{parameters, t.batch, t.channels};
+  const Tensor sums = parameters == 0 ? Tensor() : scratch_strided(grads.h0, each, contiguous_strides(each), acc_dtype);
   family.dispatch(t.dtype, [&](auto tag, auto kind) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
@@ -114,8 +119,7 @@ ScanGradients run_backward(const Family& family, const ScanTensors& t, const Ten
     Engine::run(p, t.device());
   });
   if (parameters > 0) {
-    const int64_t over_sequences[] = {1};
-    for (Tensor& grad : t.split_gradients(torch::stable::sum(sums, over_sequences))) grads.inputs.push_back(grad);
+    for (Tensor& grad : t.sum_gradients(sums)) grads.inputs.push_back(grad);
   }
   return grads;
 }
@@ -161,8 +165,9 @@ struct ScanOps<Engine, Family, Family (*)(Arguments...)> {
                                                           std::optional<Tensor> h0, std::optional<Tensor> lengths,
                                                           std::optional<Tensor> reset, Arguments... arguments,
                                                           std::string direction, bool batch_first, bool save) {
-    return layer_op(by_batch(x, batch_first), weight, bias, batch_first, save,
-                    [&](const Tensor& planes) { return scan({planes}, h0, lengths, reset, arguments..., direction, save); });
+    return layer_op<Engine>(by_batch(x, batch_first), weight, bias, batch_first, save, [&](const Tensor& planes) {
+      return scan({planes}, h0, lengths, reset, arguments..., direction, save);
+    });
   }
 
   static std::tuple<Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_h_last,
@@ -171,11 +176,15 @@ struct ScanOps<Engine, Family, Family (*)(Arguments...)> {
                                                                    Tensor carries, std::optional<Tensor> lengths,
                                                                    std::optional<Tensor> reset, Arguments... arguments,
                                                                    std::string direction, bool batch_first, bool needs_x,
-                                                                   bool needs_weight, bool needs_bias) {
-    const auto grads = scan_backward(by_batch(grad_out, batch_first), grad_h_last, {planes}, carries, std::nullopt, lengths,
-                                     reset, arguments..., direction);
+                                                                   bool needs_weight, bool needs_bias, bool needs_h0) {
+    if (planes.lender()) check_small(planes.numel(), x ? x->size(-1) : weight ? weight->size(1) : 0, 1);
+    const Family family = Family::parse(arguments...);
+    const ScanTensors t({planes}, family.planes(), family.parameters(), lengths, reset);
+    const ScanGradients grads = run_backward<Engine>(family, t, by_batch(grad_out, batch_first), grad_h_last, carries,
+                                                     parse_direction(direction), 1, needs_h0);
     if (x) x = by_batch(*x, batch_first);
-    return layer_backward_op(grads[0], grads[1], x, weight, batch_first, {needs_x, needs_weight, needs_bias});
+    return layer_backward_op<Engine>(grads.inputs[0], grads.h0, x, weight, batch_first,
+                                     {needs_x, needs_weight, needs_bias, needs_h0});
   }
 
   // One step of a stream, for inference: planes [B, P * D], h [B, D].
@@ -203,7 +212,7 @@ struct ScanOps<Engine, Family, Family (*)(Arguments...)> {
       std::optional<Tensor> bias, state;
       if (!biases.empty()) bias = biases[i];
       if (h) state = states_of(*h, i);
-      x = run_step<Engine>(family, linear(x, weights[i], bias), state, states_of(h_next, i));
+      x = run_step<Engine>(family, linear<Engine>(x, weights[i], bias), state, states_of(h_next, i));
     }
     return {x, h_next};
   }
@@ -241,7 +250,7 @@ void define_layer(Library& m) {
   m.def(("layer_backward(Tensor grad_out, Tensor? grad_h_last, Tensor? x, Tensor? weight, Tensor? bias, Tensor planes, "
          "Tensor carries, " +
          of_layer +
-         ", bool needs_x=True, bool needs_weight=True, bool needs_bias=True) "
+         ", bool needs_x=True, bool needs_weight=True, bool needs_bias=True, bool needs_h0=True) "
          "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, Tensor grad_h0)")
             .c_str());
   m.def(("step(Tensor planes, Tensor? h=None" + arguments + ") -> (Tensor out, Tensor h_next)").c_str());

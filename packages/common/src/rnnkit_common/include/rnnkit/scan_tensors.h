@@ -7,8 +7,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/products.h>
 #include <rnnkit/scan.h>
-#include <rnnkit/tensors.h>
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -63,7 +63,7 @@ class ScanTensors {
     STD_TORCH_CHECK(has_shape(t, {batch, steps, width}), name, ": expected shape (", batch, ", ", steps, ", ", width, ")");
     STD_TORCH_CHECK(t.scalar_type() == dtype && (tensors_.empty() || same_device(t, tensors_[0])), name,
                     ": dtype or device differs from the planes'");
-    return t.stride(2) == 1 || t.size(2) == 1 ? t : torch::stable::contiguous(t);
+    return t.stride(2) == 1 || t.size(2) == 1 ? t : contiguous(t);
   }
 
   // A contiguous tensor of a fixed shape.
@@ -72,28 +72,45 @@ class ScanTensors {
   }
 
   Tensor empty_rows(int64_t width) const {  // uninitialised [B, T, width]
-    if (!time_major_) return empty(tensors_[0], {batch, steps, width});
-    return empty_strided(tensors_[0], {batch, steps, width}, {width, batch * width, 1}, dtype);
+    if (time_major_ && tensors_[0].lender()) return transposed(empty(tensors_[0], {steps, batch, width}), 0, 1);
+    return empty_strided(tensors_[0], {batch, steps, width}, strides_of_rows(width), dtype);
   }
 
-  Tensor empty_state() const {  // uninitialised [B, D]
-    return empty(tensors_[0], {batch, channels}, accumulate_type(dtype));
+  Tensor empty_state(bool is_seen = true) const {  // uninitialised [B, D]
+    const std::vector<int64_t> sizes{batch, channels}, strides{channels, 1};
+    return (is_seen ? empty_strided : scratch_strided)(tensors_[0], sizes, strides, accumulate_type(dtype));
   }
 
-  std::vector<Tensor> empty_gradients() const {  // of the tensors that hold the planes, uninitialised
+  // Of the tensors that hold the planes, uninitialised; those of the first `unseen` are handed to nobody.
+  std::vector<Tensor> empty_gradients(size_t unseen) const {
     std::vector<Tensor> gradients;
-    for (const Tensor& t : tensors_) gradients.push_back(empty_rows(t.size(2)));
+    for (const Tensor& t : tensors_) {
+      const int64_t width = t.size(2);
+      const bool is_seen = gradients.size() >= unseen;
+      gradients.push_back(is_seen ? empty_rows(width)
+                                  : scratch_strided(t, {batch, steps, width}, strides_of_rows(width), dtype));
+    }
     return gradients;
   }
 
-  // The gradients [P, D] of all parameters, as one for each tensor that holds some.
-  std::vector<Tensor> split_gradients(const Tensor& of_parameters) const {
+  // The gradients of the tensors that hold parameters, from those [P, B, D] of all parameters in each sequence.
+  std::vector<Tensor> sum_gradients(const Tensor& of_sequences) const {
     std::vector<Tensor> gradients;
+    const bool lent = of_sequences.lender() != nullptr;
+    const Tensor of_parameters = lent ? Tensor() : sum_rows(of_sequences);
     int64_t first = 0;
     for (const Tensor& t : parameters_) {
       std::vector<int64_t> sizes;
       for (int64_t i = 0; i < t.dim(); ++i) sizes.push_back(t.size(i));
-      gradients.push_back(view_strided(of_parameters, sizes, contiguous_strides(sizes), first));
+      if (lent) {
+        const int64_t count = channels == 0 ? 0 : t.numel() / channels;
+        const Tensor sums =
+            view_strided(of_sequences, {count, batch, channels}, {batch * channels, channels, 1}, first * batch);
+        gradients.push_back(empty(t, sizes));
+        sum_rows_into(sums, gradients.back());
+      } else {
+        gradients.push_back(view_strided(of_parameters, sizes, contiguous_strides(sizes), first));
+      }
       first += t.numel();
     }
     return gradients;
@@ -158,6 +175,10 @@ class ScanTensors {
     int64_t width = 0;
     for (const Tensor& t : inputs) width += t.dim() == 3 ? t.size(2) : 0;
     return width;
+  }
+
+  std::vector<int64_t> strides_of_rows(int64_t width) const {
+    return time_major_ ? std::vector<int64_t>{width, batch * width, 1} : contiguous_strides({batch, steps, width});
   }
 
   const bool time_major_;

@@ -2,17 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <rnnkit/types.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
+#include <rnnkit/tensor.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <cstring>
+#include <memory>
 #include <optional>
 #include <vector>
 
 namespace rnnkit {
-
-using torch::stable::Tensor;
 
 inline bool same_device(const Tensor& a, const Tensor& b) {
   return a.device().type() == b.device().type() && a.device().index() == b.device().index();
@@ -37,13 +36,15 @@ inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes
 // as a small kernel; and views likewise.
 inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                             ScalarType dtype) {
+  if (like.lender()) return like.lender()->empty_strided(sizes, strides, dtype);
+  const torch::stable::Tensor& made_like = like;
   const auto number = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   int32_t device_type;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(made_like.get(), &device_type));
   AtenTensorHandle made;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(int64_t(sizes.size()), sizes.data(), strides.data(), number, device_type,
-                                                  like.get_device(), &made));
-  return Tensor(made);
+                                                  made_like.get_device(), &made));
+  return torch::stable::Tensor(made);
 }
 
 inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
@@ -55,11 +56,50 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes) { ret
 // The same memory, from its `first` element on.
 inline Tensor view_strided(const Tensor& t, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
                            int64_t first = 0) {
+  if (t.lender()) {
+    char* const data = static_cast<char*>(t.data_ptr()) + first * bytes_of(t.scalar_type());
+    return {t.lender(), data, t.scalar_type(), t.device(), int64_t(sizes.size()), sizes.data(), strides.data()};
+  }
+  const torch::stable::Tensor& viewed = t;
   AtenTensorHandle made;
   TORCH_ERROR_CODE_CHECK(
-      aoti_torch__reinterpret_tensor(t.get(), int64_t(sizes.size()), sizes.data(), strides.data(), first, &made));
-  return Tensor(made);
+      aoti_torch__reinterpret_tensor(viewed.get(), int64_t(sizes.size()), sizes.data(), strides.data(), first, &made));
+  return torch::stable::Tensor(made);
 }
+
+inline void fill_with_zeros(const Tensor& t) {  // contiguous
+  if (t.lender()) {
+    std::memset(t.data_ptr(), 0, t.numel() * bytes_of(t.scalar_type()));
+  } else {
+    torch::stable::Tensor made = t;
+    torch::stable::zero_(made);
+  }
+}
+
+inline Tensor contiguous(const Tensor& t) { return t.is_contiguous() ? t : Tensor(torch::stable::contiguous(t)); }
+
+// Memory that an op needs while it runs, and hands to nobody: of tensors that are lent, not a tensor of theirs.
+inline Tensor scratch_strided(const Tensor& like, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                              ScalarType dtype) {
+  struct Scratch : Tensor::Lender {
+    std::shared_ptr<const Lender> lender;
+    std::unique_ptr<char[]> memory;
+    Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                         ScalarType dtype) const override {
+      return lender->empty_strided(sizes, strides, dtype);
+    }
+  };
+  if (!like.lender()) return empty_strided(like, sizes, strides, dtype);
+  int64_t bytes = bytes_of(dtype);
+  for (const int64_t size : sizes) bytes *= size;
+  const auto scratch = std::make_shared<Scratch>();
+  scratch->lender = like.lender();
+  scratch->memory.reset(new char[bytes]);  // not set to zero
+  return {scratch, scratch->memory.get(), dtype, like.device(), int64_t(sizes.size()), sizes.data(), strides.data()};
+}
+
+// In the place of a result that nobody wants.
+inline Tensor nothing(const Tensor& like) { return like.lender() ? Tensor() : empty(like, {0}); }
 
 // With two dimensions of a tensor of two or three exchanged.
 inline Tensor transposed(const Tensor& t, int64_t first, int64_t second) {

@@ -33,6 +33,19 @@ using acc_t = typename Accumulate<scalar_t>::type;
 
 inline ScalarType accumulate_type(ScalarType dtype) { return dtype == ScalarType::Double ? dtype : ScalarType::Float; }
 
+inline int64_t bytes_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double:
+    case ScalarType::Long: return 8;
+    case ScalarType::Float:
+    case ScalarType::Int: return 4;
+    case ScalarType::Half:
+    case ScalarType::BFloat16: return 2;
+    case ScalarType::Bool: return 1;
+    default: STD_TORCH_CHECK(false, "dtype must be float64, float32, float16, bfloat16, int64, int32 or bool");
+  }
+}
+
 template <class T>
 struct TypeTag {
   using type = T;

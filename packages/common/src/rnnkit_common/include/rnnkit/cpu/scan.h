@@ -12,6 +12,7 @@
 
 #include <rnnkit/cell.h>
 #include <rnnkit/cpu/math.h>
+#include <rnnkit/cpu/product.h>
 #include <torch/csrc/stable/ops.h>
 
 namespace rnnkit::RNNKIT_TARGET {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <rnnkit/product.h>
 #include <rnnkit/scan.h>
 #include <torch/csrc/stable/device.h>
 
@@ -19,6 +20,11 @@ struct CpuEngine {
       STD_TORCH_CHECK(0 <= p.lengths[b] && p.lengths[b] <= p.steps, "lengths[", b, "] = ", p.lengths[b],
                       " is not within 0 and ", p.steps);
     RNNKIT_CALL_TARGET((p), run_scan);
+  }
+
+  template <class T>
+  static void multiply(const Product<T>& p) {
+    RNNKIT_CALL_TARGET((p), multiply);
   }
 };
 

@@ -78,6 +78,11 @@ struct Engine {
                                        BackwardBlock<scalar_t, Kind>::kChunks, true, device);
   }
 
+  template <class Product>
+  static void multiply(const Product&) {
+    STD_TORCH_CHECK(false, "on a GPU, no tensors are lent");
+  }
+
  private:
   template <class Tile, class scalar_t, class Kind>
   static Packable<ScanForward<scalar_t, Kind>> packable(const ScanForward<scalar_t, Kind>& p) {
