@@ -6,6 +6,7 @@ import pytest
 import torch
 from ligru import LiGRU, LiGRU_Layer, SLiGRU, SLiGRU_Layer, functional
 from rnnkit_common.testing import Backend, check_survives
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytestmark = pytest.mark.kernels
 
@@ -96,3 +97,9 @@ def test_the_bare_ops_survive_any_arguments(normalize: bool, host_backends: Back
     out, _, *kept = ops.recurrence(inputs, h0, lengths, reset, mask, *options, True)
     grads = [torch.randn(2, 3, 8), torch.randn(2, 2, 4)]
     check_survives(ops.recurrence_backward, [*grads, inputs, out, *kept, h0, lengths, reset, mask, *options])
+
+
+@pytest.mark.parametrize(("option", "value"), [("activation", "g")])
+def test_a_graph_is_not_made_of_what_is_unknown(option: str, value: str) -> None:
+    with FakeTensorMode(), pytest.raises(ValueError, match=f"^{option}: expected one of '"):
+        torch.ops.rnnkit_ligru.recurrence([torch.empty(2, 3, 8), torch.empty(8, 4)], **{option: value})

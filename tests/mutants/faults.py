@@ -43,6 +43,89 @@ _SCAN_OPS = f"{COMMON}/include/rnnkit/scan_ops.h"
 _CHECKS, _MODES, _LAYOUTS, _DISTRIBUTED = (f"{COMMON}/{name}.py" for name in ("checks", "modes", "tensors", "distributed"))
 _LAYER, _LAYERS, _DERIVATIVES = f"{COMMON}/include/rnnkit/layer.h", f"{COMMON}/layers.py", f"{COMMON}/derivatives.py"
 
+_DIRECT, _PRODUCTS, _PRODUCT = (f"{COMMON}/include/rnnkit/{n}.h" for n in ("direct", "products", "cpu/product"))
+
+WITHOUT_THE_DISPATCHER = [
+    fault(
+        "memory that is not what a tensor's values are is read",
+        _DIRECT,
+        "if (!lent.is_contiguous() && !(t.dim == 3 && transposed(lent, 0, 1).is_contiguous()))",
+        "if (false)",
+        families="mingru",
+    ),
+    fault(
+        "a tensor of a subclass is taken for its memory",
+        _DIRECT,
+        "if (!Torch::get().is_plain(object) || Torch::get().read(object, &description) != 0)",
+        "if (Torch::get().read(object, &description) != 0)",
+        "held.get() == nullptr || !Torch::get().is_plain(held.get())",
+        "held.get() == nullptr",
+        families="mingru",
+    ),
+    fault(
+        "an error of the direct way comes up in a later call",
+        _DIRECT,
+        "    PyErr_Clear();\n    return Object::borrow(Torch::get().none);",
+        "    return Object::borrow(Torch::get().none);",
+        families="mingru",
+    ),
+    fault(
+        "a view is handed out as what it is a view of",
+        _DIRECT,
+        "if (same) return",
+        "if (made.dim == t.dim()) return",
+        families="qrnn",
+    ),
+    fault(
+        "a small product forgets its bias where there are few rows",
+        _PRODUCT,
+        "p.bias != nullptr ? p.bias[c + j] : T(0)",
+        "T(0)",
+        families="mingru",
+    ),
+    fault(
+        "packing leaves out the columns that are no whole four",
+        _PRODUCT,
+        "for (int64_t k = j < whole ? deep : 0; k < depth; ++k)",
+        "for (int64_t k = deep; k < depth; ++k)",
+        families="mingru",
+    ),
+    fault("small sums go over what was there", _PRODUCTS, "std::fill_n(sums, t.size(2), T(0));", "", families="sru"),
+    fault(
+        "a mode does not see small calls",
+        _MODES,
+        "return _mode_count() == 0 and not _is_profiled()",
+        "return not _is_profiled()",
+        families="mingru",
+    ),
+    fault(
+        "a profile does not show small calls",
+        _MODES,
+        "return _mode_count() == 0 and not _is_profiled()",
+        "return _mode_count() == 0",
+        families="mingru",
+    ),
+    fault(
+        "a small layer's running variance is that of the batch",
+        "packages/ligru/csrc/layer.h",
+        "(var[c] / T(rows - 1) - running_var[c])",
+        "(var[c] / T(rows) - running_var[c])",
+    ),
+    fault(
+        "in evaluation a small layer's gradient goes through the batch's mean",
+        "packages/ligru/csrc/layer.h",
+        "norm.training ? T(1) / T(rows) : T(0)",
+        "T(1) / T(rows)",
+    ),
+    fault("a small loss forgets FastEmit", "packages/rnnt_loss/csrc/ops/loss.h", "acc(label_weight));", "acc(1));"),
+    fault(
+        "the mean of small losses has the gradient of their sum",
+        "packages/rnnt_loss/csrc/ops/loss.h",
+        "-weight * (way == Reduction::mean ? of_loss / acc(batch) : of_loss)",
+        "-weight * of_loss",
+    ),
+]
+
 SCAN_ON_THE_CPU = [
     fault(
         "the state is kept a step late",
@@ -353,8 +436,8 @@ TENSORS_AND_DERIVATIVES = [
     fault(
         "outputs do not lie as the planes do",
         _TENSORS,
-        "if (!time_major_) return empty(",
-        "if (true) return empty(",
+        "return time_major_ ? std::vector",
+        "return false ? std::vector",
         families="mingru",
     ),
     fault(
@@ -374,8 +457,8 @@ TENSORS_AND_DERIVATIVES = [
     fault(
         "an expanded gradient of the last state is handed on as it is",
         f"{COMMON}/derivatives.py",
-        "                grad_h_last = grad_h_last.contiguous()\n            *grads",
-        "                grad_h_last = grad_h_last\n            *grads",
+        "                grad_h_last = grad_h_last.contiguous()\n            arguments",
+        "                grad_h_last = grad_h_last\n            arguments",
         families="qrnn",
     ),
     fault("lengths beyond T are let through", _CHECKS, "if low < 0 or high > steps:", "if low < 0:", families="mingru"),
@@ -389,8 +472,8 @@ TENSORS_AND_DERIVATIVES = [
     fault(
         "a layer whose input is time-major takes it for batch-major in the product alone",
         _LAYER,
-        "order.back(linear(order.of(x), weight, bias))",
-        "order.back(linear(x, weight, bias))",
+        "order.back(linear<Engine>(order.of(x), weight, bias, false))",
+        "order.back(linear<Engine>(x, weight, bias, false))",
         families="mingru sru",
     ),
     fault(
@@ -417,8 +500,8 @@ TENSORS_AND_DERIVATIVES = [
     fault(
         "a layer's weight is given the gradient of its bias only if it has one",
         _LAYER,
-        "needs.weight ? torch::stable::matmul",
-        "needs.weight && needs.bias ? torch::stable::matmul",
+        "needs.weight ? transposed_product",
+        "needs.weight && needs.bias ? transposed_product",
         families="qrnn",
     ),
     fault(
@@ -431,8 +514,8 @@ TENSORS_AND_DERIVATIVES = [
     fault(
         "an op takes the place of a product that torch has to see",
         _MODES,
-        "watched = torch._C._is_any_autocast_enabled() or ",
-        "watched = ",
+        "return not (_autocasts() or ",
+        "return not (",
         families="qrnn",
     ),
     fault(
@@ -660,7 +743,7 @@ SRU = [
     fault(
         "the product adds nothing to the gradient of x",
         "packages/sru/csrc/ops.h",
-        "order.back(add_linear(order.of(grads.inputs[1]), order.of(grads.inputs[0]), *weight))",
+        "order.back(add_linear<Engine>(order.of(grads.inputs[1]), order.of(grads.inputs[0]), *weight))",
         "grads.inputs[1]",
     ),
     fault(
@@ -1012,6 +1095,7 @@ RNNT_LOSS = [
 ]
 
 FAULTS = [
+    *WITHOUT_THE_DISPATCHER,
     *SCAN_ON_THE_CPU,
     *VECTOR_MATHEMATICS,
     *SCAN_ON_CUDA,

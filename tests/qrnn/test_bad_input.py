@@ -6,6 +6,7 @@ import pytest
 import torch
 from qrnn import QRNN, ForgetMult, QRNNLayer, functional
 from rnnkit_common.testing import Backend, changed, check_survives
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
 
 pytestmark = pytest.mark.kernels
@@ -132,3 +133,9 @@ def test_the_bare_ops_survive_any_arguments(host_backends: Backend) -> None:
     check_survives(ops.layer_backward, [*given, *options, True, True, True, True, True], unread=[4])
     check_survives(ops.step, [torch.randn(2, 12), h0, None, *options[:3]])
     check_survives(ops.stack_step, [torch.randn(2, 3), [weight], [bias], h0[None, :, None], None, *options[:3]])
+
+
+@pytest.mark.parametrize(("option", "value"), [("pooling", "max"), ("direction", "up")])
+def test_a_graph_is_not_made_of_what_is_unknown(option: str, value: str) -> None:
+    with FakeTensorMode(), pytest.raises(ValueError, match=f"^{option}: expected one of '"):
+        torch.ops.rnnkit_qrnn.scan([torch.empty(2, 3, 12)], **{option: value})

@@ -7,6 +7,7 @@ import torch
 from rnnkit_common.testing import Backend, changed, check_survives
 from sru import SRU, SRUCell, SRUpp, SRUppAttention, functional
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
 
 pytestmark = pytest.mark.kernels
@@ -165,3 +166,9 @@ def test_the_bare_ops_survive_any_arguments(peephole: str, skip: str, host_backe
         _, _, carries, u = ops.layer(x, weight, bias, weight_c, c0, *extras, "tanh", "both", True, True)
         given = [*grads, x, weight, bias, weight_c, u, carries, *extras]
         check_survives(ops.layer_backward, [*given, "tanh", "both", True, True, True, True, True, True])
+
+
+@pytest.mark.parametrize(("option", "value"), [("activation", "g"), ("direction", "up")])
+def test_a_graph_is_not_made_of_what_is_unknown(option: str, value: str) -> None:
+    with FakeTensorMode(), pytest.raises(ValueError, match=f"^{option}: expected one of '"):
+        torch.ops.rnnkit_sru.layer(torch.empty(2, 3, 4), torch.empty(4, 12), torch.empty(8), **{option: value})

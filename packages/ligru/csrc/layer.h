@@ -1,6 +1,6 @@
 // A layer in one call each way, of tensors that are lent (rnnkit/tensor.h): small ones, whose calls cost more than their
 // kernels. A product of x makes the gates' part, batch normalisation follows, and the recurrence. All of one type, float or
-// double, one direction, from the state 0.
+// double, and one direction.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -108,12 +108,13 @@ void dispatch_lent(const Tensor& x, const F& f) {
   f(TypeTag<float>());
 }
 
-// -> (out [B, T, H], h_last [1, B, H], what is kept), for x [B, T, K], w [2H, K], u [2H, H], mask [1, B, H].
+// -> (out [B, T, H], h_last [1, B, H], what is kept), for x [B, T, K], w [2H, K], u [2H, H], h0 and mask [1, B, H].
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::optional<Tensor> norm_weight,
                                          std::optional<Tensor> norm_bias, Tensor running_mean, Tensor running_var,
-                                         Tensor batches, std::optional<Tensor> mask, std::string activation, bool normalize,
-                                         double eps, double norm_eps, double momentum, bool training, bool save) {
+                                         Tensor batches, std::optional<Tensor> h0, std::optional<Tensor> mask,
+                                         std::string activation, bool normalize, double eps, double norm_eps,
+                                         double momentum, bool training, bool save) {
   STD_TORCH_CHECK(x.dim() == 3 && x.is_contiguous() && w.dim() == 2 && u.dim() == 2, "x, w and u: dimensions");
   const int64_t batch = x.size(0), steps = x.size(1), units = u.size(1), rows = batch * steps, width = 2 * units;
   STD_TORCH_CHECK(has_shape(w, {width, x.size(2)}) && rows > (training ? 1 : 0) && units > 0, "x, w and u: shapes");
@@ -124,7 +125,7 @@ std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::opti
   const Tensor memory = save ? empty(x, size) : scratch_strided(x, size, one, x.scalar_type());
   const KeptOfLayer kept(memory, batch, steps, units, normalize);
   const Tensor g = scratch_strided(x, {batch, steps, width}, {steps * width, width, 1}, x.scalar_type());
-  Inputs in{{g, u}, std::nullopt, std::nullopt, std::nullopt, mask, parse_activation(activation), false, normalize, eps};
+  Inputs in{{g, u}, h0, std::nullopt, std::nullopt, mask, parse_activation(activation), false, normalize, eps};
   in.check();
   multiply<Engine>(x, w, std::nullopt, g);
   dispatch_lent(x, [&](auto tag) {
@@ -139,29 +140,26 @@ std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::opti
   return {made.out, made.h_last, save ? memory : Tensor()};
 }
 
-// -> the gradients of x, w, u, norm_weight and norm_bias.
+// -> the gradients of x, w, u, norm_weight, norm_bias and h0.
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_out, std::optional<Tensor> grad_h_last,
-                                                                  Tensor x, Tensor w, Tensor u,
-                                                                  std::optional<Tensor> norm_weight, Tensor out,
-                                                                  Tensor kept_memory, std::optional<Tensor> mask,
-                                                                  std::string activation, bool normalize, double eps,
-                                                                  bool training, bool needs_x, bool needs_w) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
+    Tensor grad_out, std::optional<Tensor> grad_h_last, Tensor x, Tensor w, Tensor u, std::optional<Tensor> norm_weight,
+    std::optional<Tensor> h0, Tensor out, Tensor kept_memory, std::optional<Tensor> mask, std::string activation,
+    bool normalize, double eps, bool training, bool needs_x, bool needs_w, bool needs_h0) {
   STD_TORCH_CHECK(x.dim() == 3 && x.is_contiguous() && w.dim() == 2 && u.dim() == 2, "x, w and u: dimensions");
   const int64_t batch = x.size(0), steps = x.size(1), units = u.size(1), rows = batch * steps, width = 2 * units;
   STD_TORCH_CHECK(has_shape(w, {width, x.size(2)}) && has_shape(out, {batch, steps, units}), "x, w, u and out: shapes");
   STD_TORCH_CHECK(has_shape(grad_out, {batch, steps, units}) && grad_out.stride(2) == 1, "grad_out: shape");
   check_small(rows, width, std::max(units, x.size(2)));
   const KeptOfLayer kept(kept_memory, batch, steps, units, normalize);
-  Inputs in{{kept.normal, u}, std::nullopt, std::nullopt, std::nullopt, mask, parse_activation(activation), false,
-            normalize,        eps};
+  Inputs in{{kept.normal, u}, h0, std::nullopt, std::nullopt, mask, parse_activation(activation), false, normalize, eps};
   in.check();
   if (grad_h_last) in.check(*grad_h_last, x.scalar_type(), {1, batch, units}, "grad_h_last");
   Gradients grads;
   grads.gates = in.scratch({batch, steps, width});
   grads.product = in.scratch({1, batch, steps, width});
   grads.h_before = in.scratch({1, batch, steps, units});
-  grads.h0 = in.scratch({1, batch, units});
+  grads.h0 = needs_h0 ? in.empty({1, batch, units}) : in.scratch({1, batch, units});
   grads.sums = in.scratch({0});
   if (!normalize) grads.product = grads.gates;
   run_backward<Engine>(in, grad_out, grad_h_last, {out, Tensor(), kept.gates, kept.recurrent_normal, kept.recurrent_rstd},
@@ -179,8 +177,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(Tensor grad_ou
   const Tensor of_rows = view_strided(grads.gates, {rows, width}, {width, 1});
   const Tensor x_rows = view_strided(x, {rows, x.size(2)}, {x.size(2), 1});
   return {needs_x ? linear<Engine>(grads.gates, transposed(w, 0, 1)) : Tensor(),
-          needs_w ? transposed_product<Engine>(of_rows, x_rows) : Tensor(), grad_u, norm_weight ? grad_weight : Tensor(),
-          grad_bias};
+          needs_w ? transposed_product<Engine>(of_rows, x_rows) : Tensor(),
+          grad_u,
+          norm_weight ? grad_weight : Tensor(),
+          grad_bias,
+          needs_h0 ? grads.h0 : Tensor()};
 }
 
 }  // namespace rnnkit

@@ -16,6 +16,7 @@ States (h0, h_last, carries) are float32, or float64 where the planes are.
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
@@ -26,10 +27,10 @@ NAMESPACE = "rnnkit_newname"
 composite = reference.scan
 
 
-def register(namespace: str) -> SimpleNamespace:
+def register(namespace: str, library: Any = None) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
-    return register_family(namespace, planes=lambda *_: reference.PLANES, reference=composite)
+    return register_family(namespace, planes=lambda *_: reference.PLANES, reference=composite, library=library)
 
 
 refuse_namesake("newname")
-CALLS = register(NAMESPACE)
+CALLS = register(NAMESPACE, _C)

@@ -5,11 +5,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ._modes import autocast_enabled, is_free_to_read
 from ._tensors import state_dtype
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Raises ValueError unless value is one of those known."""
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
 
 
 def check_floating(name: str, x: Tensor) -> None:

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+DIRECTIONS = ("forward", "backward", "both")
+
 _AS_ONE_OP: ContextVar[bool] = ContextVar("as_one_op", default=False)
 
 
@@ -87,7 +89,7 @@ def run_steps(
         absent: (B, T) bool, or None; such a step leaves the state as it is, and its out is 0.
         constants: tensors that are the same at each step.
         reset: (B, T) bool; at such a step a sequence begins, from `initial`: no state passes into it, or, backward, out of it.
-        direction: "forward"; "backward", from the last step to the first; or "both": the second half of the channels backward.
+        direction: of DIRECTIONS: "forward"; "backward", from the last step to the first; or "both": the second half of the channels backward.
     """
     channels = h0.shape[1]
     marks = [] if absent is None else [absent[..., None].expand(-1, -1, channels)]

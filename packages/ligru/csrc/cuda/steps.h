@@ -164,21 +164,21 @@ template <class scalar_t>
 void run_steps(const Forward<scalar_t>& p, const Inputs& in) {
   using acc = acc_t<scalar_t>;
   const std::vector<int64_t> shape{p.rows(), p.units};
-  Tensor state = in.empty_acc(shape), message = in.empty(shape);
+  torch::stable::Tensor state = in.empty_acc(shape), message = in.empty(shape);
   torch::stable::zero_(state);
   torch::stable::zero_(message);
   if (in.h0) {
-    const Tensor h0 = torch::stable::view(*in.h0, shape);
+    const torch::stable::Tensor h0 = torch::stable::view(*in.h0, shape);
     torch::stable::copy_(state, h0);
     torch::stable::copy_(message, h0);
   }
-  const Tensor weight = torch::stable::transpose(in.inputs[1], 0, 1);
+  const torch::stable::Tensor weight = torch::stable::transpose(in.inputs[1], 0, 1);
   for (int64_t s = 0; s < p.steps; ++s) {
-    const Tensor product = torch::stable::matmul(message, weight);
+    const torch::stable::Tensor product = torch::stable::matmul(message, weight);
     launch(forward_step<scalar_t>, step_shape(p.rows(), sizeof(acc)), in.g().device(),
            {p, s, product.const_data_ptr<scalar_t>(), state.mutable_data_ptr<acc>(), message.mutable_data_ptr<scalar_t>()});
   }
-  Tensor h_last = torch::stable::from_blob(p.h_last, shape, {p.units, 1}, in.g().device(), in.acc());
+  torch::stable::Tensor h_last = torch::stable::from_blob(p.h_last, shape, {p.units, 1}, in.g().device(), in.acc());
   torch::stable::copy_(h_last, state);
 }
 
@@ -186,8 +186,9 @@ template <class scalar_t>
 void run_steps(const Backward<scalar_t>& p, const Inputs& in) {
   using acc = acc_t<scalar_t>;
   const std::vector<int64_t> shape{p.rows(), p.units};
-  Tensor message = in.empty({p.rows(), 2 * p.units}), product;
-  Tensor state = torch::stable::from_blob(p.grad_h0, shape, {p.units, 1}, in.g().device(), in.acc());
+  Tensor product;
+  const Tensor message = in.empty({p.rows(), 2 * p.units});
+  torch::stable::Tensor state = torch::stable::from_blob(p.grad_h0, shape, {p.units, 1}, in.g().device(), in.acc());
   torch::stable::zero_(state);
   if (p.grad_h_last != nullptr)
     torch::stable::copy_(

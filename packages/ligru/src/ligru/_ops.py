@@ -24,8 +24,9 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
+from ._checks import check_choice
 from ._decompositions import decompose
-from ._derivatives import register_derivatives, register_shapes
+from ._derivatives import directly, register_derivatives, register_shapes
 from ._names import refuse_namesake
 from ._tensors import state_dtype
 
@@ -56,6 +57,7 @@ def register(namespace: str, library: Any = None) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
 
     def shapes_of_recurrence(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, save):  # type: ignore[no-untyped-def]
+        check_choice("activation", activation, reference.ACTIVATIONS)
         g, units = inputs[0], inputs[1].shape[1]
         directions, (batch, steps) = 2 if bidirectional else 1, g.shape[:2]
         h_last = g.new_empty(directions, batch, units, dtype=state_dtype(g))
@@ -93,7 +95,8 @@ def register(namespace: str, library: Any = None) -> SimpleNamespace:
         return out.to(g.dtype), h_last, none, none.clone(), h_last.new_empty(0)
 
     decompose(f"{namespace}::recurrence", recurrence_decomposed)
-    return SimpleNamespace(recurrence=recurrence)
+    layer, layer_backward = directly(library, "layer"), directly(library, "layer_backward")  # no ops: see _small.py
+    return SimpleNamespace(recurrence=recurrence, layer=layer, layer_backward=layer_backward)
 
 
 refuse_namesake("ligru")

@@ -108,9 +108,9 @@ class _Layer(nn.Module):
             check_input(x, child(self, "w"))
         mask: Optional[Tensor] = None
         if not torch.jit.is_scripting():
-            if hx is None and lengths is None and reset is None and self._is_one_call():
+            if lengths is None and reset is None and self._is_one_call():
                 mask = self._mask(x)
-                made = self._made_in_one_call(x, mask)
+                made = self._made_in_one_call(x, hx, mask)
                 if made is not None:
                     return made if with_state else made[0]
         valid: Optional[Tensor] = None
@@ -144,13 +144,13 @@ class _Layer(nn.Module):
         return is_untouched_as(norm, nn.BatchNorm1d) and norm._buffers["running_mean"] is not None
 
     @torch.jit.unused
-    def _made_in_one_call(self, x: Tensor, mask: Optional[Tensor]) -> Optional[Tuple[Tensor, Tensor]]:
+    def _made_in_one_call(self, x: Tensor, hx: Optional[Tensor], mask: Optional[Tensor]) -> Optional[Tuple[Tensor, Tensor]]:
         w, u = parameters_as_they_are(child(self, "w")), parameters_as_they_are(child(self, "u"))
         if w is None or u is None or w[1] is not None or u[1] is not None:
             return None
         eps = 1e-5 if self.layer_norm is None else self.layer_norm.eps
         norm: Any = child(self, "norm")
-        return small_layer(x, w[0], u[0], norm, mask, self.nonlinearity, self.stabilised, eps)
+        return small_layer(x, w[0], u[0], norm, hx, mask, self.nonlinearity, self.stabilised, eps)
 
     def _recurrence(
         self,

@@ -29,17 +29,19 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
+from ._checks import check_choice
 from ._layers import register_family
 from ._names import refuse_namesake
-from ._recurrence import split_planes
+from ._recurrence import DIRECTIONS, split_planes
 
 NAMESPACE = "rnnkit_mingru"
 
 
-def plane_count(cell: str, *_: object) -> int:
-    """Of a cell."""
-    if cell not in ("mingru", "minlstm"):
-        raise ValueError(f"cell: expected 'mingru' or 'minlstm', got {cell!r}")
+def plane_count(cell: str, activation: str = "g", initial: float = 0.5, direction: str = "forward") -> int:
+    """Of a cell; refuses what is not known."""
+    check_choice("cell", cell, ("mingru", "minlstm"))
+    check_choice("activation", activation, reference.ACTIVATIONS)
+    check_choice("direction", direction, DIRECTIONS)
     return 2 if cell == "mingru" else 3
 
 

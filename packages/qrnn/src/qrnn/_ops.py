@@ -29,19 +29,20 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
+from ._checks import check_choice
 from ._layers import register_family
 from ._names import refuse_namesake
-from ._recurrence import split_planes
+from ._recurrence import DIRECTIONS, split_planes
 
 NAMESPACE = "rnnkit_qrnn"
 # Pooling, and its planes. Those of "linear" and "mult" (ForgetMult) are values, all others pre-activations.
 POOLINGS = {"linear": ("a", "b"), "mult": ("f", "x"), "f": ("Z", "F"), "fo": ("Z", "F", "O"), "ifo": ("Z", "F", "I", "O")}
 
 
-def plane_count(pooling: str, *_: object) -> int:
-    """Of a pooling."""
-    if pooling not in POOLINGS:
-        raise ValueError(f"pooling: expected one of {', '.join(map(repr, POOLINGS))}, got {pooling!r}")
+def plane_count(pooling: str, zoneout: float = 0.0, scale: float = 1.0, direction: str = "forward") -> int:
+    """Of a pooling; refuses what is not known."""
+    check_choice("pooling", pooling, tuple(POOLINGS))
+    check_choice("direction", direction, DIRECTIONS)
     return len(POOLINGS[pooling])
 
 

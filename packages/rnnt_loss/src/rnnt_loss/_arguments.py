@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor
 
-from ._checks import check_floating, check_integers, check_tensor
+from ._checks import check_choice, check_floating, check_integers, check_tensor
 from ._modes import is_free_to_read, needs_plain_torch
 
 RNNT_TYPES = ("regular", "modified", "constrained")
@@ -32,12 +32,6 @@ def may_read(x: Tensor) -> bool:
         return is_free_to_read(x)
     making_a_graph = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.cuda.is_current_stream_capturing()
     return not (making_a_graph or needs_plain_torch()) and type(x) is Tensor
-
-
-def check_choice(name: str, value: str | None, known: tuple[str, ...]) -> None:
-    """Raises ValueError unless value is one of those known."""
-    if value not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
 
 
 def check_index(name: str, value: int, classes: int) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._derivatives import straight_apply
+from . import _ops
+from ._derivatives import directly, straight_apply
 from ._modes import is_eager, is_unwatched
-from ._ops import _C
 from ._scores import Options, joint_scores
 from ._solving import loss_of
 
@@ -31,7 +32,7 @@ def exact_loss(
         return None
     options = (kind, label_smoothing, rnnt_type, reduction, zero_infinity)
     save = torch.is_grad_enabled() and isinstance(logits, Tensor) and logits.requires_grad
-    made = _C.exact_loss(logits, symbols, boundary, termination_symbol, *options, save)
+    made = _ops.CALLS.exact_loss(logits, symbols, boundary, termination_symbol, *options, save)
     if made is None:
         return None
     if not save:
@@ -65,7 +66,7 @@ class _Exact(torch.autograd.Function):
         again = torch.is_grad_enabled()
         if is_unwatched() and not again:
             options = (blank, kind, smoothing, reduction, ctx.label_weight)
-            of_logits = _C.exact_loss_backward(grad, logits, symbols, boundary, planes, *options)
+            of_logits = _ops.CALLS.exact_loss_backward(grad, logits, symbols, boundary, planes, *options)
         if of_logits is None:
             with torch.enable_grad():
                 view = logits.view_as(logits) if logits.requires_grad else logits.detach().requires_grad_()
@@ -84,3 +85,11 @@ class _Exact(torch.autograd.Function):
 
 
 _record = straight_apply(_Exact)
+
+
+def _method(name: str) -> Callable[[str], Callable[..., Any]]:
+    return lambda namespace: directly(_ops.library_of(namespace), name)
+
+
+for _name in ("exact_loss", "exact_loss_backward"):  # no ops, but ways to call the library, as those of ops
+    _ops.registration(_name)(_method(_name))

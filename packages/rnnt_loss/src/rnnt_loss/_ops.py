@@ -49,6 +49,11 @@ def register(namespace: str) -> SimpleNamespace:
     return SimpleNamespace(**{name: function(namespace) for name, function in _REGISTRATIONS.items()})
 
 
+def library_of(namespace: str) -> Any:
+    """The compiled library, of which some functions can be called directly; None for one that was loaded under another namespace."""
+    return _C if namespace == NAMESPACE else None
+
+
 def python_op(name: str, schema: str, function: Callable[..., Any]) -> None:
     """Defines an op in Python. torch.library.custom_op does, too, and imports all of torch.compile for it."""
     torch.library.define(name, schema)

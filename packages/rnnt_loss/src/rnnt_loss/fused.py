@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from . import _ops
-from ._arguments import REDUCTIONS, RNNT_TYPES, check_band, check_boundary, check_choice, check_logits, check_rows
-from ._checks import check_tensor
+from ._arguments import REDUCTIONS, RNNT_TYPES, check_band, check_boundary, check_logits, check_rows
+from ._checks import check_choice, check_tensor
 from ._forms import named
 from ._joiner import Joiner, joined_scores
 from ._scores import options_of, options_of_durations

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from . import functional
-from ._arguments import check_choice, check_count, check_logits, check_rows
-from ._checks import check_tensor
+from ._arguments import check_count, check_logits, check_rows
+from ._checks import check_choice, check_tensor
 from ._forms import boundary_of, boundary_within, named, reduced
 from ._joiner import Joiner, joined_scores, rows_by_default
 from ._plain import is_plain

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ._arguments import REDUCTIONS, check_boundary, check_choice, check_index, check_logits, check_symbols, with_unit_stride
+from ._arguments import REDUCTIONS, check_boundary, check_index, check_logits, check_symbols, with_unit_stride
+from ._checks import check_choice
 from ._forms import boundary_of
 from ._scores import Options, joint_scores
 from ._solving import reduce, solve

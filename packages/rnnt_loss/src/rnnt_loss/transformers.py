@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from . import functional
-from ._arguments import check_choice, check_logits, checked_joint
+from ._arguments import check_logits, checked_joint
+from ._checks import check_choice
 from ._forms import boundary_of, named, reduced
 from ._scores import joint_scores, options_of
 from .durations import check_durations, tdt_loss_of

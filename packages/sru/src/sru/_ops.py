@@ -31,21 +31,24 @@ from torch import Tensor
 
 from . import _C as _C  # type: ignore[attr-defined]  # the compiled library: loading it defines the ops
 from . import reference
+from ._checks import check_choice
 from ._decompositions import decompose
 from ._derivatives import register_scan, register_shapes, with_backward, without_derivatives
 from ._layers import decompose_scan, register_layer
 from ._names import refuse_namesake
+from ._recurrence import DIRECTIONS
 from ._tensors import state_dtype
 
 NAMESPACE = "rnnkit_sru"
 EXTRAS = 5  # lengths, reset, pad, mask, scale
 
 
-def plane_count(activation: str, skip: str, peephole: str, *_: Any) -> int:
-    """Of a kind of scan."""
-    for name, value, known in (("skip", skip, reference.SKIPS), ("peephole", peephole, reference.PEEPHOLES)):
-        if value not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(map(repr, known))}, got {value!r}")
+def plane_count(activation: str, skip: str, peephole: str, direction: str = "forward") -> int:
+    """Of a kind of scan; refuses what is not known."""
+    check_choice("activation", activation, reference.ACTIVATIONS)
+    check_choice("skip", skip, reference.SKIPS)
+    check_choice("peephole", peephole, reference.PEEPHOLES)
+    check_choice("direction", direction, DIRECTIONS)
     return 3 + (skip != "none") + (2 if peephole == "plane" else 0)
 
 
@@ -87,8 +90,11 @@ def register(namespace: str, library: Any = None) -> SimpleNamespace:
         of_u, of_x, *of_parameters, of_c0 = backward(grad_out, grad_c_last, [u, x, *parameters], *kept, *options)
         return of_u, of_x, of_parameters[0], None if weight_c is None else of_parameters[1], of_c0
 
+    def planes_of_layer(activation: str, direction: str) -> int:
+        return plane_count(activation, "column", "none", direction) - 1  # the highway is x
+
     kind = {"planes_dim": 1, "parameters": 2, "extras": EXTRAS, "library": library}
-    layer = register_layer(namespace, planes=lambda *_: 3, scan_backward=scan_backward, **kind)
+    layer = register_layer(namespace, planes=planes_of_layer, scan_backward=scan_backward, **kind)
     scan_decomposed = decompose_scan(namespace, planes=plane_count, reference=composite, extras=EXTRAS)
 
     def layer_decomposed(

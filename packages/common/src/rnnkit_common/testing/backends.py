@@ -41,6 +41,7 @@ class Backend:
     name: str
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)  # that makes them run there
     emulated: EmulatedDevice | None = None
+    dispatched: bool = False  # whether all calls go by torch's dispatcher, small ones too
 
     @property
     def device(self) -> torch.device:
@@ -51,6 +52,8 @@ class Backend:
         """Makes `torch.ops.rnnkit_<family>` run on this backend until the test, of that name, ends."""
         for name, value in self.environment.items():
             monkeypatch.setenv(name, value)
+        if self.dispatched:
+            monkeypatch.setattr(importlib.import_module(f"{family}._modes"), "_mode_count", lambda: 1)
         if self.emulated is not None:
             order = list(ORDERS)[zlib.crc32(test.encode()) % len(ORDERS)]
             emulate(family, csrc, order, self.emulated, monkeypatch)
@@ -82,7 +85,9 @@ def backend_fixtures(
     def environment(name: str) -> dict[str, str]:
         return {} if engine is None else {engine: name}
 
-    targets = [Backend(f"cpu-{target}", {"RNNKIT_CPU_TARGET": target}) for target in compiled_targets(family)]
+    compiled = compiled_targets(family)
+    targets = [Backend(f"cpu-{target}", {"RNNKIT_CPU_TARGET": target}) for target in compiled]
+    targets.append(Backend("cpu-dispatched", {"RNNKIT_CPU_TARGET": compiled[0]}, dispatched=True))
     devices = [Backend(f"emulated-{name}", environment(name), device) for name, device in emulated.items()]
     gpus = [Backend("cuda")] if engine is None else [Backend(f"cuda-{name}", environment(name)) for name in emulated]
     no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

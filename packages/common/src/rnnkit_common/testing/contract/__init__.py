@@ -40,6 +40,7 @@ CONTRACT: dict[str, Callable[[Subject], None]] = {
         programs.results_of_its_own,
         programs.differentiated_twice,
         programs.called_twice,
+        programs.watched,
         programs.on_a_small_stack,
         programs.differentiated_by_threads,
         programs.under_autocast,

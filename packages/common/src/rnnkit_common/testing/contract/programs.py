@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from ..interop import check_compile, check_export, check_script
@@ -279,6 +280,36 @@ def called_twice(s: Subject) -> None:
             torch.testing.assert_close(tensors(module(*s.inputs())), expected.outputs)
     if hasattr(module, "num_layers") and "Cell" not in type(module).__name__:
         module.flatten_parameters()  # type: ignore[operator]  # code that was written for nn.LSTM calls it
+
+
+class _Onlooker(TorchDispatchMode):
+    """Sees each op, and does nothing about it."""
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return op(*args, **(kwargs or {}))
+
+
+def watched(s: Subject) -> None:
+    """Where a mode sees each op, small calls go another way: results, gradients and buffers stay, in training and evaluation, and so do
+    they where only backward, or only forward, is watched."""
+    for training in (True, False):
+        modules = [s.make().train(training) for _ in range(4)]
+        with _Onlooker():  # type: ignore[no-untyped-call]
+            expected = s.run(modules[0])
+        assert_same(s.run(modules[1]), expected)
+
+        def call(*x: Any, module: nn.Module = modules[2]) -> Any:
+            with _Onlooker():  # type: ignore[no-untyped-call]
+                return module(*x)
+
+        assert_same(s.run(call, modules[2]), expected)
+        inputs = s.inputs()
+        total = weighted(tensors(modules[3](*inputs)))
+        leaves = [t for t in tensors(inputs) if t.requires_grad]
+        with _Onlooker():  # type: ignore[no-untyped-call]
+            torch.testing.assert_close(list(torch.autograd.grad(total, leaves, allow_unused=True)), expected.of_inputs)
+        for module in modules[1:]:
+            torch.testing.assert_close(dict(module.named_buffers()), dict(modules[0].named_buffers()))
 
 
 def on_a_small_stack(s: Subject) -> None:
