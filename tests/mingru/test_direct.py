@@ -8,6 +8,7 @@ import pytest
 import torch
 from mingru import _C, MinGRU
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.profiler import profile
 from torch.testing import assert_close
 
@@ -72,6 +73,7 @@ def test_what_is_not_for_it_is_left_alone() -> None:
         torch.randn(2, 7, 6)[..., :3],
         torch.randn(2, 1, 3).expand(2, 7, 3),
         turned,
+        torch._neg_view(x),
         torch._efficientzerotensor(2, 7, 3),
         torch.randn(2, 7, 4),
         torch.randn(7, 3),
@@ -110,6 +112,19 @@ def test_results_are_ordinary_tensors() -> None:
         assert type(t) is Tensor
         assert not t._is_view()
         assert t.untyped_storage().resizable()
+
+
+def test_a_function_mode_sees_the_op() -> None:
+    seen = []
+
+    class Onlooker(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Onlooker():
+        MinGRU(3, 5)(torch.randn(2, 7, 3))
+    assert "rnnkit_mingru.layer.default" in seen
 
 
 def test_a_profile_shows_the_op() -> None:

@@ -333,3 +333,18 @@ def test_fewer_rows_than_a_path_needs_are_raised_with_a_warning() -> None:
     assert ranges.shape == (1, 2, 5)
     logits = problem.logits.gather(2, ranges[..., None].expand(-1, -1, -1, 6))
     assert rl.rnnt_loss_pruned(logits, problem.symbols, ranges, 0, problem.boundary).isfinite()
+
+
+def test_a_gradient_that_is_negated_only_when_it_is_read() -> None:
+    logits, symbols = torch.randn(2, 4, 3, 5, requires_grad=True), torch.randint(1, 5, (2, 2))
+    loss = rl.rnnt_loss(logits, symbols, 0)
+    negated = torch.complex(torch.zeros(()), torch.ones(())).conj().imag
+    assert negated.is_neg()
+    (of_negated,) = torch.autograd.grad(loss, logits, negated, retain_graph=True)
+    torch.testing.assert_close(of_negated, -torch.autograd.grad(loss, logits)[0])
+
+
+@pytest.mark.parametrize("wrong", ["x", None, [1]])
+def test_fastemit_is_a_number_without_gradients_too(wrong: object) -> None:
+    with pytest.raises(TypeError):
+        rl.rnnt_loss(torch.randn(2, 4, 3, 5), torch.randint(1, 5, (2, 2)), 0, fastemit_lambda=wrong)

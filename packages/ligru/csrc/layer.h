@@ -20,37 +20,38 @@ struct BatchNorm {
   bool training;
 };
 
-// Of rows y [R, N]: normal = (y - mean) rstd, and g = weight normal + bias. y and g may be one.
+// Of rows y [R, N]: normal = (y - mean) rstd, and g = weight normal + bias. y and g may be one. Sums are double.
 template <class T>
 void normalize_rows(const BatchNorm& norm, int64_t rows, int64_t columns, const T* y, double momentum, T* normal, T* rstd,
                     T* g) {
   T* const running_mean = norm.running_mean.mutable_data_ptr<T>();
   T* const running_var = norm.running_var.mutable_data_ptr<T>();
-  std::vector<T> mean(running_mean, running_mean + columns), var(running_var, running_var + columns);
+  std::vector<double> mean(running_mean, running_mean + columns), var(running_var, running_var + columns);
   if (norm.training) {
-    std::fill(mean.begin(), mean.end(), T(0));
-    std::fill(var.begin(), var.end(), T(0));
+    std::fill(mean.begin(), mean.end(), 0.);
+    std::fill(var.begin(), var.end(), 0.);
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < columns; ++c) mean[c] += y[r * columns + c];
-    for (int64_t c = 0; c < columns; ++c) mean[c] /= T(rows);
+    for (int64_t c = 0; c < columns; ++c) mean[c] /= double(rows);
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < columns; ++c) {
-        const T centred = y[r * columns + c] - mean[c];
+        const double centred = y[r * columns + c] - mean[c];
         var[c] += centred * centred;
       }
     for (int64_t c = 0; c < columns; ++c) {
-      running_mean[c] += T(momentum) * (mean[c] - running_mean[c]);
-      running_var[c] += T(momentum) * (var[c] / T(rows - 1) - running_var[c]);
-      var[c] /= T(rows);
+      running_mean[c] = T(running_mean[c] + momentum * (mean[c] - running_mean[c]));
+      running_var[c] = T(running_var[c] + momentum * (var[c] / double(rows - 1) - running_var[c]));
+      var[c] /= double(rows);
     }
   }
-  for (int64_t c = 0; c < columns; ++c) rstd[c] = T(1) / std::sqrt(var[c] + T(norm.eps));
+  for (int64_t c = 0; c < columns; ++c) rstd[c] = T(1 / std::sqrt(var[c] + norm.eps));
   const T* const weight = norm.weight ? norm.weight->const_data_ptr<T>() : nullptr;
   const T* const bias = norm.bias ? norm.bias->const_data_ptr<T>() : nullptr;
+  const std::vector<T> centre(mean.begin(), mean.end());
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; ++c) {
       const int64_t i = r * columns + c;
-      normal[i] = (y[i] - mean[c]) * rstd[c];
+      normal[i] = (y[i] - centre[c]) * rstd[c];
       g[i] = (weight == nullptr ? normal[i] : weight[c] * normal[i]) + (bias == nullptr ? T(0) : bias[c]);
     }
 }
@@ -59,13 +60,14 @@ void normalize_rows(const BatchNorm& norm, int64_t rows, int64_t columns, const 
 template <class T>
 void differentiate_rows(const BatchNorm& norm, int64_t rows, int64_t columns, const T* normal, const T* rstd, T* grad,
                         T* grad_weight, T* grad_bias) {
-  std::fill_n(grad_weight, columns, T(0));
-  std::fill_n(grad_bias, columns, T(0));
+  std::vector<double> along(columns), sum(columns);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t c = 0; c < columns; ++c) {
-      grad_weight[c] += grad[r * columns + c] * normal[r * columns + c];
-      grad_bias[c] += grad[r * columns + c];
+      along[c] += grad[r * columns + c] * normal[r * columns + c];
+      sum[c] += grad[r * columns + c];
     }
+  std::copy(along.begin(), along.end(), grad_weight);
+  std::copy(sum.begin(), sum.end(), grad_bias);
   const T* const weight = norm.weight ? norm.weight->const_data_ptr<T>() : nullptr;
   const T share = norm.training ? T(1) / T(rows) : T(0);
   for (int64_t r = 0; r < rows; ++r)
@@ -120,6 +122,9 @@ std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::opti
   STD_TORCH_CHECK(has_shape(w, {width, x.size(2)}) && rows > (training ? 1 : 0) && units > 0, "x, w and u: shapes");
   for (const auto& t : {norm_weight, norm_bias, std::optional(running_mean), std::optional(running_var)})
     if (t) check_contiguous(*t, x, x.scalar_type(), {width}, "norm");
+  check_contiguous(batches, x, ScalarType::Long, {}, "num_batches_tracked");
+  STD_TORCH_CHECK(!training || norm_eps > 0, "norm: eps");
+  check_small(rows, width, std::max(units, x.size(2)));  // as backward does
   const BatchNorm norm{norm_weight, norm_bias, running_mean, running_var, norm_eps, training};
   const std::vector<int64_t> size{KeptOfLayer::size(rows, units, normalize)}, one{1};
   const Tensor memory = save ? empty(x, size) : scratch_strided(x, size, one, x.scalar_type());
@@ -127,6 +132,8 @@ std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::opti
   const Tensor g = scratch_strided(x, {batch, steps, width}, {steps * width, width, 1}, x.scalar_type());
   Inputs in{{g, u}, h0, std::nullopt, std::nullopt, mask, parse_activation(activation), false, normalize, eps};
   in.check();
+  const Outputs made{empty(x, {batch, steps, units}), empty(x, {1, batch, units}), kept.gates, kept.recurrent_normal,
+                     kept.recurrent_rstd};
   multiply<Engine>(x, w, std::nullopt, g);
   dispatch_lent(x, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -134,40 +141,37 @@ std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::opti
     if (training) ++*batches.mutable_data_ptr<int64_t>();
     normalize_rows<T>(norm, rows, width, y, momentum, kept.normal.mutable_data_ptr<T>(), kept.rstd.mutable_data_ptr<T>(), y);
   });
-  const Outputs made{empty(x, {batch, steps, units}), empty(x, {1, batch, units}), kept.gates, kept.recurrent_normal,
-                     kept.recurrent_rstd};
   run_forward<Engine>(in, made, save);
   return {made.out, made.h_last, save ? memory : Tensor()};
 }
 
-// -> the gradients of x, w, u, norm_weight, norm_bias and h0.
+// -> the gradients of x, w, u, norm_weight, norm_bias and h0. x's needs w, and w's needs x.
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
-    Tensor grad_out, std::optional<Tensor> grad_h_last, Tensor x, Tensor w, Tensor u, std::optional<Tensor> norm_weight,
-    std::optional<Tensor> h0, Tensor out, Tensor kept_memory, std::optional<Tensor> mask, std::string activation,
-    bool normalize, double eps, bool training, bool needs_x, bool needs_w, bool needs_h0) {
-  STD_TORCH_CHECK(x.dim() == 3 && x.is_contiguous() && w.dim() == 2 && u.dim() == 2, "x, w and u: dimensions");
-  const int64_t batch = x.size(0), steps = x.size(1), units = u.size(1), rows = batch * steps, width = 2 * units;
-  STD_TORCH_CHECK(has_shape(w, {width, x.size(2)}) && has_shape(out, {batch, steps, units}), "x, w, u and out: shapes");
-  STD_TORCH_CHECK(has_shape(grad_out, {batch, steps, units}) && grad_out.stride(2) == 1, "grad_out: shape");
-  check_small(rows, width, std::max(units, x.size(2)));
+    Tensor grad_out, std::optional<Tensor> grad_h_last, std::optional<Tensor> x, std::optional<Tensor> w, Tensor u,
+    std::optional<Tensor> norm_weight, std::optional<Tensor> h0, Tensor out, Tensor kept_memory, std::optional<Tensor> mask,
+    std::string activation, bool normalize, double eps, bool training, bool needs_h0) {
+  STD_TORCH_CHECK(out.dim() == 3 && has_shape(grad_out, out.sizes()) && grad_out.stride(2) == 1, "out and grad_out: shapes");
+  const int64_t batch = out.size(0), steps = out.size(1), units = out.size(2), rows = batch * steps, width = 2 * units;
+  STD_TORCH_CHECK(!x || (x->is_contiguous() && has_shape(*x, {batch, steps, x->size(-1)})), "x: expected shape (B, T, K)");
+  STD_TORCH_CHECK(!w || has_shape(*w, {width, w->size(-1)}), "w: expected shape (2H, K)");
+  check_small(rows, width, std::max({units, x ? x->size(2) : 0, w ? w->size(1) : 0}));
   const KeptOfLayer kept(kept_memory, batch, steps, units, normalize);
   Inputs in{{kept.normal, u}, h0, std::nullopt, std::nullopt, mask, parse_activation(activation), false, normalize, eps};
   in.check();
-  if (grad_h_last) in.check(*grad_h_last, x.scalar_type(), {1, batch, units}, "grad_h_last");
+  if (grad_h_last) in.check(*grad_h_last, out.scalar_type(), {1, batch, units}, "grad_h_last");
   Gradients grads;
   grads.gates = in.scratch({batch, steps, width});
-  grads.product = in.scratch({1, batch, steps, width});
+  grads.product = normalize ? in.scratch({1, batch, steps, width}) : grads.gates;
   grads.h_before = in.scratch({1, batch, steps, units});
   grads.h0 = needs_h0 ? in.empty({1, batch, units}) : in.scratch({1, batch, units});
   grads.sums = in.scratch({0});
-  if (!normalize) grads.product = grads.gates;
   run_backward<Engine>(in, grad_out, grad_h_last, {out, Tensor(), kept.gates, kept.recurrent_normal, kept.recurrent_rstd},
                        grads);
   const Tensor grad_u = gradient_of_u<Engine>(in, grads);
-  const Tensor grad_weight = norm_weight ? empty(x, {width}) : in.scratch({width});
-  const Tensor grad_bias = empty(x, {width});
-  dispatch_lent(x, [&](auto tag) {
+  const Tensor grad_weight = norm_weight ? in.empty({width}) : in.scratch({width});
+  const Tensor grad_bias = in.empty({width});
+  dispatch_lent(out, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const BatchNorm norm{norm_weight, std::nullopt, Tensor(), Tensor(), 0, training};
     differentiate_rows<T>(norm, rows, width, kept.normal.const_data_ptr<T>(), kept.rstd.const_data_ptr<T>(),
@@ -175,9 +179,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
                           grad_bias.mutable_data_ptr<T>());
   });
   const Tensor of_rows = view_strided(grads.gates, {rows, width}, {width, 1});
-  const Tensor x_rows = view_strided(x, {rows, x.size(2)}, {x.size(2), 1});
-  return {needs_x ? linear<Engine>(grads.gates, transposed(w, 0, 1)) : Tensor(),
-          needs_w ? transposed_product<Engine>(of_rows, x_rows) : Tensor(),
+  const auto rows_of_x = [&] { return view_strided(*x, {rows, x->size(2)}, {x->size(2), 1}); };
+  return {w ? linear<Engine>(grads.gates, transposed(*w, 0, 1)) : Tensor(),
+          x ? transposed_product<Engine>(of_rows, rows_of_x()) : Tensor(),
           grad_u,
           norm_weight ? grad_weight : Tensor(),
           grad_bias,

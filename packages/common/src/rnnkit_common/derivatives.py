@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from ._modes import is_eager, is_unwatched
 from ._tensors import empty_rows, state_dtype
 
+_FEW = 65536  # elements: larger tensors are not for the direct way
 _LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
 
 
@@ -105,6 +106,11 @@ def directly(library: Any, short: str) -> Callable[..., Any]:
         one for the dispatcher: other devices, large tensors, subclasses, and whatever is wrong.
     """
     return _to_the_dispatcher if library is None else getattr(library, short)
+
+
+def dense(grad: Tensor) -> Tensor:
+    """A gradient as the direct way takes it: that of a sum is expanded."""
+    return grad if grad.is_contiguous() or grad.numel() > _FEW else grad.contiguous()
 
 
 def _to_the_dispatcher(*_: Any) -> None:
@@ -323,9 +329,11 @@ def register_derivatives(
                 grad_out = torch.zeros_like(x[0][..., : channels(x, *ctx.options)])
             if grad_h_last is not None:
                 grad_h_last = grad_h_last.contiguous()
-            arguments = (grad_out, grad_h_last, x, *saved, h0, *more[:extras], *ctx.options)
-            grads = direct_backward(*arguments) if is_unwatched() and not torch.is_grad_enabled() else None
-            *grads, grad_h0 = backward(*arguments) if grads is None else grads
+            arguments = (grad_h_last, x, *saved, h0, *more[:extras], *ctx.options)
+            grads = None
+            if is_unwatched() and not torch.is_grad_enabled():
+                grads = direct_backward(dense(grad_out), *arguments)
+            *grads, grad_h0 = backward(grad_out, *arguments) if grads is None else grads
             return None, None if h0 is None else grad_h0, *grads
 
     class Backward(torch.autograd.Function):

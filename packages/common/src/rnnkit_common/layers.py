@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ._decompositions import decompose
 from ._derivatives import (
+    dense,
     differentiable,
     directly,
     empty_carries,
@@ -226,9 +227,11 @@ def register_layer(
                 batch, steps = planes.shape[:2]
                 grad_out = planes.new_zeros((batch, steps, ctx.width) if batch_first else (steps, batch, ctx.width))
             again = torch.is_grad_enabled() or grad_planes is not None
-            arguments = (grad_out, grad_h_last, x, weight, *given, planes, carries, *more)
+            arguments = (grad_h_last, x, weight, *given, planes, carries, *more)
             options = (*ctx.options, needs_x, needs_weight, *needs, needs_h0)
-            grads = direct_backward(*arguments, *options) if is_unwatched() and not again else None
+            grads = None
+            if is_unwatched() and not again:
+                grads = direct_backward(dense(grad_out), *arguments, *options)
             if grads is None:
                 with without_autocast(planes.device):  # which would take the products for its own
                     if again:
@@ -237,7 +240,7 @@ def register_layer(
                         grads = _differentiable(grad_out, grad_h_last, grad_planes, weight, wanted, *kept)
                     else:
                         with torch._C._AutoDispatchBelowAutograd():
-                            grads = op_backward(*arguments, *options)
+                            grads = op_backward(grad_out, *arguments, *options)
             of_x, of_weight, *of_given, of_h0 = grads
             return (
                 None,

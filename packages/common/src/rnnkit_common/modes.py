@@ -19,6 +19,7 @@ _autocasts = torch._C._is_any_autocast_enabled
 _is_traced = torch._C._is_tracing
 _is_transformed = torch._C._are_functorch_transforms_active
 _mode_count = torch._C._len_torch_dispatch_stack
+_function_mode_count = torch._C._len_torch_function_stack
 _is_profiled = torch._C._autograd._profiler_enabled
 
 
@@ -65,7 +66,7 @@ def is_eager() -> bool:
 
 def is_unwatched() -> bool:
     """Whether nothing wants to see each op that is called: no mode, no profiler."""
-    return _mode_count() == 0 and not _is_profiled()
+    return _mode_count() == 0 and _function_mode_count() == 0 and not _is_profiled()
 
 
 def is_free_to_read(x: Tensor) -> bool:

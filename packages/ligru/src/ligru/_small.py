@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _ops
-from ._derivatives import straight_apply
+from ._derivatives import dense, straight_apply
 from ._modes import is_unwatched
 from .functional import activation_name, recurrence
 
@@ -42,19 +42,21 @@ def small_layer(
     """
     if norm.momentum is None:
         return None
-    affine = (norm.weight, norm.bias)
-    differentiated = (x, w, u, *affine, h0)
+    parameters, buffers = norm._parameters, norm._buffers  # nn.Module's own way to them takes as long as a small kernel
+    differentiated = (x, w, u, parameters["weight"], parameters["bias"], h0)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiated)
     options = (activation_name(nonlinearity), normalize, eps)
-    statistics = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+    statistics = (buffers["running_mean"], buffers["running_var"])
     of_norm = (norm.eps, norm.momentum, norm.training)
-    made = _ops.CALLS.layer(x, w, u, *affine, *statistics, h0, mask, *options, *of_norm, save)
+    tensors = (*differentiated[:5], *statistics, buffers["num_batches_tracked"], h0, mask)
+    made = _ops.CALLS.layer(*tensors, *options, *of_norm, save)
     if made is None:
         return None
     out, h_last, kept = made
     if not save:
         return out, h_last
-    return _record((out, h_last), kept, mask, options, norm, *differentiated)
+    went_by = [None, None] if norm.training else [t.clone() for t in statistics if t is not None]
+    return _record((out, h_last), kept, mask, options, (*went_by, norm.eps), *differentiated)
 
 
 class _Layer(torch.autograd.Function):
@@ -67,35 +69,50 @@ class _Layer(torch.autograd.Function):
         kept: Tensor,
         mask: Tensor | None,
         options: tuple[Any, ...],
-        norm: nn.BatchNorm1d,
+        of_norm: tuple[Tensor | None, Tensor | None, float],
         *differentiated: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(*differentiated, mask, kept, made[0])
-        ctx.options, ctx.norm, ctx.training = options, norm, norm.training
+        x, w, u, weight, _, h0 = differentiated
+        needed = ctx.needs_input_grad[5:]
+        ctx.save_for_backward(x if needed[1] else None, w if needed[0] else None, u, weight, h0, mask, kept, made[0])
+        ctx.options, ctx.of_norm = options, of_norm
+        # what only `_in_parts` takes, too, and how often it had been changed then
+        ctx.given, ctx.versions = differentiated, _versions(differentiated)
         ctx.set_materialize_grads(False)
         return made
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor | None, grad_h_last: Tensor | None) -> tuple[Any, ...]:
-        x, w, u, weight, bias, h0, mask, kept, out = ctx.saved_tensors
+        x, w, u, weight, h0, mask, kept, out = ctx.saved_tensors
+        mean, _, _ = ctx.of_norm
         needed = ctx.needs_input_grad[5:]
         again = torch.is_grad_enabled()
-        grad_out = torch.zeros_like(out) if grad_out is None else grad_out
+        grad_out = torch.zeros_like(out) if grad_out is None else dense(grad_out)
+        if grad_h_last is not None:
+            grad_h_last = grad_h_last.contiguous()
         grads = None
         if is_unwatched() and not again:
-            options = (*ctx.options, ctx.training, *needed[:2], needed[5])
-            grads = _ops.CALLS.layer_backward(grad_out, grad_h_last, x, w, u, weight, h0, out, kept, mask, *options)
+            tensors = (grad_out, grad_h_last, x, w, u, weight, h0, out, kept, mask)
+            grads = _ops.CALLS.layer_backward(*tensors, *ctx.options, mean is None, needed[5])
         if grads is None:
+            if _versions(ctx.given) != ctx.versions:
+                raise RuntimeError(
+                    "one of the tensors that a layer needs for its gradient has been modified by an inplace operation"
+                )
             with torch.enable_grad():
-                saved = zip((x, w, u, weight, bias, h0), needed, strict=True)
-                given: list[Any] = [None if t is None else t.view_as(t) if n else t.detach() for t, n in saved]
-                x, w, u, weight, bias, h0 = given
-                outputs = _in_parts(x, w, u, weight, bias, h0, mask, ctx.norm, ctx.training, *ctx.options)
+                pairs = zip(ctx.given, needed, strict=True)
+                given = [None if t is None else t.view_as(t) if n else t.detach() for t, n in pairs]
+                arguments: Any = (*given, mask, *ctx.of_norm, *ctx.options)
+                outputs = _in_parts(*arguments)
                 seeds = [grad_out, torch.zeros_like(outputs[1]) if grad_h_last is None else grad_h_last]
                 wanted = [t for t, n in zip(given, needed, strict=True) if n]
                 of_wanted = iter(torch.autograd.grad(outputs, wanted, seeds, create_graph=again))
                 grads = [next(of_wanted) if n else None for n in needed]
         return None, None, None, None, None, *(grad if n else None for grad, n in zip(grads, needed, strict=True))
+
+
+def _versions(tensors: tuple[Tensor | None, ...]) -> list[int]:
+    return [-1 if t is None or t.is_inference() else t._version for t in tensors]
 
 
 def _in_parts(
@@ -106,16 +123,16 @@ def _in_parts(
     bias: Tensor | None,
     h0: Tensor | None,
     mask: Tensor | None,
-    norm: nn.BatchNorm1d,
-    training: bool,
+    mean: Tensor | None,
+    var: Tensor | None,
+    eps_of_norm: float,
     activation: str,
     normalize: bool,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """The same by operations that torch can differentiate again; running statistics stay as they are."""
-    statistics = (None, None) if training else (norm.running_mean, norm.running_var)
+    """The same by operations that torch can differentiate again; mean and var are None while training."""
     rows = nn.functional.linear(x, w).flatten(0, 1)
-    rows = nn.functional.batch_norm(rows, *statistics, weight, bias, training, 0.0, norm.eps)
+    rows = nn.functional.batch_norm(rows, mean, var, weight, bias, mean is None, 0.0, eps_of_norm)
     return recurrence(
         rows.view(x.shape[0], x.shape[1], -1), u, h0, mask, nonlinearity=activation, normalize=normalize, eps=eps
     )

@@ -104,8 +104,6 @@ class _Layer(nn.Module):
             x = x.flatten(2)
         if x.dim() != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x: expected shape (B, T, {self.input_size}), got {list(x.shape)}")
-        if not torch.jit.is_scripting():
-            check_input(x, child(self, "w"))
         mask: Optional[Tensor] = None
         if not torch.jit.is_scripting():
             if lengths is None and reset is None and self._is_one_call():
@@ -113,6 +111,7 @@ class _Layer(nn.Module):
                 made = self._made_in_one_call(x, hx, mask)
                 if made is not None:
                     return made if with_state else made[0]
+            check_input(x, child(self, "w"))
         valid: Optional[Tensor] = None
         if lengths is not None:
             lengths = check_lengths(lengths, x, x.shape[0], x.shape[1])
@@ -139,9 +138,10 @@ class _Layer(nn.Module):
         if self.bidirectional or not (self.batch_norm and is_eager() and is_unwatched()):
             return False
         norm, layer_norm = child(self, "norm"), self.layer_norm
-        if layer_norm is not None and not (is_untouched_as(layer_norm, nn.LayerNorm) and layer_norm.weight is None):
-            return False
-        return is_untouched_as(norm, nn.BatchNorm1d) and norm._buffers["running_mean"] is not None
+        if layer_norm is not None:
+            if not is_untouched_as(layer_norm, nn.LayerNorm) or layer_norm.weight is not None or layer_norm.bias is not None:
+                return False
+        return is_untouched_as(norm, nn.BatchNorm1d) and norm.track_running_stats and _may_run(norm)
 
     @torch.jit.unused
     def _made_in_one_call(self, x: Tensor, hx: Optional[Tensor], mask: Optional[Tensor]) -> Optional[Tuple[Tensor, Tensor]]:
@@ -295,6 +295,15 @@ class _Layer(nn.Module):
         for name in ("drop_masks", "drop_mask_te", "h_init"):  # SpeechBrain's buffers: random masks, ones and zeros
             state_dict.pop(prefix + name, None)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _may_run(norm: nn.BatchNorm1d) -> bool:
+    """Whether there are running statistics, which may be written."""
+    for name in ("running_mean", "running_var"):
+        statistic = norm._buffers.get(name)
+        if statistic is None or statistic.requires_grad or (norm.training and statistic.is_inference()):
+            return False
+    return True
 
 
 class LiGRU_Layer(_Layer):

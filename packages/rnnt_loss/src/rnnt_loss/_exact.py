@@ -28,7 +28,8 @@ def exact_loss(
     fastemit_lambda: float,
 ) -> Tensor | None:
     """`rnnt_loss`; or None, where the call is one for the dispatcher, or a wrong one: nothing was checked before."""
-    if type(termination_symbol) is not int or not (is_eager() and is_unwatched()):
+    known = type(termination_symbol) is int and type(fastemit_lambda) in (int, float)
+    if not (known and is_eager() and is_unwatched()):
         return None
     options = (kind, label_smoothing, rnnt_type, reduction, zero_infinity)
     save = torch.is_grad_enabled() and isinstance(logits, Tensor) and logits.requires_grad

@@ -229,14 +229,16 @@ class SRU(nn.Module):
         if self.input_to_hidden is not None or not (is_eager() and is_unwatched()):
             return None
         parameters = []
+        dtype = input.dtype
         for cell in children(self, "rnn_lst"):
             if not (type(cell) is SRUCell and cell.is_bare() and cell.num_matrices == 3 and cell.has_skip_term):
                 return None
+            weight, bias = tensor_of(cell, "weight"), tensor_of(cell, "bias")
             weight_c = None if cell.v1 else tensor_of(cell, "weight_c")
-            of_cell = (tensor_of(cell, "weight"), tensor_of(cell, "bias"), weight_c)
-            if cell.rescale or not all(t is None or fits(t, input) for t in of_cell):
+            same_dtype = bias.dtype is dtype and (weight_c is None or weight_c.dtype is dtype)
+            if cell.rescale or not (same_dtype and fits(weight, input)):
                 return None
-            parameters.append((*of_cell, cell.activation))
+            parameters.append((weight, bias, weight_c, cell.activation))
         shape = (1, input.shape[0 if self.batch_first else 1], self.hidden_size)
         h, last = input, []
         for weight, bias, weight_c, activation in parameters:

@@ -52,7 +52,7 @@ inline PyObject* checked(PyObject* object) {
 // Python, where functions that are not called may be missing, and data may not.
 struct Torch {
   PyObject *none = Py_BuildValue(""), *yes = PyBool_FromLong(1), *no = PyBool_FromLong(0);
-  PyObject *tensor_type, *parameter_type, *float32, *dtype, *new_empty, *new_empty_strided, *as_strided, *data;
+  PyObject *tensor_type, *parameter_type, *float32, *dtype, *new_empty, *new_empty_strided, *as_strided, *data, *is_neg;
   int (*read)(void*, dlpack::Tensor*) = nullptr;  // null: this torch does not offer it
 
   Torch() {
@@ -66,6 +66,7 @@ struct Torch {
     new_empty_strided = PyUnicode_InternFromString("new_empty_strided");
     as_strided = PyUnicode_InternFromString("as_strided");
     data = PyUnicode_InternFromString("data");
+    is_neg = PyUnicode_InternFromString("is_neg");
     const Object capsule(PyObject_GetAttrString(tensor_type, "__dlpack_c_exchange_api__"));
     if (capsule.get() != nullptr && PyCapsule_IsValid(capsule.get(), dlpack::kCapsule) != 0) {
       const auto* const api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.get(), dlpack::kCapsule));
@@ -77,6 +78,12 @@ struct Torch {
   static const Torch& get() {
     static const Torch torch;
     return torch;
+  }
+
+  bool negates(PyObject* tensor) const {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(tensor)) == parameter_type) return false;
+    const Object answer(PyObject_CallMethodObjArgs(tensor, is_neg, nullptr));
+    return answer.get() != no;
   }
 
   bool is_plain(PyObject* object) const {
@@ -92,7 +99,7 @@ inline PyObject* tuple_of(const std::vector<int64_t>& numbers) {
   return tuple.release();
 }
 
-Tensor lend(PyObject* owned);
+Tensor lend(PyObject* owned, bool made_here);
 
 // A tensor of Python's. Others are made as its new_empty makes them.
 class Lender : public Tensor::Lender {
@@ -119,7 +126,7 @@ class Lender : public Tensor::Lender {
       keywords = Object(checked(PyDict_New()));
       PyDict_SetItem(keywords.get(), torch.dtype, torch.float32);
     }
-    return lend(checked(PyObject_Call(method.get(), arguments.get(), keywords.get())));
+    return lend(checked(PyObject_Call(method.get(), arguments.get(), keywords.get())), true);
   }
 
  private:
@@ -153,19 +160,23 @@ inline int64_t elements(const dlpack::Tensor& t) {
   return count;
 }
 
-// Of a reference, which it steals. The memory must be dense, with rows [B, T] or [T, B]: torch has views whose values differ
-// from what lies there (is_neg), and those are not.
-inline Tensor lend(PyObject* owned) {
+// Of a reference, which it steals. The memory must be dense, with rows [B, T] or [T, B], and hold the tensor's values: those
+// that are negated only when they are read (is_neg) do not. `made_here`: that needs no look.
+inline Tensor lend(PyObject* owned, bool made_here) {
   Object object(owned);
   const dlpack::Tensor t = described(owned);
   if (t.device != dlpack::kCpu || (t.data == nullptr && elements(t) > 0)) throw std::runtime_error("no memory of the CPU");
+  const bool may_negate = !made_here && t.dtype.code != dlpack::kInt && t.dtype.code != dlpack::kBool;
+  if (may_negate && Torch::get().negates(owned)) throw std::runtime_error("values that are not those in memory");
   const ScalarType dtype = scalar_type_of(t.dtype);
   char* const data = static_cast<char*>(t.data) + t.byte_offset;
-  Tensor lent(std::make_shared<Lender>(object.release(), dtype), data, dtype, torch::headeronly::DeviceType::CPU, t.dim,
-              t.sizes, t.strides);
-  if (!lent.is_contiguous() && !(t.dim == 3 && transposed(lent, 0, 1).is_contiguous()))
-    throw std::runtime_error("memory that is not dense");
-  return lent;
+  const Tensor lent(std::make_shared<Lender>(object.release(), dtype), data, dtype, torch::headeronly::DeviceType::CPU,
+                    t.dim, t.sizes, t.strides);
+  // with the strides that follow from that: those of a dimension of size 1 may be anything
+  if (lent.is_contiguous()) return view_strided(lent, lent.sizes(), contiguous_strides(lent.sizes()));
+  if (lent.dim() != 3 || !transposed(lent, 0, 1).is_contiguous()) throw std::runtime_error("memory that is not dense");
+  const std::vector<int64_t> turned{lent.size(1), lent.size(0), lent.size(2)};
+  return transposed(view_strided(lent, turned, contiguous_strides(turned)), 0, 1);
 }
 
 // From Python.
@@ -175,7 +186,7 @@ struct Argument;
 
 template <>
 struct Argument<Tensor> {
-  static Tensor of(PyObject* object) { return lend(Object::borrow(object)); }
+  static Tensor of(PyObject* object) { return lend(Object::borrow(object), false); }
 };
 
 template <class T>
@@ -274,7 +285,8 @@ PyObject* to_python(const std::tuple<Ts...>& values) {
 
 // Whether the first tensor, which may be in a list, is one for here: most others are told apart by it, at no cost.
 inline bool suits(PyObject* first) {
-  const Object held(PyList_Check(first) ? PySequence_GetItem(first, 0) : Object::borrow(first));
+  const bool in_list = PyList_Check(first) || PyTuple_Check(first);
+  const Object held(in_list ? PySequence_GetItem(first, 0) : Object::borrow(first));
   if (held.get() == nullptr || !Torch::get().is_plain(held.get())) return false;
   dlpack::Tensor t;
   return Torch::get().read(held.get(), &t) == 0 && t.device == dlpack::kCpu && elements(t) <= kMostElements;

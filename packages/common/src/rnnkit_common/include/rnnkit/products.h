@@ -45,13 +45,14 @@ inline void check_small(int64_t rows, int64_t columns, int64_t depth) {
 // [..., C] as [R, C]
 template <class T>
 Matrix<T> as_matrix(const Tensor& t) {
-  int64_t rows = 1;
+  int64_t rows = 1, row_stride = t.size(-1);
   for (int64_t i = t.dim() - 1; i-- > 0;) {
-    STD_TORCH_CHECK(rows == 1 || t.size(i) == 1 || t.stride(i) == rows * t.stride(-2),
-                    "rows that are not equally far apart");
+    if (t.size(i) == 1) continue;  // whose stride may be anything
+    if (rows == 1) row_stride = t.stride(i);
+    STD_TORCH_CHECK(t.stride(i) == rows * row_stride, "rows that are not equally far apart");
     rows *= t.size(i);
   }
-  return {static_cast<T*>(t.data_ptr()), rows, t.size(-1), t.stride(-2), t.stride(-1)};
+  return {static_cast<T*>(t.data_ptr()), rows, t.size(-1), row_stride, t.stride(-1)};
 }
 
 // Of tensors that are lent, a [R, K] and b [C, K], into out [R, C]
@@ -139,13 +140,14 @@ inline void sum_rows_into(const Tensor& t, const Tensor& out) {
   STD_TORCH_CHECK(t.stride(2) == 1 || t.size(2) == 1, "rows whose values are not neighbours");
   const auto with_type = [&](auto tag) {
     using T = typename decltype(tag)::type;
+    std::vector<double> sums(t.size(2));
     for (int64_t i = 0; i < t.size(0); ++i) {
-      T* const sums = out.mutable_data_ptr<T>() + i * t.size(2);
-      std::fill_n(sums, t.size(2), T(0));
+      std::fill(sums.begin(), sums.end(), 0.);
       for (int64_t r = 0; r < t.size(1); ++r) {
         const T* const row = t.const_data_ptr<T>() + i * t.stride(0) + r * t.stride(1);
         for (int64_t c = 0; c < t.size(2); ++c) sums[c] += row[c];
       }
+      std::copy(sums.begin(), sums.end(), out.mutable_data_ptr<T>() + i * t.size(2));
     }
   };
   if (t.scalar_type() == ScalarType::Double) return with_type(TypeTag<double>());

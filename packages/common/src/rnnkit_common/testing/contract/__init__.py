@@ -41,6 +41,7 @@ CONTRACT: dict[str, Callable[[Subject], None]] = {
         programs.differentiated_twice,
         programs.called_twice,
         programs.watched,
+        programs.with_odd_strides,
         programs.on_a_small_stack,
         programs.differentiated_by_threads,
         programs.under_autocast,

@@ -282,7 +282,7 @@ def called_twice(s: Subject) -> None:
         module.flatten_parameters()  # type: ignore[operator]  # code that was written for nn.LSTM calls it
 
 
-class _Onlooker(TorchDispatchMode):
+class Onlooker(TorchDispatchMode):
     """Sees each op, and does nothing about it."""
 
     def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -294,22 +294,39 @@ def watched(s: Subject) -> None:
     they where only backward, or only forward, is watched."""
     for training in (True, False):
         modules = [s.make().train(training) for _ in range(4)]
-        with _Onlooker():  # type: ignore[no-untyped-call]
+        with Onlooker():  # type: ignore[no-untyped-call]
             expected = s.run(modules[0])
         assert_same(s.run(modules[1]), expected)
 
         def call(*x: Any, module: nn.Module = modules[2]) -> Any:
-            with _Onlooker():  # type: ignore[no-untyped-call]
+            with Onlooker():  # type: ignore[no-untyped-call]
                 return module(*x)
 
         assert_same(s.run(call, modules[2]), expected)
         inputs = s.inputs()
         total = weighted(tensors(modules[3](*inputs)))
         leaves = [t for t in tensors(inputs) if t.requires_grad]
-        with _Onlooker():  # type: ignore[no-untyped-call]
+        with Onlooker():  # type: ignore[no-untyped-call]
             torch.testing.assert_close(list(torch.autograd.grad(total, leaves, allow_unused=True)), expected.of_inputs)
         for module in modules[1:]:
             torch.testing.assert_close(dict(module.named_buffers()), dict(modules[0].named_buffers()))
+
+
+def with_odd_strides(s: Subject) -> None:
+    """Dimensions of size 1, whose strides torch leaves as they come: of a convolution's output that was turned, or of one step."""
+    x, *others = s.inputs()
+    if x.dim() != 3 or others:
+        return
+    for dim in (0, 1):
+        plain = x.detach().narrow(dim, 0, 1).clone(memory_format=torch.contiguous_format)
+        odd = plain.as_strided(plain.shape, [3 if i == dim else stride for i, stride in enumerate(plain.stride())])
+        results = []
+        for given in (odd, plain):
+            module = s.make().eval()
+            outputs = tensors(module(given))
+            parameters = [p for p in module.parameters() if p.requires_grad]
+            results.append((outputs, torch.autograd.grad(weighted(outputs), parameters, allow_unused=True)))
+        torch.testing.assert_close(*results)
 
 
 def on_a_small_stack(s: Subject) -> None:
