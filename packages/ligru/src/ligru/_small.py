@@ -105,7 +105,7 @@ class _Layer(torch.autograd.Function):
                 arguments: Any = (*given, mask, *ctx.of_norm, *ctx.options)
                 outputs = _in_parts(*arguments)
                 seeds = [grad_out, torch.zeros_like(outputs[1]) if grad_h_last is None else grad_h_last]
-                wanted = [t for t, n in zip(given, needed, strict=True) if n]
+                wanted: Any = [t for t, n in zip(given, needed, strict=True) if n]
                 of_wanted = iter(torch.autograd.grad(outputs, wanted, seeds, create_graph=again))
                 grads = [next(of_wanted) if n else None for n in needed]
         return None, None, None, None, None, *(grad if n else None for grad, n in zip(grads, needed, strict=True))
