@@ -2,7 +2,7 @@
 // and autograd's machinery that such calls push out of the caches, cost several times the kernel. Methods of `_C`, each with
 // the arguments of the op of its name, by position; it returns what the op returns, or None where the call is one for the
 // dispatcher: tensors of subclasses, not on the CPU, large, not dense, or wrong. Whoever calls has to know that nothing
-// watches ops (is_direct, _modes.py).
+// watches ops (is_unwatched, _modes.py).
 //
 // Tensors are read through DLPack's exchange API, which torch offers to C extensions (dlpack.h), and are made by new_empty.
 // SPDX-License-Identifier: Apache-2.0

@@ -33,12 +33,13 @@
 #else
 #define RNNKIT_METHOD(name, ...) \
   static const bool C10_CONCATENATE(rnnkit_method_, __COUNTER__) = ::rnnkit::direct::add_method<__VA_ARGS__>(name);
-#define RNNKIT_MODULE_                                                                                 \
-  PyMODINIT_FUNC PyInit__C() {                                                                         \
-    static std::vector<PyMethodDef> methods = ::rnnkit::direct::methods();                             \
-    methods.push_back({nullptr, nullptr, 0, nullptr});                                                 \
-    static struct PyModuleDef module = {                                                               \
-        PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods.data(), nullptr, nullptr, nullptr, nullptr}; \
-    return PyModule_Create(&module);                                                                   \
+#define RNNKIT_MODULE_                                                                                          \
+  PyMODINIT_FUNC PyInit__C() {                                                                                  \
+    ::rnnkit::direct::Torch::get(); /* now, when no other thread may wait for it with the interpreter's lock */ \
+    static std::vector<PyMethodDef> methods = ::rnnkit::direct::methods();                                      \
+    methods.push_back({nullptr, nullptr, 0, nullptr});                                                          \
+    static struct PyModuleDef module = {                                                                        \
+        PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods.data(), nullptr, nullptr, nullptr, nullptr};          \
+    return PyModule_Create(&module);                                                                            \
   }
 #endif

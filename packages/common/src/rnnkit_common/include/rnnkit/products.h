@@ -59,6 +59,8 @@ Matrix<T> as_matrix(const Tensor& t) {
 template <class Engine>
 void multiply(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bias, const Tensor& out,
               bool transposes = false, bool adds = false) {
+  STD_TORCH_CHECK(a.scalar_type() == out.scalar_type() && b.scalar_type() == out.scalar_type(),
+                  "a product of matrices whose dtypes differ");
   const auto with_type = [&](auto tag) {
     using T = typename decltype(tag)::type;
     Product<T> p{as_matrix<const T>(a), as_matrix<const T>(b), as_matrix<T>(out), nullptr, adds};
