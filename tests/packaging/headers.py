@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def complaints(header: Path) -> str:
     """What is wrong with a header, or nothing."""
     parts = header.relative_to(ROOT).parts
     flags = [*FLAGS, f"-I{INCLUDE}"]
-    for folder in cpp_extension.include_paths():
+    for folder in (*cpp_extension.include_paths(), sysconfig.get_path("include")):
         flags += ["-isystem", folder]
     if "csrc" in parts:
         flags.append(f"-I{ROOT.joinpath(*parts[: parts.index('csrc') + 1])}")

@@ -118,18 +118,17 @@ def _to_the_dispatcher(*_: Any) -> None:
 
 
 def without_derivatives(name: str, library: Any) -> Callable[..., Any]:
-    """The shortest way to call an op that has no derivatives.
+    """The shortest way to call an op that has no derivatives, where `is_eager()`; it takes all arguments, by position.
 
     Args:
         name: of the op, with its namespace.
         library: see `directly`.
     """
     namespace, short = name.split("::")
-    op = getattr(getattr(torch.ops, namespace), short).default
-    with_defaults, direct = complete(op), directly(library, short)
+    op, direct = getattr(getattr(torch.ops, namespace), short).default, directly(library, short)
 
     def call(*arguments: Any) -> Any:
-        made = direct(*with_defaults(arguments)) if is_eager() and is_unwatched() else None
+        made = direct(*arguments) if is_unwatched() else None
         return op(*arguments) if made is None else made
 
     return call

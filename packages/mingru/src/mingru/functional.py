@@ -20,7 +20,7 @@ from torch import Tensor
 from . import _ops, reference
 from ._checks import check_alike, check_floating, check_lengths, check_reset, check_state, check_tensor
 from ._distributed import split_scan
-from ._modes import autocast_enabled, needs_plain_torch, wants_gradients
+from ._modes import autocast_enabled, is_eager, needs_plain_torch, wants_gradients
 from ._tensors import channels_of, run_reference
 
 __all__ = [
@@ -370,9 +370,10 @@ def step_unchecked(
     start = initial_state(activation)
     if initial is not None:
         start = initial
-    if torch.jit.is_scripting():
-        return torch.ops.rnnkit_mingru.step(planes, h, cell_name(gates), activation, start)
-    return _ops.CALLS.step(planes, h, cell_name(gates), activation, start)
+    if not torch.jit.is_scripting():
+        if is_eager():
+            return _ops.CALLS.step(planes, h, cell_name(gates), activation, start)
+    return torch.ops.rnnkit_mingru.step(planes, h, cell_name(gates), activation, start)
 
 
 @torch.jit.unused

@@ -198,7 +198,7 @@ def stack_step_unchecked(
 ) -> Tuple[Tensor, Tensor]:
     """A step of layers of one width, in one op, without gradients or zoneout; x (B, K), hidden (L, B, H)."""
     h = None if hidden is None else hidden.contiguous().unsqueeze(2)
-    out, last = _ops.CALLS.stack_step(x, weights, biases, h, None, pooling)
+    out, last = _ops.CALLS.stack_step(x, weights, biases, h, None, pooling, 0.0, 1.0)
     return out, last.squeeze(2)
 
 
