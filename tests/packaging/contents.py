@@ -18,8 +18,44 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "packages" / "common" / "src"
 from rnnkit_common.manylinux import LIMITS
 
 LARGEST_CPU_WHEEL = 2_000_000  # bytes: what an edge device, or a continuous integration, downloads each time
-OUTSIDE = (
-    r"aoti_torch_\w+|torch_\w+|PyModule_Create2|_ITM_\w+|__gmon_start__"  # of no version: torch's, Python's, the compiler's
+# CPython's, of the limited API of 3.10 (abi3audit). All of them functions: a C++ program loads the library without Python, where
+# data would have to be there, and functions that nobody calls do not.
+PYTHON = frozenset(
+    [
+        "PyBool_FromLong",
+        "PyCapsule_GetPointer",
+        "PyCapsule_IsValid",
+        "PyDict_New",
+        "PyDict_SetItem",
+        "PyErr_Clear",
+        "PyErr_Occurred",
+        "PyFloat_AsDouble",
+        "PyImport_ImportModule",
+        "PyList_New",
+        "PyList_SetItem",
+        "PyLong_AsLongLong",
+        "PyLong_FromLongLong",
+        "PyModule_Create2",
+        "PyObject_Call",
+        "PyObject_CallMethodObjArgs",
+        "PyObject_GetAttr",
+        "PyObject_GetAttrString",
+        "PySequence_GetItem",
+        "PySequence_Tuple",
+        "PyTuple_GetItem",
+        "PyTuple_New",
+        "PyTuple_Pack",
+        "PyTuple_SetItem",
+        "PyTuple_Size",
+        "PyType_GetFlags",
+        "PyUnicode_AsUTF8AndSize",
+        "PyUnicode_InternFromString",
+        "Py_BuildValue",
+        "_Py_Dealloc",
+    ]
+)
+OUTSIDE = "|".join(  # of no version: torch's, Python's, the compiler's
+    (r"aoti_torch_\w+|torch_\w+|_ITM_\w+|__gmon_start__", *PYTHON)
 )
 
 
