@@ -33,6 +33,7 @@ def norm(net: LiGRU) -> nn.BatchNorm1d:
     return net.rnn[0].norm
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize(
     "change",
     [

@@ -26,6 +26,7 @@ def parameters(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return torch.randn(2 * 5, 3, dtype=dtype), torch.randn(2 * 5, dtype=dtype)
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(2, 7, 3), (3, 40, 3), (1, 1, 3), (0, 7, 3)])
 def test_it_gives_what_the_op_gives(shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -43,6 +44,7 @@ def test_it_gives_what_the_op_gives(shape: tuple[int, ...], dtype: torch.dtype) 
             assert_close(of_inputs, tuple(torch.ops.rnnkit_mingru.layer_backward(*given)))
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("rows", [1, 3, 4, 5, 13])
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 5), (16, 16), (17, 33), (40, 70)])
 def test_products_of_all_sizes(rows: int, sizes: tuple[int, int]) -> None:
@@ -54,6 +56,7 @@ def test_products_of_all_sizes(rows: int, sizes: tuple[int, int]) -> None:
     assert_close(made[3], torch.nn.functional.linear(x.double(), weight.double(), bias.double()).float(), rtol=0, atol=2e-5)
 
 
+@pytest.mark.sanitized
 def test_what_is_not_for_it_is_left_alone() -> None:
     """None, and no exception that would come up later."""
 
