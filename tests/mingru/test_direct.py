@@ -89,6 +89,8 @@ def test_what_is_not_for_it_is_left_alone() -> None:
     assert layer(x, torch.randn(2, 10, 3), bias) is None
     assert layer(x, weight, bias.double()) is None
     assert layer(x, weight.double(), None) is None
+    assert _C.stack_step(x[:, 0].contiguous(), [weight], [bias], None, *OPTIONS[:3]) is not None
+    assert _C.stack_step(x[:, 0].contiguous(), [weight], [bias[:4]], None, *OPTIONS[:3]) is None
     assert _C.layer(x, weight, bias) is None
     assert _C.layer() is None
     assert _C.layer(x, weight, bias, None, None, None, "mingru", "relu", 0.5, "forward", True, True) is None

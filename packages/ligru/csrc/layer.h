@@ -101,15 +101,6 @@ struct KeptOfLayer {
   }
 };
 
-// Calls f(TypeTag<T>{}) for float or double, of which all tensors have to be.
-template <class F>
-void dispatch_lent(const Tensor& x, const F& f) {
-  STD_TORCH_CHECK(x.lender(), "a layer of tensors that are not lent");
-  if (x.scalar_type() == ScalarType::Double) return f(TypeTag<double>());
-  STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float, "a layer of tensors that are lent, and not of float32 or 64");
-  f(TypeTag<float>());
-}
-
 // -> (out [B, T, H], h_last [1, B, H], what is kept), for x [B, T, K], w [2H, K], u [2H, H], h0 and mask [1, B, H].
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::optional<Tensor> norm_weight,
@@ -117,7 +108,7 @@ std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::opti
                                          Tensor batches, std::optional<Tensor> h0, std::optional<Tensor> mask,
                                          std::string activation, bool normalize, double eps, double norm_eps,
                                          double momentum, bool training, bool save) {
-  STD_TORCH_CHECK(x.dim() == 3 && x.is_contiguous() && w.dim() == 2 && u.dim() == 2, "x, w and u: dimensions");
+  STD_TORCH_CHECK(x.lender() && x.dim() == 3 && x.is_contiguous() && w.dim() == 2 && u.dim() == 2, "x, w and u: dimensions");
   const int64_t batch = x.size(0), steps = x.size(1), units = u.size(1), rows = batch * steps, width = 2 * units;
   STD_TORCH_CHECK(has_shape(w, {width, x.size(2)}) && rows > (training ? 1 : 0) && units > 0, "x, w and u: shapes");
   for (const auto& t : {norm_weight, norm_bias, std::optional(running_mean), std::optional(running_var)})
@@ -135,7 +126,7 @@ std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::opti
   const Outputs made{empty(x, {batch, steps, units}), empty(x, {1, batch, units}), kept.gates, kept.recurrent_normal,
                      kept.recurrent_rstd};
   multiply<Engine>(x, w, std::nullopt, g);
-  dispatch_lent(x, [&](auto tag) {
+  dispatch_wide(x.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     T* const y = g.mutable_data_ptr<T>();
     if (training) ++*batches.mutable_data_ptr<int64_t>();
@@ -151,7 +142,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
     Tensor grad_out, std::optional<Tensor> grad_h_last, std::optional<Tensor> x, std::optional<Tensor> w, Tensor u,
     std::optional<Tensor> norm_weight, std::optional<Tensor> h0, Tensor out, Tensor kept_memory, std::optional<Tensor> mask,
     std::string activation, bool normalize, double eps, bool training, bool needs_h0) {
-  STD_TORCH_CHECK(out.dim() == 3 && has_shape(grad_out, out.sizes()) && grad_out.stride(2) == 1, "out and grad_out: shapes");
+  STD_TORCH_CHECK(out.lender() && out.dim() == 3, "out: expected 3 dimensions, and lent");
   const int64_t batch = out.size(0), steps = out.size(1), units = out.size(2), rows = batch * steps, width = 2 * units;
   STD_TORCH_CHECK(!x || (x->is_contiguous() && has_shape(*x, {batch, steps, x->size(-1)})), "x: expected shape (B, T, K)");
   STD_TORCH_CHECK(!w || has_shape(*w, {width, w->size(-1)}), "w: expected shape (2H, K)");
@@ -159,6 +150,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
   const KeptOfLayer kept(kept_memory, batch, steps, units, normalize);
   Inputs in{{kept.normal, u}, h0, std::nullopt, std::nullopt, mask, parse_activation(activation), false, normalize, eps};
   in.check();
+  for (const Tensor* t : {&out, &grad_out}) in.check_rows(*t, units, "out and grad_out");
   if (grad_h_last) in.check(*grad_h_last, out.scalar_type(), {1, batch, units}, "grad_h_last");
   Gradients grads;
   grads.gates = in.scratch({batch, steps, width});
@@ -171,7 +163,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_backward(
   const Tensor grad_u = gradient_of_u<Engine>(in, grads);
   const Tensor grad_weight = norm_weight ? in.empty({width}) : in.scratch({width});
   const Tensor grad_bias = in.empty({width});
-  dispatch_lent(out, [&](auto tag) {
+  dispatch_wide(out.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     const BatchNorm norm{norm_weight, std::nullopt, Tensor(), Tensor(), 0, training};
     differentiate_rows<T>(norm, rows, width, kept.normal.const_data_ptr<T>(), kept.rstd.const_data_ptr<T>(),

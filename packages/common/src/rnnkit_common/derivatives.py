@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from ._modes import is_eager, is_unwatched
 from ._tensors import empty_rows, state_dtype
 
-_FEW = 65536  # elements: larger tensors are not for the direct way
+_FEW = 65536  # elements: larger tensors are not for the direct way (kMostElements, direct.h)
 _LIBRARIES: list[torch.library.Library] = []  # as long as they live, so do their registrations
 
 
@@ -302,7 +302,7 @@ def register_derivatives(
     namespace, short = name.split("::")
     ops = getattr(torch.ops, namespace)
     op, op_backward = getattr(ops, short).default, getattr(ops, f"{short}_backward").default
-    direct, direct_backward = directly(library, short), directly(library, f"{short}_backward")
+    direct = directly(library, short)
 
     class Forward(torch.autograd.Function):
         @staticmethod
@@ -329,10 +329,7 @@ def register_derivatives(
             if grad_h_last is not None:
                 grad_h_last = grad_h_last.contiguous()
             arguments = (grad_h_last, x, *saved, h0, *more[:extras], *ctx.options)
-            grads = None
-            if is_unwatched() and not torch.is_grad_enabled():
-                grads = direct_backward(dense(grad_out), *arguments)
-            *grads, grad_h0 = backward(grad_out, *arguments) if grads is None else grads
+            *grads, grad_h0 = backward(dense(grad_out), *arguments)
             return None, None if h0 is None else grad_h0, *grads
 
     class Backward(torch.autograd.Function):
@@ -377,5 +374,5 @@ def register_derivatives(
 
     straight = straight_apply(Forward)
     one_by_one(f"{name}_backward")
-    backward = differentiable(f"{name}_backward", apply_backward)
+    backward = differentiable(f"{name}_backward", apply_backward, library=library)
     return differentiable(name, apply, lambda x, h0, *rest: straight(rest, h0, *x), library)

@@ -12,9 +12,5 @@ RNNKIT_LIBRARY_IMPL(CPU, m) {
 }
 
 using Ops = rnnkit::ScanOps<rnnkit::CpuEngine, rnnkit::Family>;
-RNNKIT_METHOD("scan", &Ops::scan)
-RNNKIT_METHOD("scan_backward", &Ops::scan_backward)
-RNNKIT_METHOD("layer", &Ops::layer)
-RNNKIT_METHOD("layer_backward", &Ops::layer_backward)
-RNNKIT_METHOD("step", &Ops::step)
-RNNKIT_METHOD("stack_step", &Ops::stack_step)
+RNNKIT_SCAN_METHODS(Ops)
+RNNKIT_LAYER_METHODS(Ops)

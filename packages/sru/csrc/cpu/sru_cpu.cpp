@@ -9,8 +9,7 @@
 RNNKIT_LIBRARY_IMPL(CPU, m) { rnnkit::implement_sru<rnnkit::CpuEngine>(m); }
 
 using Ops = rnnkit::ScanOps<rnnkit::CpuEngine, rnnkit::Family>;
-RNNKIT_METHOD("scan", &Ops::scan)
-RNNKIT_METHOD("scan_backward", &Ops::scan_backward)
+RNNKIT_SCAN_METHODS(Ops)
 RNNKIT_METHOD("layer", &rnnkit::layer<rnnkit::CpuEngine>)
 RNNKIT_METHOD("layer_backward", &rnnkit::layer_backward<rnnkit::CpuEngine>)
 RNNKIT_METHOD("stack_step", &rnnkit::stack_step<rnnkit::CpuEngine>)

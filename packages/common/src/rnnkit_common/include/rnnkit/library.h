@@ -27,6 +27,16 @@
 #define RNNKIT_CUDA_KEY CUDA
 #endif
 
+// Those of a family whose ScanOps are `Ops`, as implement_scan and implement_layer have them.
+#define RNNKIT_SCAN_METHODS(Ops)    \
+  RNNKIT_METHOD("scan", &Ops::scan) \
+  RNNKIT_METHOD("scan_backward", &Ops::scan_backward)
+#define RNNKIT_LAYER_METHODS(Ops)                       \
+  RNNKIT_METHOD("layer", &Ops::layer)                   \
+  RNNKIT_METHOD("layer_backward", &Ops::layer_backward) \
+  RNNKIT_METHOD("step", &Ops::step)                     \
+  RNNKIT_METHOD("stack_step", &Ops::stack_step)
+
 #ifdef RNNKIT_TEST_LIBRARY  // loaded with torch.ops.load_library
 #define RNNKIT_MODULE_
 #define RNNKIT_METHOD(name, ...)

@@ -61,23 +61,23 @@ void multiply(const Tensor& a, const Tensor& b, const std::optional<Tensor>& bia
               bool transposes = false, bool adds = false) {
   STD_TORCH_CHECK(a.scalar_type() == out.scalar_type() && b.scalar_type() == out.scalar_type(),
                   "a product of matrices whose dtypes differ");
-  const auto with_type = [&](auto tag) {
+  dispatch_wide(out.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     Product<T> p{as_matrix<const T>(a), as_matrix<const T>(b), as_matrix<T>(out), nullptr, adds};
     if (transposes) {  // a [K, R] and b [K, C]
       p.a = p.a.transposed();
       p.b = p.b.transposed();
     }
-    if (bias) p.bias = bias->const_data_ptr<T>();
+    if (bias) {
+      STD_TORCH_CHECK(bias->is_contiguous() && bias->numel() == p.out.columns, "bias: expected one value for each column");
+      p.bias = bias->const_data_ptr<T>();
+    }
     STD_TORCH_CHECK(p.a.columns == p.b.columns && p.out.rows == p.a.rows && p.out.columns == p.b.rows &&
                         (p.out.columns == 1 || p.out.column_stride == 1),
                     "a product of matrices that do not fit");
     check_small(p.out.rows, p.out.columns, p.a.columns);
     Engine::multiply(p);
-  };
-  if (out.scalar_type() == ScalarType::Double) return with_type(TypeTag<double>());
-  STD_TORCH_CHECK(out.scalar_type() == ScalarType::Float, "a product of tensors that are lent, and not of float32 or 64");
-  with_type(TypeTag<float>());
+  });
 }
 
 // x weight^T + bias, for x [..., K], weight [M, K] and bias [M]; `kept`: the result is handed out.
@@ -89,9 +89,8 @@ Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias = std::nullopt
   STD_TORCH_CHECK(x.scalar_type() == weight.scalar_type() && same_device(x, weight),
                   "weight: dtype or device differs from x's");
   if (x.lender()) {
-    std::vector<int64_t> sizes;
-    for (int64_t i = 0; i + 1 < x.dim(); ++i) sizes.push_back(x.size(i));
-    sizes.push_back(weight.size(0));
+    std::vector<int64_t> sizes = x.sizes();
+    sizes.back() = weight.size(0);
     check_small(x.numel(), weight.size(0), 1);
     const Tensor out = kept ? empty(x, sizes) : scratch_strided(x, sizes, contiguous_strides(sizes), x.scalar_type());
     multiply<Engine>(x, weight, bias, out);
@@ -140,7 +139,7 @@ Tensor transposed_product(const Tensor& a, const Tensor& b) {
 // Of tensors that are lent: the sum over the second dimension of t [P, R, N], into out, P * N values.
 inline void sum_rows_into(const Tensor& t, const Tensor& out) {
   STD_TORCH_CHECK(t.stride(2) == 1 || t.size(2) == 1, "rows whose values are not neighbours");
-  const auto with_type = [&](auto tag) {
+  dispatch_wide(t.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     std::vector<double> sums(t.size(2));
     for (int64_t i = 0; i < t.size(0); ++i) {
@@ -151,10 +150,7 @@ inline void sum_rows_into(const Tensor& t, const Tensor& out) {
       }
       std::copy(sums.begin(), sums.end(), out.mutable_data_ptr<T>() + i * t.size(2));
     }
-  };
-  if (t.scalar_type() == ScalarType::Double) return with_type(TypeTag<double>());
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float, "a sum of tensors that are lent, and not of float32 or 64");
-  with_type(TypeTag<float>());
+  });
 }
 
 // The sum over the first dimension of a tensor of two, or over the second of one of three.

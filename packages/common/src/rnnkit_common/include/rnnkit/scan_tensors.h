@@ -100,8 +100,7 @@ class ScanTensors {
     const Tensor of_parameters = lent ? Tensor() : sum_rows(of_sequences);
     int64_t first = 0;
     for (const Tensor& t : parameters_) {
-      std::vector<int64_t> sizes;
-      for (int64_t i = 0; i < t.dim(); ++i) sizes.push_back(t.size(i));
+      const std::vector<int64_t> sizes = t.sizes();
       if (lent) {
         const int64_t count = channels == 0 ? 0 : t.numel() / channels;
         const Tensor sums =

@@ -63,4 +63,12 @@ auto dispatch_floating(ScalarType dtype, F&& f) {
   }
 }
 
+// The same for the types of states and sums, float and double.
+template <class F>
+void dispatch_wide(ScalarType dtype, F&& f) {
+  if (dtype == ScalarType::Double) return f(TypeTag<double>{});
+  STD_TORCH_CHECK(dtype == ScalarType::Float, "dtype must be float64 or float32");
+  f(TypeTag<float>{});
+}
+
 }  // namespace rnnkit
