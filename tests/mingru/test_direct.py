@@ -18,7 +18,7 @@ OP = torch.ops.rnnkit_mingru.layer
 
 def layer(x: Any, weight: Any, bias: Any, save: bool = True) -> tuple[Tensor, ...] | None:
     """(out, h_last, carries, planes), or None."""
-    made: tuple[Tensor, ...] | None = _C.layer(x, weight, bias, None, None, None, *OPTIONS, save)
+    made: tuple[Tensor, ...] | None = _C.layer(x, weight, bias, None, None, None, *OPTIONS, save, ())
     return made
 
 
@@ -93,9 +93,19 @@ def test_what_is_not_for_it_is_left_alone() -> None:
     assert _C.stack_step(x[:, 0].contiguous(), [weight], [bias[:4]], None, *OPTIONS[:3]) is None
     assert _C.layer(x, weight, bias) is None
     assert _C.layer() is None
-    assert _C.layer(x, weight, bias, None, None, None, "mingru", "relu", 0.5, "forward", True, True) is None
-    assert _C.layer(x, weight, bias, None, None, None, "mingru", "g", "0.5", "forward", True, True) is None
-    assert _C.layer(x, weight, bias, None, torch.tensor([7, 8]), None, *OPTIONS, True) is None
+    assert _C.layer(x, weight, bias, None, None, None, "mingru", "relu", 0.5, "forward", True, True, ()) is None
+    assert _C.layer(x, weight, bias, None, None, None, "mingru", "g", "0.5", "forward", True, True, ()) is None
+    assert _C.layer(x, weight, bias, None, torch.tensor([7, 8]), None, *OPTIONS, True, ()) is None
+
+
+@pytest.mark.sanitized
+def test_the_last_state_has_the_shape_that_is_asked_for() -> None:
+    given = (torch.randn(2, 7, 3), *parameters(), None, None, None, *OPTIONS, True)
+    expected = OP(*given)[1]
+    for shape in ((2, 5), (1, 2, 1, 5), (10,)):
+        assert_close(_C.layer(*given, shape)[1], expected.view(shape))
+    for wrong in ((2, 4), (1, 1, 1, 1, 1, 10), ("2", 5), 10):
+        assert _C.layer(*given, wrong) is None
 
 
 def test_a_module_takes_what_the_methods_do_not() -> None:

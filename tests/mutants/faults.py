@@ -172,8 +172,8 @@ SCAN_ON_THE_CPU = [
     fault(
         "gradients cross a reset",
         _CPU_SCAN,
-        "M::store(factors[i].a + c, reset ? M::set(0) : a);",
-        "M::store(factors[i].a + c, a);",
+        "factors.a = reset ? M::set(0) : a;",
+        "factors.a = a;",
         families="mingru",
     ),
     fault(
@@ -193,14 +193,14 @@ SCAN_ON_THE_CPU = [
     fault(
         "sums of parameters come from the first chunk alone",
         _CPU_SCAN,
-        "for (int64_t chunk = 0; chunk < tiling.chunks; ++chunk) to[c] +=",
-        "for (int64_t chunk = 0; chunk < 1; ++chunk) to[c] +=",
+        "sums.data() + sums_offset(task, chunk, j);",
+        "sums.data() + sums_offset(task, 0, j);",
         families="sru",
     ),
     fault(
         "the gradient that the output sends to the state before is lost in a chunk's aggregate",
         _CPU_SCAN,
-        "if constexpr (Kind::kOutputSeesPrevious) b += M::load(factors[i].to_h_prev + c);",
+        "if constexpr (Kind::kOutputSeesPrevious) b += factors.to_h_prev[0];",
         "",
         families="sru",
     ),
@@ -436,8 +436,8 @@ TENSORS_AND_DERIVATIVES = [
     fault(
         "outputs do not lie as the planes do",
         _TENSORS,
-        "return time_major_ ? std::vector",
-        "return false ? std::vector",
+        "return time_major_ ? Sizes",
+        "return false ? Sizes",
         families="mingru",
     ),
     fault(

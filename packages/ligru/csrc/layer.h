@@ -90,7 +90,7 @@ struct KeptOfLayer {
   KeptOfLayer(const Tensor& memory, int64_t batch, int64_t steps, int64_t units, bool normalizes) {
     const int64_t width = 2 * units, rows = batch * steps;
     STD_TORCH_CHECK(memory.is_contiguous() && memory.numel() == size(rows, units, normalizes), "kept: size");
-    const std::vector<int64_t> over_time{1, batch, steps, width}, strides = contiguous_strides(over_time), none{0}, one{1};
+    const Sizes over_time{1, batch, steps, width}, strides = contiguous_strides(over_time), none{0}, one{1};
     normal = view_strided(memory, {batch, steps, width}, {steps * width, width, 1});
     rstd = view_strided(memory, {width}, one, rows * width);
     gates = view_strided(memory, over_time, strides, (rows + 1) * width);
@@ -117,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor> layer(Tensor x, Tensor w, Tensor u, std::opti
   STD_TORCH_CHECK(!training || norm_eps > 0, "norm: eps");
   check_small(rows, width, std::max(units, x.size(2)));  // as backward does
   const BatchNorm norm{norm_weight, norm_bias, running_mean, running_var, norm_eps, training};
-  const std::vector<int64_t> size{KeptOfLayer::size(rows, units, normalize)}, one{1};
+  const Sizes size{KeptOfLayer::size(rows, units, normalize)}, one{1};
   const Tensor memory = save ? empty(x, size) : scratch_strided(x, size, one, x.scalar_type());
   const KeptOfLayer kept(memory, batch, steps, units, normalize);
   const Tensor g = scratch_strided(x, {batch, steps, width}, {steps * width, width, 1}, x.scalar_type());

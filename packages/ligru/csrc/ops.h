@@ -58,19 +58,19 @@ struct Inputs {
   }
 
   // Contiguous and of a fixed shape
-  void check(const Tensor& t, ScalarType dtype, std::vector<int64_t> shape, const char* name) const {
+  void check(const Tensor& t, ScalarType dtype, const Sizes& shape, const char* name) const {
     check_contiguous(t, g(), dtype, shape, name);
   }
 
-  Tensor empty(std::vector<int64_t> shape) const { return rnnkit::empty(g(), shape); }
-  Tensor scratch(std::vector<int64_t> shape) const {
+  Tensor empty(const Sizes& shape) const { return rnnkit::empty(g(), shape); }
+  Tensor scratch(const Sizes& shape) const {
     return scratch_strided(g(), shape, contiguous_strides(shape), g().scalar_type());
   }
-  Tensor empty_acc(std::vector<int64_t> shape) const { return rnnkit::empty(g(), shape, acc()); }
+  Tensor empty_acc(const Sizes& shape) const { return rnnkit::empty(g(), shape, acc()); }
 
   // Of a tensor [D, B, T, width], or of none if `wanted` is false
-  std::vector<int64_t> over_time(int64_t width, bool wanted) const {
-    return wanted ? std::vector<int64_t>{directions(), batch(), steps(), width} : std::vector<int64_t>{0};
+  Sizes over_time(int64_t width, bool wanted) const {
+    return wanted ? Sizes{directions(), batch(), steps(), width} : Sizes{0};
   }
 
   template <class scalar_t>
@@ -194,7 +194,7 @@ std::vector<Tensor> recurrence_backward(Tensor grad_out, std::optional<Tensor> g
   in.check(normal, in.g().scalar_type(), in.over_time(2 * units, normalize), "normal");
   in.check(rstd, in.acc(), in.over_time(1, normalize), "rstd");
   Gradients made;
-  made.gates = in.empty(bidirectional ? in.over_time(2 * units, true) : std::vector<int64_t>{batch, steps, 2 * units});
+  made.gates = in.empty(bidirectional ? in.over_time(2 * units, true) : Sizes{batch, steps, 2 * units});
   made.product = normalize ? in.scratch(in.over_time(2 * units, true)) : made.gates;
   made.h_before = in.scratch(in.over_time(units, true));
   made.h0 = in.empty_acc({directions, batch, units});

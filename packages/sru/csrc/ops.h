@@ -27,7 +27,24 @@ inline Family family_of_layer(const std::optional<Tensor>& pad, const std::optio
   return Family::parse(pad, mask, scale, activation, "input", has_weight_c ? "parameter" : "none");
 }
 
-// U = x weight, and `scan` of it. U is returned where backward needs it.
+// U = x weight, and `scan` of it. U is returned where backward needs it, and c_last has `state_shape`, or [B, D] if that is
+// empty.
+template <class Engine>
+std::tuple<Tensor, Tensor, Tensor, Tensor> shaped_layer(Tensor x, Tensor weight, Tensor bias, std::optional<Tensor> weight_c,
+                                                        std::optional<Tensor> c0, std::optional<Tensor> lengths,
+                                                        std::optional<Tensor> reset, std::optional<Tensor> pad,
+                                                        std::optional<Tensor> mask, std::optional<Tensor> scale,
+                                                        std::string activation, std::string direction, bool batch_first,
+                                                        bool save, Sizes state_shape) {
+  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions");
+  x = by_batch(x, batch_first);
+  const Family family = family_of_layer(pad, mask, scale, activation, weight_c.has_value());
+  return layer_op<Engine>(x, transposed(weight, 0, 1), std::nullopt, batch_first, save, [&](const Tensor& u) {
+    const ScanTensors t(inputs_of(u, x, bias, weight_c), family.planes(), family.parameters(), lengths, reset);
+    return run_forward<Engine>(family, t, c0, parse_direction(direction), save, state_of_shape(u, state_shape));
+  });
+}
+
 template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, Tensor bias, std::optional<Tensor> weight_c,
                                                  std::optional<Tensor> c0, std::optional<Tensor> lengths,
@@ -35,13 +52,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer(Tensor x, Tensor weight, Tensor
                                                  std::optional<Tensor> mask, std::optional<Tensor> scale,
                                                  std::string activation, std::string direction, bool batch_first,
                                                  bool save) {
-  STD_TORCH_CHECK(weight.dim() == 2, "weight: expected 2 dimensions");
-  x = by_batch(x, batch_first);
-  const Family family = family_of_layer(pad, mask, scale, activation, weight_c.has_value());
-  return layer_op<Engine>(x, transposed(weight, 0, 1), std::nullopt, batch_first, save, [&](const Tensor& u) {
-    const ScanTensors t(inputs_of(u, x, bias, weight_c), family.planes(), family.parameters(), lengths, reset);
-    return run_forward<Engine>(family, t, c0, parse_direction(direction), save);
-  });
+  return shaped_layer<Engine>(x, weight, bias, weight_c, c0, lengths, reset, pad, mask, scale, activation, direction,
+                              batch_first, save, {});
 }
 
 // x's two gradients, of the highway and of the product, are added in the product.

@@ -140,7 +140,8 @@ def register_layer(
 
     Returns:
         The shortest way to call `layer` where `is_eager()`; it is differentiated if `save` is True. Its keyword `state_shape` is the
-        shape that h_last shall have: a view of it would be one more node in the graph, and could not be detached in place.
+        shape that h_last shall have, () for the op's: a view of it would be one more node in the graph, and could not be detached
+        in place. Who wants one knows that it `is_unwatched()`: a mode would see the tensor change its shape.
     """
     ops = getattr(torch.ops, namespace)
     op, op_backward = ops.layer.default, ops.layer_backward.default
@@ -293,13 +294,13 @@ def register_layer(
     differentiable(f"{namespace}::layer", apply)
     straight = straight_apply(Layer)
 
-    def call(*arguments: Any, state_shape: tuple[int, ...] | None = None) -> tuple[Tensor, ...]:
-        outputs = direct(*arguments) if is_unwatched() else None
+    def call(*arguments: Any, state_shape: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
+        outputs = direct(*arguments, state_shape) if state_shape or is_unwatched() else None
         if outputs is None:
             with torch._C._AutoDispatchBelowAutograd():
                 outputs = op(*arguments)
-        if state_shape is not None:
-            outputs[1].resize_(*state_shape)
+            if state_shape:
+                outputs[1].resize_(*state_shape)
         return recorded(straight, outputs, arguments) if arguments[-1] else outputs
 
     return call

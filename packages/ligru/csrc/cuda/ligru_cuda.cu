@@ -58,10 +58,10 @@ bool run_resident(const Problem& p, const Inputs& in, const scalar_t* along, Ker
   if (choice.groups == 0) return false;
   const auto& layout = choice.layout;
   const int64_t sides = layout.in_cluster ? 0 : 2 * int64_t(choice.groups) * layout.blocks;
-  Tensor messages = layout.in_cluster || sizeof(typename Layout<scalar_t, backward>::Operand) == 2
-                        ? in.empty({sides * layout.message()})
-                        : in.empty_acc({sides * layout.message()});
-  Tensor statistics = in.empty_acc({sides * kRows * 2});
+  const bool narrow = layout.in_cluster || sizeof(typename Layout<scalar_t, backward>::Operand) == 2;
+  const Sizes in_messages{sides * layout.message()}, in_statistics{sides * kRows * 2};
+  Tensor messages = narrow ? in.empty(in_messages) : in.empty_acc(in_messages);
+  Tensor statistics = in.empty_acc(in_statistics);
   const int64_t counters[] = {choice.groups};
   Tensor arrived = torch::stable::new_zeros(in.g(), counters, ScalarType::Int);
   using Operand = typename Layout<scalar_t, backward>::Operand;
@@ -99,7 +99,7 @@ struct Engine {
     if constexpr (!std::is_same_v<scalar_t, double>) {
       Tensor along = in.empty({0});
       if (p.normalize) {
-        const std::vector<int64_t> shape{p.rows() * p.steps, 2 * p.units};
+        const Sizes shape{p.rows() * p.steps, 2 * p.units};
         along = torch::stable::matmul(torch::stable::from_blob(const_cast<scalar_t*>(p.normal), shape, {2 * p.units, 1},
                                                                in.g().device(), in.g().scalar_type()),
                                       in.inputs[1]);

@@ -163,7 +163,7 @@ inline Launch step_shape(int64_t rows, size_t acc_bytes) {
 template <class scalar_t>
 void run_steps(const Forward<scalar_t>& p, const Inputs& in) {
   using acc = acc_t<scalar_t>;
-  const std::vector<int64_t> shape{p.rows(), p.units};
+  const Sizes shape{p.rows(), p.units};
   torch::stable::Tensor state = in.empty_acc(shape), message = in.empty(shape);
   torch::stable::zero_(state);
   torch::stable::zero_(message);
@@ -185,7 +185,7 @@ void run_steps(const Forward<scalar_t>& p, const Inputs& in) {
 template <class scalar_t>
 void run_steps(const Backward<scalar_t>& p, const Inputs& in) {
   using acc = acc_t<scalar_t>;
-  const std::vector<int64_t> shape{p.rows(), p.units};
+  const Sizes shape{p.rows(), p.units};
   Tensor product;
   const Tensor message = in.empty({p.rows(), 2 * p.units});
   torch::stable::Tensor state = torch::stable::from_blob(p.grad_h0, shape, {p.units, 1}, in.g().device(), in.acc());

@@ -296,7 +296,7 @@ def layer_unchecked(
     reverse: bool,
     activation: str,
     batch_first: bool,
-    state_shape: tuple[int, ...] | None = None,
+    state_shape: tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """`scan` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K).
 

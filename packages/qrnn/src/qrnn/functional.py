@@ -170,7 +170,7 @@ def layer_unchecked(
     zoneout_mode: str,
     training: bool,
     batch_first: bool,
-    state_shape: tuple[int, ...] | None = None,
+    state_shape: tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """`pool` of linear(x, weight, bias), in one op, of tensors that are known to fit; x is (B, T, K), or (T, B, K).
 

@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor, Tensor> lattice(Tensor label, Tensor blank, Ints labe
                                            MaybeTensor boundary, MaybeTensor begin, bool label_end, bool viterbi,
                                            bool occupancies, double) {
   STD_TORCH_CHECK(blank.dim() > 0, "blank: expected 3 or 4 dimensions");
-  const auto occupancy = [&](const Tensor& t) { return empty(t, occupancies ? t.sizes() : Ints{0}); };
+  const auto occupancy = [&](const Tensor& t) { return empty(t, occupancies ? t.sizes() : Sizes{0}); };
   const Tensor label_occupancy = occupancy(label), blank_occupancy = occupancy(blank), score = empty(blank, {blank.size(0)});
   sum_paths<Engine>(label, blank, label_durations, blank_durations, boundary, begin, label_end, viterbi, occupancies, score,
                     label_occupancy, blank_occupancy);

@@ -49,7 +49,7 @@ std::tuple<Tensor, Tensor> exact_loss(Tensor logits, Tensor symbols, MaybeTensor
   STD_TORCH_CHECK(logits.lender() && logits.dim() == 4 && logits.size(2) > 0, "logits: expected 4 dimensions, and lent");
   STD_TORCH_CHECK(0 <= smoothing && smoothing <= 1, "smoothing: expected a number within 0..1, got ", smoothing);
   const ScalarType acc_dtype = acc_type(logits);
-  const std::vector<int64_t> size{LatticePlanes::size(logits)}, one{1}, batch{logits.size(0)};
+  const Sizes size{LatticePlanes::size(logits)}, one{1}, batch{logits.size(0)};
   const LatticePlanes scores(scratch_strided(logits, size, one, acc_dtype), logits);
   const Ints blanks{blank};
   score_joint<Engine>(logits, symbols, boundary, std::nullopt, std::nullopt, 0, {blanks, kind, 0, smoothing}, scores.label,
@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor> exact_loss(Tensor logits, Tensor symbols, MaybeTensor
   sum_paths<Engine>(scores.label, scores.blank, {int64_t(modified)}, {1}, boundary, std::nullopt, modified, false, save,
                     score, kept.label, kept.blank);
   const Reduction way = parse_reduction(reduction);
-  const Tensor loss = empty(logits, way == Reduction::none ? batch : Ints(), acc_dtype);
+  const Tensor loss = empty(logits, way == Reduction::none ? batch : Sizes(), acc_dtype);
   dispatch_scores(acc_dtype, [&](auto tag) {
     using acc = typename decltype(tag)::type;
     if (save) std::copy_n(scores.norm.const_data_ptr<acc>(), scores.norm.numel(), kept.norm.mutable_data_ptr<acc>());
@@ -84,7 +84,7 @@ Tensor exact_loss_backward(Tensor grad_loss, Tensor logits, Tensor symbols, Mayb
   const Reduction way = parse_reduction(reduction);
   const ScalarType acc_dtype = acc_type(logits);
   const int64_t batch = logits.size(0);
-  check_contiguous(grad_loss, logits, acc_dtype, way == Reduction::none ? Ints{batch} : Ints(), "grad_loss");
+  check_contiguous(grad_loss, logits, acc_dtype, way == Reduction::none ? Sizes{batch} : Sizes(), "grad_loss");
   const LatticePlanes kept(planes, logits);
   const LatticePlanes grads(scratch_strided(logits, {LatticePlanes::size(logits)}, {1}, acc_dtype), logits);
   dispatch_scores(acc_dtype, [&](auto tag) {

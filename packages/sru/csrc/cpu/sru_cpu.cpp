@@ -10,6 +10,6 @@ RNNKIT_LIBRARY_IMPL(CPU, m) { rnnkit::implement_sru<rnnkit::CpuEngine>(m); }
 
 using Ops = rnnkit::ScanOps<rnnkit::CpuEngine, rnnkit::Family>;
 RNNKIT_SCAN_METHODS(Ops)
-RNNKIT_METHOD("layer", &rnnkit::layer<rnnkit::CpuEngine>)
+RNNKIT_METHOD("layer", &rnnkit::shaped_layer<rnnkit::CpuEngine>)
 RNNKIT_METHOD("layer_backward", &rnnkit::layer_backward<rnnkit::CpuEngine>)
 RNNKIT_METHOD("stack_step", &rnnkit::stack_step<rnnkit::CpuEngine>)

@@ -205,7 +205,7 @@ def layer_unchecked(
     activation: str,
     bidirectional: bool,
     batch_first: bool,
-    state_shape: Optional[Tuple[int, ...]] = None,
+    state_shape: Tuple[int, ...] = (),
 ) -> Tuple[Tensor, Tensor]:
     """`layer` where `is_eager()`, of tensors that are known to fit and all of x's dtype, from the state 0 and without padding.
 

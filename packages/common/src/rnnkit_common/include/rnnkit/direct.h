@@ -1,8 +1,8 @@
 // The ops, called from Python without torch's dispatcher: where there is little to compute, what it does around a kernel,
 // and autograd's machinery that such calls push out of the caches, cost several times the kernel. Methods of `_C`, each with
-// the arguments of the op of its name, by position; it returns what the op returns, or None where the call is one for the
-// dispatcher: tensors of subclasses, not on the CPU, large, not dense, or wrong. Whoever calls has to know that nothing
-// watches ops (is_unwatched, _modes.py).
+// the arguments of the op of its name, by position; `layer` also with the shape that h_last shall have, or (). It returns
+// what the op returns, or None where the call is one for the dispatcher: tensors of subclasses, not on the CPU, large, not
+// dense, or wrong. Whoever calls has to know that nothing watches ops (is_unwatched, _modes.py).
 //
 // Tensors are read through DLPack's exchange API, which torch offers to C extensions (dlpack.h), and are made by new_empty.
 // SPDX-License-Identifier: Apache-2.0
@@ -92,9 +92,9 @@ struct Torch {
   }
 };
 
-inline PyObject* tuple_of(const std::vector<int64_t>& numbers) {
+inline PyObject* tuple_of(const Sizes& numbers) {
   Object tuple(checked(PyTuple_New(Py_ssize_t(numbers.size()))));
-  for (size_t i = 0; i < numbers.size(); ++i)
+  for (int64_t i = 0; i < numbers.size(); ++i)
     PyTuple_SetItem(tuple.get(), Py_ssize_t(i), checked(PyLong_FromLongLong(numbers[i])));
   return tuple.release();
 }
@@ -108,13 +108,12 @@ class Lender : public Tensor::Lender {
 
   void* object() const override { return object_.get(); }
 
-  Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                       ScalarType wanted) const override {
+  Tensor empty_strided(const Sizes& sizes, const Sizes& strides, ScalarType wanted) const override {
     const Torch& torch = Torch::get();
     const bool is_contiguous = strides == contiguous_strides(sizes);
     const Object method(checked(PyObject_GetAttr(object_.get(), is_contiguous ? torch.new_empty : torch.new_empty_strided)));
-    Object arguments(tuple_of(sizes));
-    if (sizes.empty()) {
+    Object arguments(tuple_of(sizes));  // new_empty(*sizes), which is parsed faster than new_empty(sizes)
+    if (sizes.size() == 0) {
       arguments = Object(checked(PyTuple_Pack(1, arguments.get())));
     } else if (!is_contiguous) {
       const Object steps(tuple_of(strides));
@@ -171,11 +170,12 @@ inline Tensor lend(PyObject* owned, bool made_here) {
   const ScalarType dtype = scalar_type_of(t.dtype);
   char* const data = static_cast<char*>(t.data) + t.byte_offset;
   const Tensor lent(std::make_shared<Lender>(object.release(), dtype), data, dtype, torch::headeronly::DeviceType::CPU,
-                    t.dim, t.sizes, t.strides);
+                    Sizes(t.sizes, t.dim), Sizes(t.strides, t.dim));
+  if (made_here) return lent;
   // with the strides that follow from that: those of a dimension of size 1 may be anything
   if (lent.is_contiguous()) return view_strided(lent, lent.sizes(), contiguous_strides(lent.sizes()));
   if (lent.dim() != 3 || !transposed(lent, 0, 1).is_contiguous()) throw std::runtime_error("memory that is not dense");
-  const std::vector<int64_t> turned{lent.size(1), lent.size(0), lent.size(2)};
+  const Sizes turned{lent.size(1), lent.size(0), lent.size(2)};
   return transposed(view_strided(lent, turned, contiguous_strides(turned)), 0, 1);
 }
 
@@ -205,6 +205,14 @@ struct Argument<std::vector<T>> {
     for (Py_ssize_t i = 0; i < PyTuple_Size(items.get()); ++i)
       values.push_back(Argument<T>::of(PyTuple_GetItem(items.get(), i)));
     return values;
+  }
+};
+
+template <>
+struct Argument<Sizes> {
+  static Sizes of(PyObject* object) {
+    const std::vector<int64_t> values = Argument<std::vector<int64_t>>::of(object);
+    return {values.data(), int64_t(values.size())};
   }
 };
 
@@ -256,13 +264,8 @@ inline PyObject* to_python(const Tensor& t) {
   for (int64_t i = 0; same && i < t.dim(); ++i)
     same = made.sizes[i] == t.size(i) && (t.size(i) == 1 || made.strides[i] == t.stride(i));
   if (same) return Object::borrow(object);
-  std::vector<int64_t> sizes, strides;
-  for (int64_t i = 0; i < t.dim(); ++i) {
-    sizes.push_back(t.size(i));
-    strides.push_back(t.stride(i));
-  }
   const int64_t first = (static_cast<const char*>(t.data_ptr()) - start) / bytes_of(t.scalar_type());
-  const Object shape(tuple_of(sizes)), steps(tuple_of(strides)), offset(checked(PyLong_FromLongLong(first)));
+  const Object shape(tuple_of(t.sizes())), steps(tuple_of(t.strides())), offset(checked(PyLong_FromLongLong(first)));
   const Torch& torch = Torch::get();
   const Object view(
       checked(PyObject_CallMethodObjArgs(object, torch.as_strided, shape.get(), steps.get(), offset.get(), nullptr)));

@@ -32,7 +32,7 @@
   RNNKIT_METHOD("scan", &Ops::scan) \
   RNNKIT_METHOD("scan_backward", &Ops::scan_backward)
 #define RNNKIT_LAYER_METHODS(Ops)                       \
-  RNNKIT_METHOD("layer", &Ops::layer)                   \
+  RNNKIT_METHOD("layer", &Ops::shaped_layer)            \
   RNNKIT_METHOD("layer_backward", &Ops::layer_backward) \
   RNNKIT_METHOD("step", &Ops::step)                     \
   RNNKIT_METHOD("stack_step", &Ops::stack_step)

@@ -89,8 +89,8 @@ Tensor linear(Tensor x, Tensor weight, std::optional<Tensor> bias = std::nullopt
   STD_TORCH_CHECK(x.scalar_type() == weight.scalar_type() && same_device(x, weight),
                   "weight: dtype or device differs from x's");
   if (x.lender()) {
-    std::vector<int64_t> sizes = x.sizes();
-    sizes.back() = weight.size(0);
+    Sizes sizes = x.sizes();
+    sizes[sizes.size() - 1] = weight.size(0);
     check_small(x.numel(), weight.size(0), 1);
     const Tensor out = kept ? empty(x, sizes) : scratch_strided(x, sizes, contiguous_strides(sizes), x.scalar_type());
     multiply<Engine>(x, weight, bias, out);

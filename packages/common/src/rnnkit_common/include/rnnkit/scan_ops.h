@@ -59,14 +59,17 @@ inline int64_t first_reversed(Direction direction, int64_t channels) {
   return channels;
 }
 
-// The last state is written to `into`, if given.
+// The last state is written to `into`, if given, of any shape.
 template <class Engine, class Family>
 std::tuple<Tensor, Tensor, Tensor> run_forward(const Family& family, const ScanTensors& t, const std::optional<Tensor>& h0,
                                                Direction direction, bool save,
                                                const std::optional<Tensor>& into = std::nullopt) {
   const int64_t reverse_from = first_reversed(direction, t.channels);
   if (h0) t.check(*h0, accumulate_type(t.dtype), {t.batch, t.channels}, "h0");
-  if (into) t.check(*into, accumulate_type(t.dtype), {t.batch, t.channels}, "h_last");
+  if (into) {
+    t.check(*into, accumulate_type(t.dtype), into->sizes(), "h_last");
+    STD_TORCH_CHECK(into->numel() == t.batch * t.channels, "h_last: expected B * D values");
+  }
   Tensor out = t.empty_rows(t.channels), h_last = into ? *into : t.empty_state();
   Tensor carries = save              ? empty(h_last, {t.batch, t.carries_size(Engine::kCarry)})
                    : h_last.lender() ? Tensor()
@@ -86,6 +89,12 @@ std::tuple<Tensor, Tensor, Tensor> run_forward(const Family& family, const ScanT
   return {out, h_last, carries};
 }
 
+// A last state that a caller wants in a shape of its own: a view of the op's would be one more call.
+inline std::optional<Tensor> state_of_shape(const Tensor& planes, const Sizes& shape) {
+  if (shape.size() == 0) return std::nullopt;
+  return empty(planes, shape, accumulate_type(planes.scalar_type()));
+}
+
 struct ScanGradients {
   std::vector<Tensor> inputs;
   Tensor h0;  // [B, D]
@@ -102,7 +111,7 @@ ScanGradients run_backward(const Family& family, const ScanTensors& t, const Ten
   if (grad_h_last) t.check(*grad_h_last, acc_dtype, {t.batch, t.channels}, "grad_h_last");
   t.check(carries, acc_dtype, {t.batch, t.carries_size(Engine::kCarry)}, "carries");
   ScanGradients grads{t.empty_gradients(unseen), t.empty_state(needs_h0)};
-  const std::vector<int64_t> each{parameters, t.batch, t.channels};
+  const Sizes each{parameters, t.batch, t.channels};
   const Tensor sums = parameters == 0 ? Tensor() : scratch_strided(grads.h0, each, contiguous_strides(each), acc_dtype);
   family.dispatch(t.dtype, [&](auto tag, auto kind) {
     using scalar_t = typename decltype(tag)::type;
@@ -165,8 +174,19 @@ struct ScanOps<Engine, Family, Family (*)(Arguments...)> {
                                                           std::optional<Tensor> h0, std::optional<Tensor> lengths,
                                                           std::optional<Tensor> reset, Arguments... arguments,
                                                           std::string direction, bool batch_first, bool save) {
+    return shaped_layer(x, weight, bias, h0, lengths, reset, arguments..., direction, batch_first, save, {});
+  }
+
+  // `layer`, called from Python without the dispatcher.
+  static std::tuple<Tensor, Tensor, Tensor, Tensor> shaped_layer(Tensor x, Tensor weight, std::optional<Tensor> bias,
+                                                                 std::optional<Tensor> h0, std::optional<Tensor> lengths,
+                                                                 std::optional<Tensor> reset, Arguments... arguments,
+                                                                 std::string direction, bool batch_first, bool save,
+                                                                 Sizes state_shape) {
+    const Family family = Family::parse(arguments...);
     return layer_op<Engine>(by_batch(x, batch_first), weight, bias, batch_first, save, [&](const Tensor& planes) {
-      return scan({planes}, h0, lengths, reset, arguments..., direction, save);
+      const ScanTensors t({planes}, family.planes(), family.parameters(), lengths, reset);
+      return run_forward<Engine>(family, t, h0, parse_direction(direction), save, state_of_shape(planes, state_shape));
     });
   }
 
@@ -191,7 +211,7 @@ struct ScanOps<Engine, Family, Family (*)(Arguments...)> {
   static std::tuple<Tensor, Tensor> step(Tensor planes, std::optional<Tensor> h, Arguments... arguments) {
     const Family family = Family::parse(arguments...);
     STD_TORCH_CHECK(planes.dim() == 2, "planes: expected shape (B, P * D)");
-    const std::vector<int64_t> shape{planes.size(0), planes.size(1) / family.planes()};
+    const Sizes shape{planes.size(0), planes.size(1) / family.planes()};
     const Tensor h_next = empty(planes, shape, accumulate_type(planes.scalar_type()));
     return {run_step<Engine>(family, planes, h, h_next), h_next};
   }
@@ -205,7 +225,7 @@ struct ScanOps<Engine, Family, Family (*)(Arguments...)> {
     STD_TORCH_CHECK(layers > 0 && (biases.empty() || biases.size() == weights.size()),
                     "weights: expected one for each layer");
     STD_TORCH_CHECK(x.dim() == 2 && weights[0].dim() == 2, "x and weights: expected 2 dimensions");
-    const std::vector<int64_t> shape{layers, x.size(0), 1, weights[0].size(0) / family.planes()};
+    const Sizes shape{layers, x.size(0), 1, weights[0].size(0) / family.planes()};
     const Tensor h_next = empty(x, shape, accumulate_type(x.scalar_type()));
     if (h) check_contiguous(*h, x, accumulate_type(x.scalar_type()), shape, "h");
     for (int64_t i = 0; i < layers; ++i) {

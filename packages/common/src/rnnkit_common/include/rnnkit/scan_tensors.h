@@ -67,7 +67,7 @@ class ScanTensors {
   }
 
   // A contiguous tensor of a fixed shape.
-  void check(const Tensor& t, ScalarType expected, std::vector<int64_t> shape, const char* name) const {
+  void check(const Tensor& t, ScalarType expected, const Sizes& shape, const char* name) const {
     check_contiguous(t, tensors_[0], expected, shape, name);
   }
 
@@ -77,7 +77,7 @@ class ScanTensors {
   }
 
   Tensor empty_state(bool is_seen = true) const {  // uninitialised [B, D]
-    const std::vector<int64_t> sizes{batch, channels}, strides{channels, 1};
+    const Sizes sizes{batch, channels}, strides{channels, 1};
     return (is_seen ? empty_strided : scratch_strided)(tensors_[0], sizes, strides, accumulate_type(dtype));
   }
 
@@ -100,7 +100,7 @@ class ScanTensors {
     const Tensor of_parameters = lent ? Tensor() : sum_rows(of_sequences);
     int64_t first = 0;
     for (const Tensor& t : parameters_) {
-      const std::vector<int64_t> sizes = t.sizes();
+      const Sizes& sizes = t.sizes();
       if (lent) {
         const int64_t count = channels == 0 ? 0 : t.numel() / channels;
         const Tensor sums =
@@ -176,8 +176,8 @@ class ScanTensors {
     return width;
   }
 
-  std::vector<int64_t> strides_of_rows(int64_t width) const {
-    return time_major_ ? std::vector<int64_t>{width, batch * width, 1} : contiguous_strides({batch, steps, width});
+  Sizes strides_of_rows(int64_t width) const {
+    return time_major_ ? Sizes{width, batch * width, 1} : contiguous_strides({batch, steps, width});
   }
 
   const bool time_major_;

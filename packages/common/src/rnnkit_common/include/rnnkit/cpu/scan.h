@@ -288,12 +288,12 @@ class Backward {
     for (int c = 0; c < tile.width; ++c)
       past[c] = p.grad_h_last == nullptr ? acc(0) : p.grad_h_last[tile.b * p.channels + tile.d + c];
     for (int64_t later = tiling.chunks - 1; later > chunk; --later) totals[later].apply(past, tile.width);
-    const Factors factors(new StepFactors[kCarry]);
+    Block block(std::min<int64_t>(kCarry, p.steps), tiling.stride / M::kLanes);
     for (int64_t begin = last_block(tile, chunk); begin >= tiling.boundary(chunk, tile.length); begin -= kCarry) {
-      const int count = run_block(tile, chunk, begin, factors, true, sums_of(task, chunk, Kind::kStateSums));
+      const int count = run_block(tile, chunk, begin, block, true, sums_of(task, chunk, Kind::kStateSums));
       for (int i = count - 1; i >= 0; --i) {
         const int64_t t = tile.position(begin + i);
-        if (!p.pads(tile.b, t)) put_step(tile, t, factors[i], past, sums_of(task, chunk, 0));
+        if (!p.pads(tile.b, t)) put_step(tile, t, block, i, past, sums_of(task, chunk, 0));
       }
     }
 
@@ -305,17 +305,17 @@ class Backward {
 
   void aggregate(int64_t task, int64_t chunk, const Aggregate<acc>& total) const {
     const Tile tile = tiling.group(task).tile(p, 0);
-    const Factors factors(new StepFactors[kCarry]);
+    Block block(std::min<int64_t>(kCarry, p.steps), tiling.stride / M::kLanes);
     for (int64_t begin = last_block(tile, chunk); begin >= tiling.boundary(chunk, tile.length); begin -= kCarry) {
-      const int count = run_block(tile, chunk, begin, factors, false, nullptr);
+      const int count = run_block(tile, chunk, begin, block, false, nullptr);
       for (int i = count - 1; i >= 0; --i) {
         const int64_t t = tile.position(begin + i);
         if (p.pads(tile.b, t)) continue;
         for (int c = 0; c < tile.width; c += M::kLanes) {
-          const V a = M::load(factors[i].a + c);
-          M::store(total.a + c, a * M::load(total.a + c));
-          V b = a * (M::load(total.b + c) + direct(tile, t, c, std::min(M::kLanes, tile.width - c), factors[i]));
-          if constexpr (Kind::kOutputSeesPrevious) b += M::load(factors[i].to_h_prev + c);
+          const Factors& factors = block.at(i, c);
+          M::store(total.a + c, factors.a * M::load(total.a + c));
+          V b = factors.a * (M::load(total.b + c) + direct(tile, t, c, std::min(M::kLanes, tile.width - c), factors));
+          if constexpr (Kind::kOutputSeesPrevious) b += factors.to_h_prev[0];
           M::store(total.b + c, b);
         }
       }
@@ -328,23 +328,34 @@ class Backward {
       const Tile tile = tiling.group(task).tile(p, 0);
       for (int j = 0; j < kSums; ++j) {
         acc* const to = p.sums + (parameter_of_sum<Kind>(j) * p.batch + tile.b) * p.channels + tile.d;
-        for (int c = 0; c < tile.width; ++c) {
-          to[c] = 0;
-          for (int64_t chunk = 0; chunk < tiling.chunks; ++chunk) to[c] += sums[sums_offset(task, chunk, j) + c];
+        std::fill_n(to, tile.width, acc(0));
+        for (int64_t chunk = 0; chunk < tiling.chunks; ++chunk) {
+          const acc* const of_chunk = sums.data() + sums_offset(task, chunk, j);
+          for (int c = 0; c < tile.width; ++c) to[c] += of_chunk[c];
         }
       }
     }
   }
 
  private:
-  struct StepFactors {  // of one step: P_{s-1} = a K_s + u_s, dL/dx[j] = d[j] K_s, and the rest, where there is any
-    alignas(64) acc a[kBackwardTile<acc>], d[kFactors][kBackwardTile<acc>];
-    alignas(64) acc direct[kOutputPlanes == 0 ? 1 : kBackwardTile<acc>];
-    alignas(64) acc to_h_prev[Kind::kOutputSeesPrevious ? kBackwardTile<acc> : 1];
-    alignas(64) acc h_prev[Kind::kStateSums > 0 ? kBackwardTile<acc> : 1];
-    alignas(64) acc waiting[kOutputPlanes > 0 && kWait ? kOutputPlanes : 1][kWait ? kBackwardTile<acc> : 1];
+  // Of a step and a vector of channels: P_{s-1} = a K_s + u_s, dL/dx[j] = d[j] K_s; and the rest, where there is any.
+  struct Factors {
+    V a, d[kFactors], direct[kOutputPlanes > 0], to_h_prev[Kind::kOutputSeesPrevious], h_prev[Kind::kStateSums > 0],
+        waiting[kWait ? kOutputPlanes : 0];
   };
-  using Factors = std::unique_ptr<StepFactors[]>;  // up to 512 KB: more than the stacks of some threads
+
+  class Block {  // those of up to kCarry steps, in the order in which they are written and read
+   public:
+    Block(int64_t steps, int64_t columns)
+        : columns_(columns), large_(steps * columns > kSmall ? new Factors[steps * columns] : nullptr) {}
+    Factors& at(int step, int c) { return (large_ ? large_.get() : small_)[step * columns_ + c / M::kLanes]; }
+
+   private:
+    static constexpr int64_t kSmall = 64;  // on the stack, 36 KB or less; what is large has up to 512 KB
+    const int64_t columns_;
+    const std::unique_ptr<Factors[]> large_;
+    Factors small_[kSmall];
+  };
 
   // Of the blocks of up to kCarry steps from a kept state, the last of a chunk; before its first step if there is none.
   int64_t last_block(const Tile& tile, int64_t chunk) const {
@@ -352,11 +363,11 @@ class Backward {
     return end == begin ? begin - 1 : begin + (end - begin - 1) / kCarry * kCarry;
   }
 
-  V direct(const Tile& tile, int64_t t, int c, int n, const StepFactors& factors) const {
+  V direct(const Tile& tile, int64_t t, int c, int n, const Factors& factors) const {
     if constexpr (kOutputPlanes == 0)
       return M::load(p.grad_out.at(tile.b, t) + tile.d + c, n);
     else
-      return M::load(factors.direct + c);
+      return factors.direct[0];
   }
 
   int64_t sums_offset(int64_t task, int64_t chunk, int which) const {
@@ -382,18 +393,19 @@ class Backward {
   }
 
   // One step of the adjoint.
-  void put_step(const Tile& tile, int64_t t, const StepFactors& factors, acc* past, acc* sums) const {
+  void put_step(const Tile& tile, int64_t t, Block& block, int step, acc* past, acc* sums) const {
     constexpr int first = Kind::kFirstInterleaved, end = first + Kind::kInterleaved;
     const int64_t stride = tiling.stride;
     for (int c = 0; c < tile.width; c += M::kLanes) {
       const int n = std::min(M::kLanes, tile.width - c);
+      const Factors& factors = block.at(step, c);
       const V grad = direct(tile, t, c, n, factors) + M::load(past + c);
       V g[Kind::kPlanes];
-      for (int j = 0; j < kStatePlanes; ++j) g[j] = grad * M::load(factors.d[j] + c);
+      for (int j = 0; j < kStatePlanes; ++j) g[j] = grad * factors.d[j];
       for (int j = 0; j < kStatePlanes; ++j)
         if (j < first || j >= end) put(p.grad_in[j].at(tile.b, t) + tile.d + c, g[j], n);
       if constexpr (kWait) {
-        for (int j = kStatePlanes; j < Kind::kPlanes; ++j) g[j] = M::load(factors.waiting[j - kStatePlanes] + c);
+        for (int j = kStatePlanes; j < Kind::kPlanes; ++j) g[j] = factors.waiting[j - kStatePlanes];
         V together[Kind::kInterleaved];
         for (int j = first; j < end; ++j) together[j - first] = g[j];
         M::store_interleaved(p.grad_in[first].at(tile.b, t) + (tile.d + c) * Kind::kInterleaved, together, n);
@@ -401,22 +413,22 @@ class Backward {
       if constexpr (Kind::kStateSums > 0) {
         V sum[Kind::kStateSums];
         for (int j = 0; j < Kind::kStateSums; ++j) sum[j] = M::load(sums + j * stride + c);
-        cell.add_state(g, M::load(factors.h_prev + c), sum);
+        cell.add_state(g, factors.h_prev[0], sum);
         for (int j = 0; j < Kind::kStateSums; ++j) M::store(sums + j * stride + c, sum[j]);
       }
       for (int k = 0; k < kParameterFactors<Kind>; ++k) {
         acc* const sum = sums + (Kind::kStateSums + Kind::kOutputSums + k) * stride + c;
-        M::store(sum, M::load(sum) + grad * M::load(factors.d[kStatePlanes + k] + c));
+        M::store(sum, M::load(sum) + grad * factors.d[kStatePlanes + k]);
       }
-      V next = grad * M::load(factors.a + c);
-      if constexpr (Kind::kOutputSeesPrevious) next += M::load(factors.to_h_prev + c);
+      V next = grad * factors.a;
+      if constexpr (Kind::kOutputSeesPrevious) next += factors.to_h_prev[0];
       M::store(past + c, next);
     }
   }
 
   // The states of a block forward, with all that depends on them; returns how many steps it has. The gradients of output
   // planes depend on nothing later: they and their sums are written here, if at all.
-  int run_block(const Tile& tile, int64_t chunk, int64_t begin, const Factors& factors, bool write, acc* sums) const {
+  int run_block(const Tile& tile, int64_t chunk, int64_t begin, Block& block, bool write, acc* sums) const {
     const int count = int(std::min<int64_t>(kCarry, tiling.boundary(chunk + 1, tile.length) - begin));
     const int64_t ahead = tile.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next, for the L2 cache
     alignas(64) acc h[kBackwardTile<acc>];
@@ -441,16 +453,17 @@ class Backward {
         const V before = M::load(h + c);
         cell.gradients(at, own, x, before, state, a, d);
         M::store(h + c, state);
-        M::store(factors[i].a + c, reset ? M::set(0) : a);
-        for (int j = 0; j < kFactors; ++j) M::store(factors[i].d[j] + c, d[j]);
-        if constexpr (Kind::kStateSums > 0) M::store(factors[i].h_prev + c, before);
+        Factors& factors = block.at(i, c);
+        factors.a = reset ? M::set(0) : a;
+        for (int j = 0; j < kFactors; ++j) factors.d[j] = d[j];
+        if constexpr (Kind::kStateSums > 0) factors.h_prev[0] = before;
         if constexpr (kOutputPlanes > 0) {
           V d_output[kOutputPlanes], to_h_prev;
           const V to_h = cell.output_gradients(own, x, before, state, M::load(grad_out, n), d_output, to_h_prev);
-          M::store(factors[i].direct + c, to_h);
-          if constexpr (Kind::kOutputSeesPrevious) M::store(factors[i].to_h_prev + c, reset ? M::set(0) : to_h_prev);
+          factors.direct[0] = to_h;
+          if constexpr (Kind::kOutputSeesPrevious) factors.to_h_prev[0] = reset ? M::set(0) : to_h_prev;
           if (!write) continue;
-          for (int j = 0; j < kOutputPlanes; ++j) put_output(tile, j, t, c, n, d_output[j], factors[i]);
+          for (int j = 0; j < kOutputPlanes; ++j) put_output(tile, j, t, c, n, d_output[j], factors);
           if constexpr (Kind::kOutputSums > 0) {
             V sum[Kind::kOutputSums];
             for (int j = 0; j < Kind::kOutputSums; ++j) sum[j] = M::load(sums + j * tiling.stride + c);
@@ -463,11 +476,11 @@ class Backward {
     return count;
   }
 
-  void put_output(const Tile& tile, int output, int64_t t, int c, int n, V gradient, StepFactors& factors) const {
+  void put_output(const Tile& tile, int output, int64_t t, int c, int n, V gradient, Factors& factors) const {
     constexpr int first = Kind::kFirstInterleaved, end = first + Kind::kInterleaved;
     const int plane = kStatePlanes + output;
     if (first <= plane && plane < end)
-      M::store(factors.waiting[output] + c, gradient);
+      factors.waiting[output] = gradient;
     else
       put(p.grad_in[plane].at(tile.b, t) + tile.d + c, gradient, n);
   }
