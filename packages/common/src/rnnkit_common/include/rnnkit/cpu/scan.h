@@ -351,7 +351,7 @@ class Backward {
     Factors& at(int step, int c) { return (large_ ? large_.get() : small_)[step * columns_ + c / M::kLanes]; }
 
    private:
-    static constexpr int64_t kSmall = 64;  // on the stack, 36 KB or less; what is large has up to 512 KB
+    static constexpr int64_t kSmall = 32;  // on the stack, of which some threads have little; what is large has up to 512 KB
     const int64_t columns_;
     const std::unique_ptr<Factors[]> large_;
     Factors small_[kSmall];
