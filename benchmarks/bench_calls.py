@@ -14,7 +14,7 @@ import torch
 from ligru import LiGRU
 from mingru import MinGRU
 from qrnn import QRNN
-from rnnkit_common.testing import inference, training_step
+from rnnkit_common.testing import inference, several, training_step
 from rnnt_loss import rnnt_loss
 from sru import SRU
 from suite import Group, Machine, Run
@@ -29,16 +29,6 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "LiGRU": lambda: LiGRU(WIDTH, (BATCH, STEPS, WIDTH)),
     "nn.LSTM": lambda: nn.LSTM(WIDTH, WIDTH),
 }
-
-
-def several(run: Run, count: int = 20) -> Run:
-    """Several calls, so that reading the clock counts for nothing."""
-
-    def runs() -> None:
-        for _ in range(count):
-            run()
-
-    return runs
 
 
 def layers(device: str, timed: Callable[[nn.Module, Tensor], Run]) -> dict[str, Run]:

@@ -1,7 +1,7 @@
 """SRU beside its peers and its limits. `nox -s bench -- sru`, or `python benchmarks/bench_sru.py`.
 
 Two layers beside their matrix products alone, sru 2.6.0 and nn.LSTM; the first paper's figure: one layer beside nn.LSTM and
-convolutions of widths 2 and 3; a decoding step; the op alone beside a copy that moves as many bytes, on one core of a CPU. On a GPU
+convolutions of widths 2 and 3; steps of a stream, on one core; the op alone beside a copy that moves as many bytes, on one core of a CPU. On a GPU
 also layers of the shapes that upstream's users have. sru 2.6.0's kernels get the changes that make them compile on today's torch.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import suite
 import torch
-from rnnkit_common.testing import inference, training_step
+from rnnkit_common.testing import inference, several, training_step
 from sru import SRU, functional
 from suite import Group, Machine, Run
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ def figure(shape: tuple[int, ...], device: str, what: str) -> Group:
 
 
 def step(peer: Any, device: str) -> Group:
-    """A step of two layers, one sequence."""
+    """Steps of two layers, one sequence: of a stream, whose weights stay in the caches."""
     d = SHAPE[2]
 
     def make() -> dict[str, Run]:
@@ -88,9 +88,10 @@ def step(peer: Any, device: str) -> Group:
             runs["sru 2.6.0"] = inference(peer.SRU(d, d, LAYERS).to(device).eval(), x[None], c)
         runs["nn.LSTM"] = inference(nn.LSTM(d, d, LAYERS).to(device), x[None], (c, c))
         runs["products alone"] = inference(suite.Products([(1, d, 3 * d)] * LAYERS, {"device": device}))
-        return runs
+        return {name: several(run) for name, run in runs.items()}
 
-    return Group("step", "one step of a stream", {"B": 1, "D": d, "layers": LAYERS}, make, ["SRU.step"], "products alone")
+    sizes = {"B": 1, "D": d, "layers": LAYERS}
+    return Group("step", "20 steps of a stream", sizes, make, ["SRU.step"], "products alone", threads=1)
 
 
 def op(

@@ -20,7 +20,7 @@ from .parallel import (
     check_replicas,
     check_split_scan,
 )
-from .timing import alternate, hardware, inference, keep_freed_memory, training_step
+from .timing import alternate, hardware, inference, keep_freed_memory, several, training_step
 
 __all__ = [
     "CHANNELS",
@@ -54,6 +54,7 @@ __all__ = [
     "relative_error",
     "saturated",
     "scans",
+    "several",
     "some_sanitized",
     "strided",
     "training_step",

@@ -66,6 +66,16 @@ def inference(layer: Callable[..., Any], *inputs: Any) -> Callable[[], None]:
     return run
 
 
+def several(run: Callable[[], Any], count: int = 20) -> Callable[[], None]:
+    """Several calls, so that reading the clock counts for nothing, and one call finds in the caches what the last left there."""
+
+    def runs() -> None:
+        for _ in range(count):
+            run()
+
+    return runs
+
+
 def keep_freed_memory() -> None:
     """Tells glibc to keep what is freed, as it does in the steady state of a training loop; elsewhere, does nothing.
 
