@@ -92,7 +92,7 @@ def test_the_bare_ops_survive_any_arguments(normalize: bool, host_backends: Back
     inputs = [torch.randn(2, 3, 8), torch.randn(8, 4), *([torch.ones(8), torch.zeros(8)] if normalize else [])]
     h0, lengths, mask = torch.zeros(2, 2, 4), torch.tensor([3, 2]), torch.rand(2, 2, 4)
     reset = torch.tensor([[True, False, True], [False, True, False]])
-    options = ["tanh", True, normalize, 1e-5]
+    options = ["tanh", True, normalize, 1e-5, True]
     check_survives(ops.recurrence, [inputs, h0, lengths, reset, mask, *options, True])
     out, _, *kept = ops.recurrence(inputs, h0, lengths, reset, mask, *options, True)
     grads = [torch.randn(2, 3, 8), torch.randn(2, 2, 4)]

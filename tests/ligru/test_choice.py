@@ -41,46 +41,51 @@ def choose():
     folder = NATIVE.parents[2] / "build" / "choice"
     torch.ops.load_library(str(build.compile_library("rnnkit_choice_test", [NATIVE / "choice.cpp"], folder, flags)))
 
-    def engine(rows: int, units: int, *, wide: bool, device: Device = H200, wanted: str = "") -> Engine:
-        return Engine(*torch.ops.rnnkit_choice_test.engine(rows, units, wide, *device, wanted))
+    def engine(rows: int, units: int, *, operand: str, device: Device = H200, wanted: str = "") -> Engine:
+        return Engine(*torch.ops.rnnkit_choice_test.engine(rows, units, operand, *device, wanted))
 
     return engine
 
 
 @pytest.mark.parametrize(
-    ("rows", "units", "wide", "expected"),
+    ("rows", "units", "operand", "expected"),
     [
         # those that an H200 was measured with: the faster of two
-        (16, 512, False, "cluster"),
-        (16, 512, True, "grid"),
-        (128, 512, False, "grid"),
-        (128, 512, True, "grid"),
+        (16, 512, "bfloat16", "cluster"),
+        (16, 512, "float32", "grid"),
+        (128, 512, "bfloat16", "grid"),
+        (128, 512, "float32", "grid"),
         # and others
-        (4, 64, False, "alone"),
-        (4, 64, True, "alone"),
-        (8, 256, False, "cluster"),
-        (16, 2048, False, "grid"),
-        (16, 2048, True, "steps"),
-        (16, 100_000, False, "steps"),
+        (4, 64, "bfloat16", "alone"),
+        (4, 64, "float32", "alone"),
+        (8, 256, "bfloat16", "cluster"),
+        (16, 2048, "bfloat16", "grid"),
+        (16, 2048, "float32", "steps"),
+        (16, 100_000, "bfloat16", "steps"),
+        (4, 64, "tf32", "alone"),
+        (16, 512, "tf32", "grid"),
+        (128, 512, "tf32", "grid"),
+        (16, 2048, "tf32", "steps"),
     ],
 )
-def test_the_fastest_is_chosen(choose, rows: int, units: int, wide: bool, expected: str) -> None:
-    assert choose(rows, units, wide=wide).name == expected
+def test_the_fastest_is_chosen(choose, rows: int, units: int, operand: str, expected: str) -> None:
+    assert choose(rows, units, operand=operand).name == expected
 
 
 def test_what_a_device_lacks_is_not_chosen(choose) -> None:
-    """Clusters before 9.0, tensor cores for bfloat16 before 8.0, memory for all of U."""
-    assert choose(16, 512, wide=False, device=A100).name == "grid"
-    assert choose(16, 512, wide=False, device=T4).name == "steps"
-    assert choose(4, 128, wide=True, device=T4).name == "grid"
-    assert choose(4, 2048, wide=True, device=T4).name == "steps"
+    """Clusters before 9.0, tensor cores for bfloat16 and TF32 before 8.0, memory for all of U."""
+    assert choose(16, 512, operand="bfloat16", device=A100).name == "grid"
+    assert choose(16, 512, operand="bfloat16", device=T4).name == "steps"
+    assert choose(4, 128, operand="tf32", device=T4).name == "steps"
+    assert choose(4, 128, operand="float32", device=T4).name == "grid"
+    assert choose(4, 2048, operand="float32", device=T4).name == "steps"
 
 
 @pytest.mark.parametrize("units", [1, 8, 9, 63, 64, 65, 100, 511, 512, 1000])
 @pytest.mark.parametrize("rows", [1, 8, 9, 100, 5000])
 @pytest.mark.parametrize("wanted", ["", "cluster", "grid", "steps"])
 def test_blocks_hold_all_units_and_groups_are_not_more_than_rows(choose, rows: int, units: int, wanted: str) -> None:
-    engine = choose(rows, units, wide=False, wanted=wanted)
+    engine = choose(rows, units, operand="bfloat16", wanted=wanted)
     if wanted == "cluster" and units == 1000:
         assert engine.name == "steps"  # more than 16 blocks can hold
     elif wanted:

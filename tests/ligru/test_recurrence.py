@@ -39,6 +39,7 @@ class Case:
     reset: tuple[int, ...] | None = None  # steps at which the first sequences begin anew: one each
     layout: str = "contiguous"
     saturated: bool = False
+    tf32: bool = False
 
     @property
     def state_dtype(self) -> torch.dtype:
@@ -107,8 +108,8 @@ def run_op(case: Case, problem: Problem) -> list[Tensor]:
         case.activation,
         case.bidirectional,
         case.normalize,
-        1e-5,
-        True,
+        tf32=case.tf32,
+        save=True,
     )
     leaves = [*inputs, *([] if h0 is None else [h0])]
     return [out, h_last, *torch.autograd.grad([out, h_last], leaves, problem.grads)]
@@ -154,6 +155,8 @@ def check(case: Case, device: torch.device) -> None:
         scale = o.abs().max().clamp(min=1) if o.numel() > 0 else 1  # sums over time have the rounding of all they add
         # 16-bit gates are kept as they are rounded, which the reference does not do
         tolerance = TOLERANCE[case.dtype] * (4 if case.dtype.itemsize == 2 else 1)
+        if case.tf32:
+            tolerance = 4 * TOLERANCE[torch.float16]  # as many bits behind the point, and h rounded to them at each step
         assert_no_worse(name, a / scale, o / scale, b.to(a.dtype) / scale, tolerance)
 
 
@@ -179,6 +182,7 @@ CASES = [
     *(Case(normalize=True, affine=True, bidirectional=True, lengths=(2, 7, 1), dtype=d) for d in (torch.float32, torch.float64)),
     Case(normalize=True, affine=True, activation="tanh", dtype=torch.bfloat16),
     Case(units=5, activation="tanh", dtype=torch.bfloat16),  # tensor cores multiply by columns that no unit fills
+    *(Case(units=u, batch=9, activation="tanh", normalize=n, tf32=True) for u in (5, 33, 70) for n in (False, True)),
     # groups of several blocks, and on twelve multiprocessors more rows than groups
     *(Case(batch=30, units=70, bidirectional=True, steps=3, normalize=n, activation="tanh") for n in (False, True)),
     *(Case(units=150, steps=5, bidirectional=True, lengths=(5, 2, 0), normalize=n, mask=True) for n in (False, True)),
@@ -188,6 +192,17 @@ CASES = [
 @pytest.mark.parametrize("case", [*some_sanitized(CASES[:-4], 12), *CASES[-4:]], ids=str)  # the last are large
 def test_matches_the_reference(case: Case, backend: Backend) -> None:
     check(case, backend.device)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_tf32_is_multiplied_where_it_may_and_can_be(normalize: bool, backend: Backend) -> None:
+    case = Case(units=33, activation="tanh", normalize=normalize)
+    problem = Problem.of(case, backend.device)
+    exact, shortened = (run_op(dataclasses.replace(case, tf32=tf32), problem) for tf32 in (False, True))
+    capability = torch.cuda.get_device_capability()[0] * 10 if backend.device.type == "cuda" else 0
+    has_tensor_cores = (backend.emulated.capability if backend.emulated else capability) >= 80
+    for a, b in zip(exact, shortened, strict=True):
+        assert torch.equal(a, b) != has_tensor_cores
 
 
 @pytest.mark.parametrize("units", [250, 550])

@@ -117,6 +117,13 @@ WITHOUT_THE_DISPATCHER = [
         "norm.training ? T(1) / T(rows) : T(0)",
         "T(1) / T(rows)",
     ),
+    fault(
+        "a last state has any shape that is asked for",
+        "packages/common/src/rnnkit_common/include/rnnkit/scan_ops.h",
+        "into->numel() == t.batch * t.channels",
+        "true",
+        families="mingru",
+    ),
     fault("a small loss forgets FastEmit", "packages/rnnt_loss/csrc/ops/loss.h", "acc(label_weight));", "acc(1));"),
     fault(
         "the mean of small losses has the gradient of their sum",
@@ -840,6 +847,18 @@ LIGRU = [
         "packages/ligru/csrc/cuda/product.h",
         "    for (int part = 0; part < parts(); ++part) total += sums[part * part_values() + n * outputs + m];",
         "    total += sums[n * outputs + m];",
+    ),
+    fault(
+        "a second register of TF32 is where 16-bit numbers have it",
+        "packages/ligru/csrc/cuda/product.h",
+        "(from + 4 * Shape::kPair)",
+        "(from + 8)",
+    ),
+    fault(
+        "float32 is shortened to TF32 unasked",
+        "packages/ligru/csrc/cuda/ligru_cuda.cu",
+        "const bool tf32 = in.tf32 && ",
+        "const bool tf32 = ",
     ),
     fault(
         "no barrier before a message is complete",

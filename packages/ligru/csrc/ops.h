@@ -27,6 +27,7 @@ struct Inputs {
   Activation activation;
   bool bidirectional, normalize;
   double eps;
+  bool tf32 = false;  // float32 may be multiplied as TF32, where there are tensor cores
 
   Tensor g() const { return inputs[0]; }
   bool affine() const { return inputs.size() == 4; }
@@ -124,8 +125,9 @@ template <class Engine>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrence(std::vector<Tensor> inputs, std::optional<Tensor> h0,
                                                               std::optional<Tensor> lengths, std::optional<Tensor> reset,
                                                               std::optional<Tensor> mask, std::string activation,
-                                                              bool bidirectional, bool normalize, double eps, bool save) {
-  Inputs in{inputs, h0, lengths, reset, mask, parse_activation(activation), bidirectional, normalize, eps};
+                                                              bool bidirectional, bool normalize, double eps, bool tf32,
+                                                              bool save) {
+  Inputs in{inputs, h0, lengths, reset, mask, parse_activation(activation), bidirectional, normalize, eps, tf32};
   in.check();
   const int64_t units = in.units();
   const Outputs made{in.empty({in.batch(), in.steps(), in.directions() * units}),
@@ -178,8 +180,8 @@ std::vector<Tensor> recurrence_backward(Tensor grad_out, std::optional<Tensor> g
                                         Tensor out, Tensor gates, Tensor normal, Tensor rstd, std::optional<Tensor> h0,
                                         std::optional<Tensor> lengths, std::optional<Tensor> reset,
                                         std::optional<Tensor> mask, std::string activation, bool bidirectional,
-                                        bool normalize, double eps) {
-  Inputs in{inputs, h0, lengths, reset, mask, parse_activation(activation), bidirectional, normalize, eps};
+                                        bool normalize, double eps, bool tf32) {
+  Inputs in{inputs, h0, lengths, reset, mask, parse_activation(activation), bidirectional, normalize, eps, tf32};
   in.check();
   const int64_t units = in.units(), directions = in.directions(), batch = in.batch(), steps = in.steps();
   if (in.g().lender()) {

@@ -10,7 +10,8 @@
 // out [B, T, D H]; and, kept for backward, gates = (a, z) and normal = (U h - mean) rstd [R, T, 2H], rstd [R, T]. Backward
 // makes, at each time, the gradients of a and z [R, T, 2H], those of U h, normalised or not (in the same memory where not),
 // and repeats the h that was there before the step [R, T, H], so that the gradient of U is one matrix product. All that is
-// written is 0 in the padding. SPDX-License-Identifier: Apache-2.0
+// written is 0 in the padding.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <rnnkit/scan.h>

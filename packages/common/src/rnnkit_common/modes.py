@@ -69,6 +69,12 @@ def is_unwatched() -> bool:
     return _mode_count() == 0 and _function_mode_count() == 0 and not _is_profiled()
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def allows_tf32() -> bool:
+    """Whether products of float32 on a GPU may be made of TF32, as a user has chosen in one of torch's ways; a graph keeps it."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 def is_free_to_read(x: Tensor) -> bool:
     """Whether looking at x's values is free, and possible: no graph is being made, and it is a plain tensor on the CPU."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or needs_plain_torch():

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <type_traits>
 
 #include "layout.h"
 
@@ -20,8 +21,12 @@ struct ValueCosts {
   double resident;  // of each weight that a block multiplies kRows rows with
   double steps;     // of each multiplication in torch's product
 };
-template <class scalar_t>
-constexpr ValueCosts kValueCosts = sizeof(scalar_t) == 2 ? ValueCosts{3e-5, 2e-8} : ValueCosts{1.05e-4, 2.8e-7};
+template <class Operand>
+inline constexpr ValueCosts kValueCosts{3e-5, 2e-8};
+template <>
+inline constexpr ValueCosts kValueCosts<float>{1.05e-4, 2.8e-7};
+template <>
+inline constexpr ValueCosts kValueCosts<Tf32>{6e-5, 6e-8};  // resident: twice the 16-bit, reasoned; (16, 2048) steps 24
 
 template <class Layout>
 struct Choice {
@@ -31,14 +36,14 @@ struct Choice {
 
 // clusters(layout): how many clusters of this layout the device runs at the same time. `wanted` is "cluster", "grid" or
 // "steps", or empty: whichever is the fastest.
-template <class scalar_t, bool backward, class Clusters>
-Choice<Layout<scalar_t, backward>> choose(int64_t rows, int64_t units, const DeviceProperties& device,
-                                          std::string_view wanted, Clusters clusters) {
-  using L = Layout<scalar_t, backward>;
-  constexpr ValueCosts kCosts = kValueCosts<scalar_t>;
+template <class Operand, bool backward, class Clusters>
+Choice<Layout<Operand, backward>> choose(int64_t rows, int64_t units, const DeviceProperties& device,
+                                         std::string_view wanted, Clusters clusters) {
+  using L = Layout<Operand, backward>;
+  constexpr ValueCosts kCosts = kValueCosts<Operand>;
   Choice<L> best;
-  const bool has_mma = sizeof(scalar_t) > 2 || device.capability >= 80;
-  if (wanted == "steps" || !has_mma) return best;
+  const bool multiplies = std::is_same_v<Operand, float> || device.capability >= 80;  // others need tensor cores
+  if (wanted == "steps" || !multiplies) return best;
   const int64_t tiles = (rows + kRows - 1) / kRows;
   double least = wanted.empty() ? kStepLaunches + kCosts.steps * 2.0 * double(rows) * double(units) * double(units) : 1e30;
   for (int width = 8; width <= kMaxWidth; width += 8) {

@@ -8,11 +8,10 @@ namespace rnnkit::cuda {
 
 constexpr int kMaxWidth = 64;  // units of a block
 
-// The same on both sides of the launch.
-template <class scalar_t, bool backward>
+// The same on both sides of the launch. Operand: what is multiplied, and what blocks tell each other.
+template <class Operand, bool backward>
 struct Layout {
-  using Product = typename ProductFor<scalar_t>::type;
-  using Operand = typename Product::Operand;
+  using Product = typename ProductFor<Operand>::type;
 
   int units, blocks, width;  // blocks of a group
   bool in_cluster;

@@ -35,45 +35,61 @@ Launch shape_of(const Layout& layout, int groups) {
 }
 
 // Made once for each size: asking the device takes longer than a launch.
-template <class scalar_t, bool backward, class Kernel>
-const Choice<Layout<scalar_t, backward>>& choice_for(int64_t rows, int64_t units, Kernel in_cluster,
-                                                     torch::stable::Device device) {
+template <class Operand, bool backward, class Kernel>
+const Choice<Layout<Operand, backward>>& choice_for(int64_t rows, int64_t units, Kernel in_cluster,
+                                                    torch::stable::Device device) {
   const DeviceProperties properties = device_properties(device);
   const std::string_view wanted = wanted_engine();
-  using Made = Choice<Layout<scalar_t, backward>>;
+  using Made = Choice<Layout<Operand, backward>>;
   static thread_local std::map<std::tuple<int64_t, int64_t, int, int, std::string>, Made> made;
   const auto key = std::tuple(rows, units, int(device.index()), properties.multiprocessors, std::string(wanted));
   const auto entry = made.find(key);
   if (entry != made.end()) return entry->second;
   const auto clusters = [&](const auto& layout) { return active_clusters(in_cluster, shape_of(layout, 1), device); };
-  const Made choice = choose<scalar_t, backward>(rows, units, properties, wanted, clusters);
+  const Made choice = choose<Operand, backward>(rows, units, properties, wanted, clusters);
   STD_TORCH_CHECK(wanted.empty() || wanted == "steps" || choice.groups > 0, "RNNKIT_LIGRU_ENGINE is '", wanted,
                   "', which cannot hold ", units, " units on this device");
   return made.emplace(key, choice).first->second;
 }
 
-template <class Problem, class scalar_t, bool backward, class Kernel>
-bool run_resident(const Problem& p, const Inputs& in, const scalar_t* along, Kernel in_cluster, Kernel in_grid) {
-  const auto& choice = choice_for<scalar_t, backward>(p.rows(), p.units, in_cluster, in.g().device());
+template <class Operand, bool backward, class Problem, class Along, class Kernel>
+bool run_resident(const Problem& p, const Inputs& in, const Along* along, Kernel in_cluster, Kernel in_grid) {
+  const auto& choice = choice_for<Operand, backward>(p.rows(), p.units, in_cluster, in.g().device());
   if (choice.groups == 0) return false;
   const auto& layout = choice.layout;
   const int64_t sides = layout.in_cluster ? 0 : 2 * int64_t(choice.groups) * layout.blocks;
-  const bool narrow = layout.in_cluster || sizeof(typename Layout<scalar_t, backward>::Operand) == 2;
   const Sizes in_messages{sides * layout.message()}, in_statistics{sides * kRows * 2};
-  Tensor messages = narrow ? in.empty(in_messages) : in.empty_acc(in_messages);
-  Tensor statistics = in.empty_acc(in_statistics);
+  Tensor messages = in.empty(in_messages), statistics = in.empty_acc(in_statistics);
   const int64_t counters[] = {choice.groups};
   Tensor arrived = torch::stable::new_zeros(in.g(), counters, ScalarType::Int);
-  using Operand = typename Layout<scalar_t, backward>::Operand;
-  const Resident<Problem, scalar_t, backward> parameters{p,
-                                                         layout,
-                                                         choice.groups,
-                                                         along,
-                                                         static_cast<Operand*>(messages.data_ptr()),
-                                                         statistics.mutable_data_ptr<float>(),
-                                                         static_cast<unsigned*>(arrived.data_ptr())};
+  const Resident<Problem, Operand, backward> parameters{p,
+                                                        layout,
+                                                        choice.groups,
+                                                        along,
+                                                        static_cast<Operand*>(messages.data_ptr()),
+                                                        statistics.mutable_data_ptr<float>(),
+                                                        static_cast<unsigned*>(arrived.data_ptr())};
   launch(layout.in_cluster ? in_cluster : in_grid, shape_of(layout, choice.groups), in.g().device(), parameters);
   return true;
+}
+
+template <class Operand, class scalar_t>
+bool run_resident(const Forward<scalar_t>& p, const Inputs& in) {
+  return run_resident<Operand, false>(p, in, p.u, resident_forward<scalar_t, Operand, true>,
+                                      resident_forward<scalar_t, Operand, false>);
+}
+
+template <class Operand, class scalar_t>
+bool run_resident(const Backward<scalar_t>& p, const Inputs& in) {
+  Tensor along = in.empty({0});
+  if (p.normalize) {
+    const Sizes shape{p.rows() * p.steps, 2 * p.units};
+    along = torch::stable::matmul(torch::stable::from_blob(const_cast<scalar_t*>(p.normal), shape, {2 * p.units, 1},
+                                                           in.g().device(), in.g().scalar_type()),
+                                  in.inputs[1]);
+  }
+  return run_resident<Operand, true>(p, in, along.const_data_ptr<scalar_t>(), resident_backward<scalar_t, Operand, true>,
+                                     resident_backward<scalar_t, Operand, false>);
 }
 
 struct Engine {
@@ -82,34 +98,17 @@ struct Engine {
     STD_TORCH_CHECK(false, "on a GPU, no tensors are lent");
   }
 
-  template <class scalar_t>
-  static void run(const Forward<scalar_t>& p, const Inputs& in) {
+  // Problem: Forward or Backward
+  template <template <class> class Problem, class scalar_t>
+  static void run(const Problem<scalar_t>& p, const Inputs& in) {
     if (p.rows() == 0) return;
-    if constexpr (!std::is_same_v<scalar_t, double>) {
-      if (run_resident<Forward<scalar_t>, scalar_t, false>(p, in, nullptr, resident_forward<scalar_t, true>,
-                                                           resident_forward<scalar_t, false>))
-        return;
-    }
-    run_steps(p, in);
-  }
-
-  template <class scalar_t>
-  static void run(const Backward<scalar_t>& p, const Inputs& in) {
-    if (p.rows() == 0) return;
-    if constexpr (!std::is_same_v<scalar_t, double>) {
-      Tensor along = in.empty({0});
-      if (p.normalize) {
-        const Sizes shape{p.rows() * p.steps, 2 * p.units};
-        along = torch::stable::matmul(torch::stable::from_blob(const_cast<scalar_t*>(p.normal), shape, {2 * p.units, 1},
-                                                               in.g().device(), in.g().scalar_type()),
-                                      in.inputs[1]);
-      }
-      if (run_resident<Backward<scalar_t>, scalar_t, true>(p, in, along.const_data_ptr<scalar_t>(),
-                                                           resident_backward<scalar_t, true>,
-                                                           resident_backward<scalar_t, false>))
-        return;
-    }
-    run_steps(p, in);
+    const bool tf32 = in.tf32 && device_properties(in.g().device()).capability >= 80;
+    bool done = false;
+    if constexpr (std::is_same_v<scalar_t, float>)
+      done = tf32 ? run_resident<Tf32>(p, in) : run_resident<float>(p, in);
+    else if constexpr (!std::is_same_v<scalar_t, double>)
+      done = run_resident<scalar_t>(p, in);
+    if (!done) run_steps(p, in);
   }
 };
 

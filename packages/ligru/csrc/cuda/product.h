@@ -1,7 +1,7 @@
 // The product of one block of threads: out[n][m] = sum over k of weights[m][k] x[n][k], for kRows rows x and the block's M
-// outputs, up to 128. The weights stay in the block's memory from the first step to the last. 16-bit ones meet x on tensor
-// cores, and the first of them in each warp stay in registers; others are multiplied one by one. The sum is over parts of k,
-// each made by threads of its own.
+// outputs, up to 128. The weights stay in the block's memory from the first step to the last. 16-bit ones, and TF32, meet x
+// on tensor cores, and the first of them in each warp stay in registers; floats are multiplied one by one. The sum is over
+// parts of k, each made by threads of its own.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -15,19 +15,21 @@ constexpr int kThreads = 256, kWarps = kThreads / 32, kRows = 8;
 
 RNNKIT_HOST_DEVICE int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
-// For scalar_t of 16 bits.
+// For BFloat16, Half and Tf32.
 template <class scalar_t>
 class MmaProduct {
+  using Shape = Mma<scalar_t>;
+
  public:
   using Operand = scalar_t;
-  static constexpr int kAlign = 16;  // of the depth
+  static constexpr int kAlign = Shape::kDepth;  // of the depth
 
   const int outputs, depth;
 
   RNNKIT_HOST_DEVICE MmaProduct(int outputs, int depth) : outputs(outputs), depth(depth) {}
 
   // Rows of x lie so far apart that the lanes of a warp read from different banks.
-  RNNKIT_HOST_DEVICE int x_stride() const { return depth + 8; }
+  RNNKIT_HOST_DEVICE int x_stride() const { return depth + 4 * Shape::kPair; }
   RNNKIT_HOST_DEVICE int weight_values() const { return padded() * depth; }
   RNNKIT_HOST_DEVICE int parts() const { return kWarps / tiles(); }
   RNNKIT_HOST_DEVICE int part_values() const { return kRows * padded(); }
@@ -36,8 +38,9 @@ class MmaProduct {
   __device__ __forceinline__ void load(Operand* weights, Weight weight) {
     for (int i = threadIdx.x; i < weight_values(); i += kThreads) {
       const int m = i % padded(), k = i / padded();
-      const int fragment = (m / 16 * k_tiles() + k / 16) * 32 + mma_a_lane(m % 16, k % 16);
-      weights[fragment * 8 + mma_a_value(m % 16, k % 16)] = m < outputs ? weight(m, k) : Operand(0.0f);
+      const int of_tile = k % Shape::kDepth;
+      const int fragment = (m / 16 * k_tiles() + k / Shape::kDepth) * 32 + Shape::a_lane(m % 16, of_tile);
+      weights[fragment * 4 * Shape::kPair + Shape::a_value(m % 16, of_tile)] = Operand(m < outputs ? weight(m, k) : 0.0f);
     }
     __syncthreads();
     weights_ = reinterpret_cast<const MmaA*>(weights) + tile() * k_tiles() * 32 + threadIdx.x % 32;
@@ -49,7 +52,7 @@ class MmaProduct {
   __device__ __forceinline__ void operator()(const Operand* x, float* sums) const {
     if (part() >= parts()) return;
     const int lane = threadIdx.x % 32, first = begin(), last = end();
-    const Operand* const mine = x + lane / 4 * x_stride() + lane % 4 * 2;
+    const Operand* const mine = x + lane / 4 * x_stride() + lane % 4 * Shape::kPair;
     MmaSums chains[kChains] = {};  // a product waits for the one before it only within its chain
     RNNKIT_UNROLL
     for (int i = 0; i < kCached; ++i)
@@ -78,7 +81,7 @@ class MmaProduct {
 
   RNNKIT_HOST_DEVICE int padded() const { return round_up(outputs, 16); }
   RNNKIT_HOST_DEVICE int tiles() const { return padded() / 16; }
-  RNNKIT_HOST_DEVICE int k_tiles() const { return depth / 16; }
+  RNNKIT_HOST_DEVICE int k_tiles() const { return depth / Shape::kDepth; }
 
   // What this warp makes: a tile of outputs, from a part of k.
   __device__ __forceinline__ int tile() const { return int(threadIdx.x) / 32 % tiles(); }
@@ -87,14 +90,15 @@ class MmaProduct {
   __device__ __forceinline__ int end() const { return k_tiles() * (part() + 1) / parts(); }
 
   static __device__ __forceinline__ MmaB load_b(const Operand* mine, int k) {
-    return {*reinterpret_cast<const uint32_t*>(mine + k * 16), *reinterpret_cast<const uint32_t*>(mine + k * 16 + 8)};
+    const Operand* const from = mine + k * Shape::kDepth;
+    return {*reinterpret_cast<const uint32_t*>(from), *reinterpret_cast<const uint32_t*>(from + 4 * Shape::kPair)};
   }
 
   const MmaA* weights_;
   MmaA cached_[kCached];
 };
 
-// For float. A thread makes two outputs, m and m + M / 2, over its part of k.
+// For float, in full. A thread makes two outputs, m and m + M / 2, over its part of k.
 class FmaProduct {
  public:
   using Operand = float;

@@ -15,14 +15,14 @@ namespace rnnkit::cuda {
 
 constexpr int kPairs = kRows * kMaxWidth / kThreads;  // (row, unit) that a thread owns
 
-template <class Problem, class scalar_t, bool backward>
+template <class Problem, class Operand, bool backward>
 struct Resident {
   Problem problem;
-  Layout<scalar_t, backward> layout;
+  Layout<Operand, backward> layout;
   int groups;
-  const scalar_t* along;  // normal U, [R, T, H]; for backward through the normalisation
+  decltype(Problem::u) along;  // normal U, [R, T, H]; for backward through the normalisation
   // Where groups are not clusters: [groups, 2, blocks, message], [groups, 2, blocks, kRows, 2] and [groups], zeros
-  typename Layout<scalar_t, backward>::Operand* messages;
+  Operand* messages;
   float* statistics;
   unsigned* arrived;
 };
@@ -32,7 +32,7 @@ template <class Parameters, class Layout, bool in_cluster>
 class Member {
  public:
   using Product = typename Layout::Product;
-  using Operand = typename Layout::Operand;
+  using Operand = typename Product::Operand;
 
   const Layout layout;
   const int group, rank;

@@ -9,11 +9,11 @@
 
 namespace rnnkit::cuda {
 
-template <class scalar_t, bool in_cluster>
+template <class scalar_t, class Operand, bool in_cluster>
 class ResidentBackward {
   using M = Math<scalar_t>;
   using Problem = Backward<scalar_t>;
-  using Parameters = Resident<Problem, scalar_t, true>;
+  using Parameters = Resident<Problem, Operand, true>;
   using Owned = Pair<Problem>;
 
   struct Given {
@@ -53,7 +53,7 @@ class ResidentBackward {
   __device__ __forceinline__ void load_weights() {
     member.product.load(reinterpret_cast<Operand*>(member.memory), [&](int m, int k) {
       const int64_t unit = first_unit + m, from = k % half;
-      return unit < units && from < units ? p.u[(k / half * units + from) * units + unit] : scalar_t(0.0f);
+      return unit < units && from < units ? float(p.u[(k / half * units + from) * units + unit]) : 0.0f;
     });
   }
 
@@ -197,8 +197,7 @@ class ResidentBackward {
   const Problem& p;
   const int groups;
   const scalar_t* const along;
-  Member<Parameters, Layout<scalar_t, true>, in_cluster> member;
-  using Operand = typename decltype(member)::Operand;
+  Member<Parameters, Layout<Operand, true>, in_cluster> member;
   const int width, half;
   const int64_t units, first_unit;
   Owned pairs[kPairs];
@@ -207,9 +206,9 @@ class ResidentBackward {
   Given now[kPairs], next[kPairs];  // of the step, and of the one before it
 };
 
-template <class scalar_t, bool in_cluster>
-__global__ void __launch_bounds__(kThreads, 1) resident_backward(Resident<Backward<scalar_t>, scalar_t, true> parameters) {
-  ResidentBackward<scalar_t, in_cluster>(parameters).run();
+template <class scalar_t, class Operand, bool in_cluster>
+__global__ void __launch_bounds__(kThreads, 1) resident_backward(Resident<Backward<scalar_t>, Operand, true> parameters) {
+  ResidentBackward<scalar_t, Operand, in_cluster>(parameters).run();
 }
 
 }  // namespace rnnkit::cuda

@@ -6,11 +6,11 @@
 
 namespace rnnkit::cuda {
 
-template <class scalar_t, bool in_cluster>
+template <class scalar_t, class Operand, bool in_cluster>
 class ResidentForward {
   using M = Math<scalar_t>;
   using Problem = Forward<scalar_t>;
-  using Parameters = Resident<Problem, scalar_t, false>;
+  using Parameters = Resident<Problem, Operand, false>;
   using Owned = Pair<Problem>;
 
  public:
@@ -44,7 +44,7 @@ class ResidentForward {
   __device__ __forceinline__ void load_weights() {
     member.product.load(reinterpret_cast<Operand*>(member.memory), [&](int m, int k) {
       const int64_t unit = first_unit + m % width;
-      return unit < units && k < units ? p.u[(m / width * units + unit) * units + k] : scalar_t(0.0f);
+      return unit < units && k < units ? float(p.u[(m / width * units + unit) * units + k]) : 0.0f;
     });
   }
 
@@ -166,8 +166,7 @@ class ResidentForward {
 
   const Problem& p;
   const int groups;
-  Member<Parameters, Layout<scalar_t, false>, in_cluster> member;
-  using Operand = typename decltype(member)::Operand;
+  Member<Parameters, Layout<Operand, false>, in_cluster> member;
   const int width, half;
   const int64_t units, first_unit;
   Owned pairs[kPairs];
@@ -175,9 +174,9 @@ class ResidentForward {
   bool begins[kPairs];                             // that one
 };
 
-template <class scalar_t, bool in_cluster>
-__global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward<scalar_t>, scalar_t, false> parameters) {
-  ResidentForward<scalar_t, in_cluster>(parameters).run();
+template <class scalar_t, class Operand, bool in_cluster>
+__global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward<scalar_t>, Operand, false> parameters) {
+  ResidentForward<scalar_t, Operand, in_cluster>(parameters).run();
 }
 
 }  // namespace rnnkit::cuda

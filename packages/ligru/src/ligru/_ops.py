@@ -8,6 +8,8 @@ Importing this module loads the compiled library and teaches torch shapes and de
     reset          (B, T) bool, or None: where True, a sequence begins; no state passes between that step and the one before
     activation     of reference.ACTIVATIONS
     normalize      whether U h is normalised, with `eps`
+    tf32           whether float32 may be multiplied with U as TF32 (10 bits behind the point, sums in float32), as tensor cores
+                   do; nothing else changes, and on a CPU nothing at all
     save           keeps what backward needs: `gates`, the pre-activations (D, B, T, 2H); and with `normalize`, `normal`, U h as it
                    is normalised, before weight and bias, and `rstd` (D, B, T, 1). What is not kept has the shape (0,)
 
@@ -36,7 +38,7 @@ EXTRAS = 3  # lengths, reset, mask
 
 def composite(inputs: list[Tensor], h0: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """`recurrence` by the reference."""
-    activation, bidirectional, normalize, eps = rest[EXTRAS:]
+    activation, bidirectional, normalize, eps, _ = rest[EXTRAS:]
     return reference.recurrence(
         inputs,
         h0,
@@ -56,7 +58,7 @@ def out_width(inputs: list[Tensor], activation: str, bidirectional: bool, *_: An
 def register(namespace: str, library: Any = None) -> SimpleNamespace:
     """Teaches torch the ops of a library that was compiled under `namespace`; returns the shortest ways to call them."""
 
-    def shapes_of_recurrence(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, save):  # type: ignore[no-untyped-def]
+    def shapes_of_recurrence(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, tf32, save):  # type: ignore[no-untyped-def]
         check_choice("activation", activation, reference.ACTIVATIONS)
         g, units = inputs[0], inputs[1].shape[1]
         directions, (batch, steps) = 2 if bidirectional else 1, g.shape[:2]

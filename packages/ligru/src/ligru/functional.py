@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import _ops, reference
 from ._checks import check_floating, check_lengths, check_reset, check_state, check_tensor
-from ._modes import autocast_enabled, needs_plain_torch, wants_gradients
+from ._modes import allows_tf32, autocast_enabled, needs_plain_torch, wants_gradients
 from ._tensors import state_dtype
 
 __all__ = ["recurrence"]
@@ -43,7 +43,8 @@ def recurrence(
 
     Args:
         g: (B, T, 2 * H): the candidate's part, then the update gate's. float64, float32, float16 or bfloat16. Under autocast it
-            and the weight are cast to autocast's dtype.
+            and the weight are cast to autocast's dtype. On a GPU, float32 is multiplied with the weight as TF32 where torch may
+            multiply so (`torch.backends.cuda.matmul.fp32_precision`, `torch.set_float32_matmul_precision`).
         weight: U, (2 * H, H), rows in the order of g, of g's dtype.
         h0: h before the first step, anything that expands to (D, B, H), with D = 2 if `bidirectional`, else 1. Default: 0.
         mask: anything that expands to (D, B, H), multiplies f(a): usually a dropout mask. It has no gradient.
@@ -117,14 +118,13 @@ def recurrence(
         save = wants_gradients([g, weight], h0)
     if torch.jit.is_scripting():
         out, h_last, _, _, _ = torch.ops.rnnkit_ligru.recurrence(
-            inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, save
+            inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, False, save
         )
     elif needs_plain_torch():
         out, h_last = _composite(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps)
     else:
-        out, h_last, _, _, _ = _ops.CALLS.recurrence(
-            inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, save
-        )
+        options = (activation, bidirectional, normalize, eps, _as_tf32(g), save)
+        out, h_last, _, _, _ = _ops.CALLS.recurrence(inputs, h0, lengths, reset, mask, *options)
     return out, h_last
 
 
@@ -134,7 +134,7 @@ def recurrence_unchecked(
 ) -> Tuple[Tensor, Tensor]:
     """`recurrence` where `is_eager()`, of tensors that are known to fit, from the state 0, without padding or normalisation."""
     save = torch.is_grad_enabled() and (g.requires_grad or weight.requires_grad)
-    options = (activation_name(nonlinearity), bidirectional, False, 1e-5, save)
+    options = (activation_name(nonlinearity), bidirectional, False, 1e-5, _as_tf32(g), save)
     out, h_last, _, _, _ = _ops.CALLS.recurrence([g, weight], None, None, None, mask, *options)
     return out, h_last
 
@@ -193,5 +193,10 @@ def _composite(
     if h0 is None:
         shape = (2 if bidirectional else 1, g.shape[0], g.shape[2] // 2)
         h0 = g.new_zeros(shape, dtype=state_dtype(g))
-    out, h_last = _ops.composite(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps)
+    out, h_last = _ops.composite(inputs, h0, lengths, reset, mask, activation, bidirectional, normalize, eps, False)
     return out.to(g.dtype), h_last
+
+
+@torch.jit.unused
+def _as_tf32(g: Tensor) -> bool:
+    return g.is_cuda and g.dtype is torch.float32 and allows_tf32()
