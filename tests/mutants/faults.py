@@ -564,6 +564,7 @@ TENSORS_AND_DERIVATIVES = [
 ]
 
 _CELL, _MODULES = "packages/{}/csrc/cell.h", "packages/{0}/src/{0}/modules.py"
+_LAYER = "packages/{0}/src/{0}/layer.py"
 
 MINGRU = [
     fault(
@@ -635,13 +636,13 @@ _FUNCTIONAL = "packages/{0}/src/{0}/functional.py"
 QRNN = [
     fault(
         "a window reaches across a reset",
-        _MODULES.format("qrnn"),
+        _LAYER.format("qrnn"),
         "since = since | torch.cat(shifted, 1)",
         "since = since & torch.cat(shifted, 1)",
     ),
     fault(
         "inputs from before a reset are kept for the next piece",
-        _MODULES.format("qrnn"),
+        _LAYER.format("qrnn"),
         "kept = kept.masked_fill(self._left_behind(marks, lengths).unsqueeze(2), 0.0)",
         "kept = kept",
     ),
@@ -672,17 +673,17 @@ QRNN = [
         "d[0] = grad_out * c * o;",
     ),
     fault(
-        "a window that goes backward looks back", _MODULES.format("qrnn"), "(j if self.backward else past - j)", "(past - j)"
+        "a window that goes backward looks back", _LAYER.format("qrnn"), "(j if self.backward else past - j)", "(past - j)"
     ),
     fault(
         "what is saved of a sequence ignores its length",
-        _MODULES.format("qrnn"),
+        _LAYER.format("qrnn"),
         "            if ends is not None and not self.backward:",
         "            if False:",
     ),
     fault(
         "saved inputs keep their graph",
-        _MODULES.format("qrnn"),
+        _LAYER.format("qrnn"),
         "self.prevX = kept.detach().clone()",
         "self.prevX = kept.clone()",
     ),
@@ -693,7 +694,7 @@ QRNN = [
         "            scale = 1.0\n",
     ),
     fault("directions are joined at the top alone", _MODULES.format("qrnn"), 'if self.join == "layer" or top:', "if top:"),
-    fault("fo-pooling has no output gate", "packages/qrnn/src/qrnn/modules.py", '("fo" if output_gate else "f")', '"f"'),
+    fault("fo-pooling has no output gate", _LAYER.format("qrnn"), '("fo" if output_gate else "f")', '"f"'),
 ]
 
 SRU = [
@@ -898,19 +899,19 @@ LIGRU = [
     ),
     fault(
         "the running variance is the biased one",
-        _MODULES.format("ligru"),
+        _LAYER.format("ligru"),
         "unbiased = var * count / (count - 1).clamp(min=1)",
         "unbiased = var",
     ),
     fault(
         "the running mean is added in evaluation",
-        _MODULES.format("ligru"),
+        _LAYER.format("ligru"),
         "shift = -norm.running_mean * scale",
         "shift = norm.running_mean * scale",
     ),
     fault(
         "the momentum is nn.BatchNorm1d's",
-        _MODULES.format("ligru"),
+        _LAYER.format("ligru"),
         "nn.BatchNorm1d(width, momentum=0.05, ",
         "nn.BatchNorm1d(width, ",
     ),
@@ -922,7 +923,7 @@ LIGRU = [
     ),
     fault(
         "SpeechBrain's random masks are not dropped",
-        _MODULES.format("ligru"),
+        _LAYER.format("ligru"),
         'for name in ("drop_masks", "drop_mask_te", "h_init"):',
         'for name in ("drop_mask_te", "h_init"):',
     ),

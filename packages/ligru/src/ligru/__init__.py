@@ -3,7 +3,8 @@
 from . import functional
 from ._decompositions import decompositions
 from .convert import from_pytorch_kaldi
-from .modules import LiGRU, LiGRU_Layer, SLiGRU, SLiGRU_Layer
+from .layer import LiGRU_Layer, SLiGRU_Layer
+from .modules import LiGRU, SLiGRU
 
 __version__ = "0.1.0"
 __all__ = ["LiGRU", "LiGRU_Layer", "SLiGRU", "SLiGRU_Layer", "decompositions", "from_pytorch_kaldi", "functional"]

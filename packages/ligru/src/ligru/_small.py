@@ -40,7 +40,7 @@ def small_layer(
     Returns:
         out (B, T, H), and h_last (1, B, H).
     """
-    if norm.momentum is None:
+    if norm.momentum is None or not _may_run(norm):
         return None
     parameters, buffers = norm._parameters, norm._buffers  # nn.Module's own way to them takes as long as a small kernel
     differentiated = (x, w, u, parameters["weight"], parameters["bias"], h0)
@@ -57,6 +57,15 @@ def small_layer(
         return out, h_last
     went_by = [None, None] if norm.training else [t.clone() for t in statistics if t is not None]
     return _record((out, h_last), kept, mask, options, (*went_by, norm.eps), *differentiated)
+
+
+def _may_run(norm: nn.BatchNorm1d) -> bool:
+    """Whether there are running statistics, which may be written."""
+    for name in ("running_mean", "running_var"):
+        statistic = norm._buffers.get(name)
+        if statistic is None or statistic.requires_grad or (norm.training and statistic.is_inference()):
+            return False
+    return True
 
 
 class _Layer(torch.autograd.Function):

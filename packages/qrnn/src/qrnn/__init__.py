@@ -2,7 +2,8 @@
 
 from . import functional
 from ._decompositions import decompositions
-from .modules import QRNN, ForgetMult, QRNNLayer
+from .layer import ForgetMult, QRNNLayer
+from .modules import QRNN
 
 __version__ = "0.1.0"
 __all__ = ["QRNN", "ForgetMult", "QRNNLayer", "decompositions", "functional"]

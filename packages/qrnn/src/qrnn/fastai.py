@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from . import modules
+from . import layer, modules
 
 
-class QRNNLayer(modules.QRNNLayer):
+class QRNNLayer(layer.QRNNLayer):
     """`qrnn.QRNNLayer`, batch first, with fastai's zoneout and shape of the state.
 
     Args:
