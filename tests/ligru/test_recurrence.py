@@ -11,7 +11,7 @@ import torch
 from ligru import reference
 from ligru.functional import recurrence
 from rnnkit_common.testing import Backend, assert_no_worse, some_sanitized
-from rnnkit_common.testing.backends import DEVICES, ORDERS, EmulatedDevice, emulate
+from rnnkit_common.testing.backends import DEVICES, ORDERS, EmulatedDevice, emulate, kernels_of
 from rnnkit_common.testing.cases import poisoned_outputs, saturated, strided, torch_threads
 from rnnkit_common.testing.scans import TOLERANCE
 from torch import Tensor
@@ -306,3 +306,13 @@ def test_sequences_of_a_batch_are_as_if_alone(
         assert (out[b, lengths[b] :] == 0).all()
     for actual, expected in zip(grads, torch.autograd.grad(total, [g, u, h0]), strict=True):
         torch.testing.assert_close(actual, expected)
+
+
+def test_a_training_step_is_a_kernel_each_way_beyond_the_product_for_u(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = [torch.randn(shape, requires_grad=True) for shape in ((2, 5, 2 * 8), (2 * 8, 8))]
+
+    def step() -> None:
+        out = torch.ops.rnnkit_ligru.recurrence(leaves, save=True)[0]
+        torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+    assert kernels_of("ligru", CSRC, step, monkeypatch) == (2, {"matmul": 1})

@@ -8,9 +8,11 @@ import pytest
 import torch
 from mingru import _C, MinGRU
 from torch import Tensor
+from torch.nn import Linear, Parameter
 from torch.overrides import TorchFunctionMode
 from torch.profiler import profile
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map_only
 
 OPTIONS = ("mingru", "g", 0.5, "forward", True)  # ..., batch_first
 OP = torch.ops.rnnkit_mingru.layer
@@ -85,6 +87,8 @@ def test_what_is_not_for_it_is_left_alone() -> None:
         "x",
     ):
         assert layer(wrong, weight, bias) is None
+    assert layer(x, Parameter(torch._neg_view(weight)), bias) is None
+    assert layer(torch.zeros(1, 2, 0), torch.zeros(2**61, 0), None, save=False) is None
     assert layer(x, weight[:, :2], bias) is None
     assert layer(x, torch.randn(2, 10, 3), bias) is None
     assert layer(x, weight, bias.double()) is None
@@ -119,6 +123,40 @@ def test_a_module_takes_what_the_methods_do_not() -> None:
         assert_close(
             *(torch.autograd.grad(o.sum(), rnn.parameters()) for o in (out, expected))
         )  # a gradient that is expanded
+
+
+def test_a_projection_of_another_width_is_no_layers_state() -> None:
+    rnn = MinGRU(3, 5)
+    for width in (2 * 3, 2 * 7):
+        rnn.layers[0].gate_hidden = Linear(3, width)
+        with pytest.raises(RuntimeError, match="invalid for input of size"):
+            rnn(torch.randn(2, 7, 3))
+
+
+class Wrapped(Tensor):
+    """A tensor that holds another, and whose shape cannot change."""
+
+    held: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> Wrapped:
+        made: Wrapped = Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype, strides=held.stride())
+        made.held = held
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(Wrapped, lambda t: t.held, (args, kwargs or {}))
+        return tree_map_only(Tensor, Wrapped, function(*args, **kwargs))
+
+
+def test_a_subclass_has_the_states_shape() -> None:
+    rnn, x = MinGRU(3, 5), torch.randn(2, 7, 3)
+    with torch.no_grad():
+        out, h = rnn(Wrapped(x))
+        assert_close((out.held, h.held), rnn(x))
+        assert h.shape == (1, 2, 1, 5)
 
 
 def test_results_are_ordinary_tensors() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mingru import functional
 from rnnkit_common.testing import Backend, check_layer, check_what_a_layer_keeps, scans, some_sanitized
-from rnnkit_common.testing.backends import DEVICES, EmulatedDevice
+from rnnkit_common.testing.backends import DEVICES, EmulatedDevice, kernels_of
 from torch import Tensor
 
 from .conftest import CSRC
@@ -156,3 +156,13 @@ def test_ops_with_their_defaults_are_differentiated() -> None:
     torch.ops.rnnkit_mingru.layer(x, weight)[0].sum().backward()
     (expected,) = torch.autograd.grad(functional.scan([x @ weight.T], 1)[0].sum(), x)
     torch.testing.assert_close(x.grad, expected)
+
+
+def test_a_training_step_of_a_layer_is_a_kernel_each_way_beyond_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = [torch.randn(shape, requires_grad=True) for shape in ((2, 5, 3), (2 * 8, 3), (2 * 8,))]
+
+    def step() -> None:
+        out = torch.ops.rnnkit_mingru.layer(*leaves, save=True)[0]
+        torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+    assert kernels_of("mingru", CSRC, step, monkeypatch) == (2, {"linear": 2, "matmul": 1, "sum": 1})

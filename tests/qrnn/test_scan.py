@@ -9,7 +9,7 @@ import torch
 from qrnn import functional
 from qrnn._ops import POOLINGS
 from rnnkit_common.testing import Backend, check_layer, check_what_a_layer_keeps, scans, some_sanitized
-from rnnkit_common.testing.backends import DEVICES, EmulatedDevice
+from rnnkit_common.testing.backends import DEVICES, EmulatedDevice, kernels_of
 from torch import Tensor
 
 from .conftest import CSRC
@@ -185,3 +185,13 @@ def test_a_layer_keeps_what_a_linear_keeps(host_backends: Backend) -> None:
         return functional.layer_unchecked(x, weight, bias, h0, "fo", None, None, False, 0.0, "salesforce", False, True)
 
     check_what_a_layer_keeps(layer, torch.randn(12, 5), torch.randn(12), 5)
+
+
+def test_a_training_step_of_a_layer_is_a_kernel_each_way_beyond_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = [torch.randn(shape, requires_grad=True) for shape in ((2, 5, 3), (3 * 8, 3), (3 * 8,))]
+
+    def step() -> None:
+        out = torch.ops.rnnkit_qrnn.layer(*leaves, save=True)[0]
+        torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+    assert kernels_of("qrnn", CSRC, step, monkeypatch) == (2, {"linear": 2, "matmul": 1, "sum": 1})

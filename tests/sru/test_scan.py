@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from rnnkit_common.testing import Backend, check_layer, scans, some_sanitized
-from rnnkit_common.testing.backends import DEVICES, EmulatedDevice
+from rnnkit_common.testing.backends import DEVICES, EmulatedDevice, kernels_of
 from rnnkit_common.testing.cases import strided
 from sru import functional, reference
 from torch import Tensor
@@ -168,3 +168,14 @@ def test_no_channels_at_all() -> None:
         assert c.shape == (2, 0)
     out, _, _ = torch.ops.rnnkit_sru.scan([none, none, none, torch.zeros(2, 0)], skip="none", peephole="plane")
     assert out.shape == (2, 5, 0)
+
+
+def test_a_training_step_of_a_layer_is_a_kernel_each_way_beyond_its_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = [torch.randn(shape, requires_grad=True) for shape in ((2, 5, 8), (8, 3 * 8), (2 * 8,), (2 * 8,))]
+
+    def step() -> None:
+        out = torch.ops.rnnkit_sru.layer(*leaves, save=True)[0]
+        torch.autograd.grad(out, leaves, torch.ones_like(out))
+
+    # the product that adds to x's gradient is no op of torch's
+    assert kernels_of("sru", CSRC, step, monkeypatch) == (2, {"linear": 1, "matmul": 1, "sum": 1})

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -300,7 +301,14 @@ def register_layer(
             with torch._C._AutoDispatchBelowAutograd():
                 outputs = op(*arguments)
             if state_shape:
-                outputs[1].resize_(*state_shape)
+                outputs = (outputs[0], _shaped(outputs[1], state_shape), *outputs[2:])
         return recorded(straight, outputs, arguments) if arguments[-1] else outputs
 
     return call
+
+
+def _shaped(state: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The same tensor with another shape; or a view, where it is of a subclass, and an error where it does not fit."""
+    if type(state) is not Tensor or state.numel() != math.prod(shape):
+        return state.view(shape)
+    return state.resize_(*shape)

@@ -60,8 +60,9 @@ bool run_resident(const Problem& p, const Inputs& in, const Along* along, Kernel
   const int64_t sides = layout.in_cluster ? 0 : 2 * int64_t(choice.groups) * layout.blocks;
   const Sizes in_messages{sides * layout.message()}, in_statistics{sides * kRows * 2};
   Tensor messages = in.empty(in_messages), statistics = in.empty_acc(in_statistics);
-  const int64_t counters[] = {choice.groups};
-  Tensor arrived = torch::stable::new_zeros(in.g(), counters, ScalarType::Int);
+  const int64_t counters[] = {choice.groups};  // which clusters have no need of
+  const Tensor arrived =
+      layout.in_cluster ? statistics : Tensor(torch::stable::new_zeros(in.g(), counters, ScalarType::Int));
   const Resident<Problem, Operand, backward> parameters{p,
                                                         layout,
                                                         choice.groups,

@@ -46,7 +46,8 @@ template <class Engine>
 std::tuple<Tensor, Tensor> exact_loss(Tensor logits, Tensor symbols, MaybeTensor boundary, int64_t blank, std::string kind,
                                       double smoothing, std::string rnnt_type, std::string reduction, bool zero_infinity,
                                       bool save) {
-  STD_TORCH_CHECK(logits.lender() && logits.dim() == 4 && logits.size(2) > 0, "logits: expected 4 dimensions, and lent");
+  STD_TORCH_CHECK(logits.lender() && logits.dim() == 4 && logits.size(2) > 0 && logits.size(3) > 0,
+                  "logits: expected 4 dimensions, and lent");
   STD_TORCH_CHECK(0 <= smoothing && smoothing <= 1, "smoothing: expected a number within 0..1, got ", smoothing);
   const ScalarType acc_dtype = acc_type(logits);
   const Sizes size{LatticePlanes::size(logits)}, one{1}, batch{logits.size(0)};
@@ -80,7 +81,8 @@ std::tuple<Tensor, Tensor> exact_loss(Tensor logits, Tensor symbols, MaybeTensor
 template <class Engine>
 Tensor exact_loss_backward(Tensor grad_loss, Tensor logits, Tensor symbols, MaybeTensor boundary, Tensor planes,
                            int64_t blank, std::string kind, double smoothing, std::string reduction, double label_weight) {
-  STD_TORCH_CHECK(logits.lender() && logits.dim() == 4 && logits.size(2) > 0, "logits: expected 4 dimensions, and lent");
+  STD_TORCH_CHECK(logits.lender() && logits.dim() == 4 && logits.size(2) > 0 && logits.size(3) > 0,
+                  "logits: expected 4 dimensions, and lent");
   const Reduction way = parse_reduction(reduction);
   const ScalarType acc_dtype = acc_type(logits);
   const int64_t batch = logits.size(0);

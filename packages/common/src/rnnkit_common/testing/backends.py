@@ -11,15 +11,18 @@ import functools
 import importlib
 import os
 import zlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from rnnkit_common import build
 
+_NO_KERNELS = {"view", "t", "transpose", "as_strided", "flatten", "empty_strided", "resolve_conj"}
 ORDERS = {"forward": (0, 0), "reversed": (1, 0), "shuffled-1": (2, 1), "shuffled-2": (2, 2)}
 
 
@@ -61,10 +64,28 @@ class Backend:
 
 def emulate(family: str, csrc: Path, order: str, device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes `torch.ops.rnnkit_<family>` run emulated CUDA, its threads in one of ORDERS, until the test ends."""
-    configure, ops, calls = _emulated(family, csrc)
-    configure(*ORDERS[order], *device)
+    library, ops, calls = _emulated(family, csrc)
+    library.rnnkit_emulation_configure(*ORDERS[order], *device)
     monkeypatch.setattr(torch.ops, f"rnnkit_{family}", ops)
     monkeypatch.setattr(importlib.import_module(f"{family}._ops"), "CALLS", calls)
+
+
+def kernels_of(family: str, csrc: Path, run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[int, Counter[str]]:
+    """What a GPU has to run for ops: how many kernels of the family, and which ops of torch's they call, but for views.
+
+    Args:
+        family: its name.
+        csrc: where its native sources are.
+        run: calls them, with tensors on the CPU, where they are emulated.
+        monkeypatch: what undoes that.
+    """
+    emulate(family, csrc, "forward", DEVICES["large"], monkeypatch)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        run()
+    in_ops = [e for e in profiled.events() if e.cpu_parent is not None and e.cpu_parent.name.startswith("rnnkit_")]
+    names = [event.name.removeprefix("aten::") for event in in_ops if event.name.startswith("aten::")]
+    called = Counter(name for name in names if name not in _NO_KERNELS)
+    return _emulated(family, csrc)[0].rnnkit_emulation_launches(), called
 
 
 def backend_fixtures(
@@ -129,12 +150,12 @@ def cpu_targets() -> list[str]:
 
 @functools.cache
 def _emulated(family: str, csrc: Path) -> tuple[Any, Any, Any]:
-    """(configure(order, seed, multiprocessors, capability), ops, the shortest ways to call them) of the family's CUDA code compiled for the CPU."""
+    """The family's CUDA code compiled for the CPU: the library, its ops, and the shortest ways to call them."""
     name = {"1": "sanitized", "2": "sanitized-long"}.get(os.environ.get("RNNKIT_SANITIZE", ""), "plain")
-    library = build.emulate(csrc, family, csrc.parent / "build" / "emulated" / name)
-    torch.ops.load_library(str(library))
+    path = build.emulate(csrc, family, csrc.parent / "build" / "emulated" / name)
+    torch.ops.load_library(str(path))
     namespace = f"rnnkit_{family}_emulated"
     calls = importlib.import_module(f"{family}._ops").register(namespace)
-    configure = ctypes.CDLL(str(library)).rnnkit_emulation_configure
-    configure.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int]
-    return configure, getattr(torch.ops, namespace), calls
+    library = ctypes.CDLL(str(path))
+    library.rnnkit_emulation_configure.argtypes = [ctypes.c_int, ctypes.c_uint64, ctypes.c_int, ctypes.c_int]
+    return library, getattr(torch.ops, namespace), calls

@@ -81,7 +81,6 @@ struct Torch {
   }
 
   bool negates(PyObject* tensor) const {
-    if (reinterpret_cast<PyObject*>(Py_TYPE(tensor)) == parameter_type) return false;
     const Object answer(PyObject_CallMethodObjArgs(tensor, is_neg, nullptr));
     return answer.get() != no;
   }

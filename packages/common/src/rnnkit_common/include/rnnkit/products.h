@@ -16,6 +16,18 @@
 #include <string>
 #include <vector>
 
+// out = beta self + alpha a b, of AOTInductor's stable interface: torch's dispatcher takes no Scalars from here.
+// libtorch_cuda has the one for a GPU, which is called where there is one.
+extern "C" {
+AOTITorchError aoti_torch_cpu_addmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle a, AtenTensorHandle b,
+                                        double beta, double alpha);
+#ifdef __CUDACC__
+#pragma weak aoti_torch_cuda_addmm_out
+AOTITorchError aoti_torch_cuda_addmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle a, AtenTensorHandle b,
+                                         double beta, double alpha);
+#endif
+}
+
 namespace rnnkit {
 
 // The result of an op that this torch may lack, or nothing.
@@ -124,7 +136,19 @@ Tensor add_linear(Tensor sum, Tensor x, Tensor weight) {
                               {from(x), from(sum), from(weight), from(std::optional<Tensor>()), from(std::string("add"))});
     if (made) return *made;
   }
-  return torch::stable::subtract(sum, torch::stable::matmul(x, transposed(weight, 0, 1)), -1);
+  if (!sum.is_contiguous() || !x.is_contiguous() || sum.numel() == 0)
+    return torch::stable::subtract(sum, torch::stable::matmul(x, transposed(weight, 0, 1)), -1);
+#ifdef __CUDACC__
+  const auto add = sum.is_cpu() ? &aoti_torch_cpu_addmm_out : &aoti_torch_cuda_addmm_out;
+#else
+  const auto add = &aoti_torch_cpu_addmm_out;
+#endif
+  const auto rows = [](const Tensor& t) -> torch::stable::Tensor {  // [R, .]
+    return view_strided(t, {t.numel() / t.size(-1), t.size(-1)}, {t.size(-1), 1});
+  };
+  const torch::stable::Tensor to = rows(sum), from_rows = rows(x), columns = transposed(weight, 0, 1);
+  TORCH_ERROR_CODE_CHECK(add(to.get(), to.get(), from_rows.get(), columns.get(), 1, 1));
+  return sum;
 }
 
 // a^T b, for a [R, M] and b [R, K]

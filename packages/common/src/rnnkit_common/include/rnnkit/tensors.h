@@ -85,7 +85,8 @@ inline Tensor scratch_strided(const Tensor& like, const Sizes& sizes, const Size
   };
   if (!like.lender()) return empty_strided(like, sizes, strides, dtype);
   int64_t bytes = bytes_of(dtype);
-  for (const int64_t size : sizes) bytes *= size;
+  for (const int64_t size : sizes)
+    STD_TORCH_CHECK(!__builtin_mul_overflow(bytes, size, &bytes), "a tensor would be too large");
   const auto scratch = std::make_shared<Scratch>();
   scratch->lender = like.lender();
   scratch->memory.reset(new char[bytes]);  // not set to zero

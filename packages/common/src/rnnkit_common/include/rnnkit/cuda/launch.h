@@ -61,6 +61,7 @@ int active_clusters(void (*)(Parameters), const Launch& shape, Device) {
 
 template <class Device, class Parameters>
 void launch(void (*kernel)(Parameters), const Launch& shape, Device, const Parameters& parameters) {
+  ++emulation::configuration().launches;
   const unsigned count = shape.grid.x * shape.grid.y * shape.grid.z;
   const unsigned together = shape.cooperative ? count : shape.cluster;
   std::vector<unsigned> order(count / together);

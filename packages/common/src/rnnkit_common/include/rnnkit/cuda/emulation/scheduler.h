@@ -46,6 +46,7 @@ struct Configuration {
   Order order = Order::forward;
   uint64_t seed = 0;                           // of Order::shuffled
   int multiprocessors = 132, capability = 90;  // what the kernels' launch heuristics are told
+  int launches = 0;                            // since it was configured
 };
 
 inline Configuration& configuration() {
@@ -321,4 +322,8 @@ extern "C" __attribute__((visibility("default"), used)) inline void rnnkit_emula
                                                                                                int multiprocessors,
                                                                                                int capability) {
   rnnkit::emulation::configuration() = {static_cast<rnnkit::emulation::Order>(order), seed, multiprocessors, capability};
+}
+
+extern "C" __attribute__((visibility("default"), used)) inline int rnnkit_emulation_launches() {
+  return rnnkit::emulation::configuration().launches;
 }
