@@ -41,6 +41,18 @@ def test_a_captured_training_step_draws_anew_at_every_replay(engine: str, monkey
     check_captured_training(net, torch.randn(4, 50, 32, device="cuda"))
 
 
+def test_float32_is_multiplied_as_torch_may() -> None:
+    g, u = torch.randn(16, 20, 2 * 256, device="cuda"), torch.randn(2 * 256, 256, device="cuda") / 16
+    exact, _ = functional.recurrence(g, u, nonlinearity="tanh")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        shortened, _ = functional.recurrence(g, u, nonlinearity="tanh")
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert not torch.equal(shortened, exact)
+    torch.testing.assert_close(shortened, exact, rtol=0, atol=2e-2)
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(16, 100, 512), (8, 60, 550), (24, 40, 1024), (3, 50, 2048), (300, 10, 256)], ids=str)
