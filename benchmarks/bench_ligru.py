@@ -2,7 +2,8 @@
 
 A layer with batch normalisation beside SpeechBrain's (as it is, under jit.script, and with the quadratic slicing of its backward
 mended), nn.GRU, nn.LSTM and the layer's matrix products alone, all steps at once; time of a step against hidden size and against the
-number of steps; one step of a stream; training on cores that other processes use. On a GPU also the shapes that users have, both directions, and four layers.
+number of steps; steps of a stream, on one core; bfloat16; training on cores that other processes use. On a GPU also the shapes that
+users have, both directions, and four layers.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from typing import Any
 import suite
 import torch
 from ligru import LiGRU, SLiGRU
-from rnnkit_common.testing import inference, training_step
+from rnnkit_common.testing import inference, several, training_step
 from suite import Group, Machine, Record, Run
 from torch import nn
 
 PEER = "speechbrain==1.1.0"
 LAYERS = [(8, 400, 256, 512), (8, 400, 64, 128)]  # B, T, F, H
 BUSY = [(8, 200, 64, 256), (1, 200, 64, 512)]
+BFLOAT16 = (8, 200, 256, 512)
 UNITS, GPU_UNITS = (64, 128, 256, 512, 1024), (64, 256, 550, 1024, 2048)
 LENGTHS = (500, 1000, 2000, 4000)
 GPU_SHAPES = [(4, 400, 64), (8, 400, 256), (16, 400, 512), (128, 200, 512), (48, 400, 1024), (16, 400, 2048)]  # B, T, H = F
@@ -89,16 +91,19 @@ def step(peers: tuple[Any, Any] | None, device: str) -> Group:
 
     def make() -> dict[str, Run]:
         x, h = torch.randn(1, 1, features, device=device), torch.zeros(1, 1, units, device=device)
-        runs = {name: inference(cls(units, x.shape).to(device).eval(), x, h) for name, cls in OURS.items()}
+        runs = {
+            f"{name}.step": inference(cls(units, x.shape).to(device).eval().step, x[:, 0], h) for name, cls in OURS.items()
+        }
         runs["nn.GRU"] = inference(nn.GRU(features, units, batch_first=True).to(device), x, h)
         runs["nn.LSTM"] = inference(nn.LSTM(features, units, batch_first=True).to(device), x, (h, h))
         if peers is not None:
             runs["SpeechBrain LiGRU"] = inference(peers[0].LiGRU(units, x.shape).to(device).eval(), x, h)
         products = [(1, features, 2 * units), (1, units, 2 * units)]
         runs["products alone"] = inference(suite.Products(products, {"device": device}))
-        return runs
+        return {name: several(run) for name, run in runs.items()}
 
-    return Group("step", "one step of a stream", {"B": 1, "F": features, "H": units}, make, list(OURS), "products alone")
+    sizes, ours = {"B": 1, "F": features, "H": units}, [f"{name}.step" for name in OURS]
+    return Group("step", "20 steps of a stream", sizes, make, ours, "products alone", threads=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +150,7 @@ def groups(machine: Machine) -> list[Group]:
             all_groups += layer("layers", machine.fit(16, 400, 512, 512), None, machine, rnn=rnn, share=0.2)
     else:
         all_groups.append(step(peers, machine.device))
+        all_groups += layer("bfloat16", BFLOAT16, None, machine, rnn={}, dtype=torch.bfloat16, share=0.5)
         all_groups += [busy(shape) for shape in BUSY]
     return all_groups
 
