@@ -69,10 +69,13 @@ def is_unwatched() -> bool:
     return _mode_count() == 0 and _function_mode_count() == 0 and not _is_profiled()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def allows_tf32() -> bool:
     """Whether products of float32 on a GPU may be made of TF32, as a user has chosen in one of torch's ways; a graph keeps it."""
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+# What torch.compiler.assume_constant_result does; but that imports torch._dynamo, which takes seconds.
+allows_tf32._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_free_to_read(x: Tensor) -> bool:

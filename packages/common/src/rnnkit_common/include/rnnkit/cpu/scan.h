@@ -288,7 +288,7 @@ class Backward {
     for (int c = 0; c < tile.width; ++c)
       past[c] = p.grad_h_last == nullptr ? acc(0) : p.grad_h_last[tile.b * p.channels + tile.d + c];
     for (int64_t later = tiling.chunks - 1; later > chunk; --later) totals[later].apply(past, tile.width);
-    Block block(std::min<int64_t>(kCarry, p.steps), tiling.stride / M::kLanes);
+    const Block block(std::min<int64_t>(kCarry, p.steps), tiling.stride / M::kLanes);
     for (int64_t begin = last_block(tile, chunk); begin >= tiling.boundary(chunk, tile.length); begin -= kCarry) {
       const int count = run_block(tile, chunk, begin, block, true, sums_of(task, chunk, Kind::kStateSums));
       for (int i = count - 1; i >= 0; --i) {
@@ -305,7 +305,7 @@ class Backward {
 
   void aggregate(int64_t task, int64_t chunk, const Aggregate<acc>& total) const {
     const Tile tile = tiling.group(task).tile(p, 0);
-    Block block(std::min<int64_t>(kCarry, p.steps), tiling.stride / M::kLanes);
+    const Block block(std::min<int64_t>(kCarry, p.steps), tiling.stride / M::kLanes);
     for (int64_t begin = last_block(tile, chunk); begin >= tiling.boundary(chunk, tile.length); begin -= kCarry) {
       const int count = run_block(tile, chunk, begin, block, false, nullptr);
       for (int i = count - 1; i >= 0; --i) {
@@ -347,14 +347,18 @@ class Backward {
   class Block {  // those of up to kCarry steps, in the order in which they are written and read
    public:
     Block(int64_t steps, int64_t columns)
-        : columns_(columns), large_(steps * columns > kSmall ? new Factors[steps * columns] : nullptr) {}
-    Factors& at(int step, int c) { return (large_ ? large_.get() : small_)[step * columns_ + c / M::kLanes]; }
+        : columns_(columns),
+          large_(steps * columns > kSmall ? new Factors[steps * columns] : nullptr),
+          factors_(large_ ? large_.get() : small_) {}
+    Block(const Block&) = delete;
+    Factors& at(int step, int c) const { return factors_[step * columns_ + c / M::kLanes]; }
 
    private:
     static constexpr int64_t kSmall = 32;  // on the stack, of which some threads have little; what is large has up to 512 KB
+    Factors small_[kSmall];
     const int64_t columns_;
     const std::unique_ptr<Factors[]> large_;
-    Factors small_[kSmall];
+    Factors* const factors_;
   };
 
   // Of the blocks of up to kCarry steps from a kept state, the last of a chunk; before its first step if there is none.
@@ -393,7 +397,7 @@ class Backward {
   }
 
   // One step of the adjoint.
-  void put_step(const Tile& tile, int64_t t, Block& block, int step, acc* past, acc* sums) const {
+  void put_step(const Tile& tile, int64_t t, const Block& block, int step, acc* past, acc* sums) const {
     constexpr int first = Kind::kFirstInterleaved, end = first + Kind::kInterleaved;
     const int64_t stride = tiling.stride;
     for (int c = 0; c < tile.width; c += M::kLanes) {
@@ -428,7 +432,7 @@ class Backward {
 
   // The states of a block forward, with all that depends on them; returns how many steps it has. The gradients of output
   // planes depend on nothing later: they and their sums are written here, if at all.
-  int run_block(const Tile& tile, int64_t chunk, int64_t begin, Block& block, bool write, acc* sums) const {
+  int run_block(const Tile& tile, int64_t chunk, int64_t begin, const Block& block, bool write, acc* sums) const {
     const int count = int(std::min<int64_t>(kCarry, tiling.boundary(chunk + 1, tile.length) - begin));
     const int64_t ahead = tile.reverse ? -kCarry : kCarry;  // the same steps of the block that comes next, for the L2 cache
     alignas(64) acc h[kBackwardTile<acc>];
