@@ -239,8 +239,11 @@ def test_emulated_orders_of_threads_agree_bit_for_bit(engine: str, normalize: bo
 @pytest.mark.parametrize("threads", [2, 3, 16])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("batch", "units"), [(1, 300), (5, 300), (40, 30)])
-def test_threads_share_rows_and_units(batch: int, units: int, normalize: bool, threads: int) -> None:
+def test_threads_share_rows_and_units(
+    batch: int, units: int, normalize: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More threads than cores too: they wait for each other at every step."""
+    monkeypatch.setenv("RNNKIT_LIGRU_CORES", str(threads))
     case = Case(batch=batch, steps=20, units=units, dtype=torch.float64, normalize=normalize, bidirectional=True)
     problem = Problem.of(case, torch.device("cpu"))
     expected = run_reference(case, problem, torch.float64)
@@ -286,9 +289,10 @@ def test_an_emulated_engine_that_cannot_is_not_replaced_in_silence(monkeypatch: 
     ("lengths", "bidirectional"), [([0, 13, 5, 1, 13, 2, 7, 0, 12], True), ([13, 13, 12, 11, 1, 2, 0, 1], False)], ids=str
 )
 def test_sequences_of_a_batch_are_as_if_alone(
-    lengths: list[int], bidirectional: bool, threads: int, normalize: bool
+    lengths: list[int], bidirectional: bool, threads: int, normalize: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long the others are, in whatever order: those that have ended take no part in the products."""
+    monkeypatch.setenv("RNNKIT_LIGRU_CORES", str(threads))
     torch.manual_seed(0)
     batch, directions, units = len(lengths), 2 if bidirectional else 1, 80  # enough work for threads to share the rows
     g = torch.randn(batch, 13, 2 * units, dtype=torch.float64, requires_grad=True)

@@ -790,8 +790,14 @@ LIGRU = [
     fault(
         "threads do not wait at the end of a step",
         "packages/ligru/csrc/cpu/team.h",
-        "done_.load(std::memory_order_acquire) < n * seats_",
-        "done_.load(std::memory_order_acquire) < (n - 1) * seats_",
+        "done_.load() >= n * seats_",
+        "done_.load() >= (n - 1) * seats_",
+    ),
+    fault(
+        "who sleeps is not woken",
+        "packages/ligru/csrc/cpu/team.h",
+        "if (asleep_.load() > 0) wake();",
+        "",
     ),
     fault(
         "products are not freed of their mean",

@@ -22,7 +22,7 @@ from faults import FAULTS, Fault
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-LIMIT = 1200  # seconds that the tests of a family may take: more, and they hang
+LIMIT = 600  # seconds that the tests of a family may take: more, and they hang
 
 
 def copy_sources(tree: Path) -> None:

@@ -37,10 +37,7 @@ class BackwardPass : Pass<Backward<scalar_t>, scalar_t, Factor> {
         means(team.unit_groups * rows) {}
 
   void run() {
-    torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) pack(block);
-    });
-    this->run_seats([&](Member member) { walk(member); });
+    this->run_seats([&](int64_t block) { pack(block); }, [&](Member member) { walk(member); });
   }
 
  private:

@@ -36,12 +36,7 @@ class ForwardPass : Pass<Forward<scalar_t>, scalar_t, Factor> {
   void run() {
     for (int64_t j = 0; j < 2 * units && p.normalize; ++j)
       for (int64_t k = 0; k < units; ++k) mean[k] += static_cast<acc>(p.u[j * units + k]) / (2 * units);
-    if (packs) {
-      torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t block = begin; block < end; ++block) pack(block);
-      });
-    }
-    this->run_seats([&](Member member) { walk(member); });
+    this->run_seats([&](int64_t block) { pack(block); }, [&](Member member) { walk(member); });
   }
 
  private:

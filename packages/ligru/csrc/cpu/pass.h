@@ -32,6 +32,7 @@ class Pass {
   const bool packs;
   const Team team;
   const std::vector<int64_t> order;  // which of the problem's rows ours are
+  Meeting packing;                   // of all
   Meetings meetings;                 // of each group of rows
   Buffer<Factor> packed;
   Buffer<acc> sums;
@@ -43,8 +44,10 @@ class Pass {
         stride(ceil_div(depth, kRowStep) * kRowStep + kRowStep),  // a power of two would share the same sets of the cache
         block_size(packed_at<M, Factor>(ceil_div(depth, kPair<Factor>) * kPair<Factor>, 0)),
         packs(packs),
-        team(Team::choose(torch::stable::get_num_threads(), rows, blocks, depth * kWidth / kPair<Factor>, kLanes, p.steps)),
+        team(Team::choose(rows, ceil_div(depth * sizeof(Factor), 64), blocks, depth * kWidth / kPair<Factor>, kLanes,
+                          p.steps)),
         order(by_length(p, team.row_groups)),
+        packing(team.seats()),
         meetings(team.row_groups, team.unit_groups),
         packed(packs ? blocks * block_size : 0),
         sums(blocks * rows * kWidth) {}
@@ -118,10 +121,14 @@ class Pass {
 
   int lanes(int64_t unit) const { return int(std::min<int64_t>(kLanes, units - unit)); }
 
-  // walk(member) for all seats, each thread with some of them.
-  template <class F>
-  void run_seats(F walk) const {
+  // pack(block) for all blocks, then walk(member) for all seats, each thread with some of them.
+  template <class Pack, class Walk>
+  void run_seats(Pack pack, Walk walk) {
     torch::stable::parallel_for(0, team.seats(), 1, [&](int64_t begin, int64_t end) {
+      packing.phase(1, begin, end, [&](int64_t seat) {
+        const Share mine(packs ? blocks : 0, seat, team.seats());
+        for (int64_t block = mine.begin; block < mine.end; ++block) pack(block);
+      });
       while (begin < end) {
         const int64_t group = begin / team.unit_groups, of_group = group * team.unit_groups;
         const int64_t last = std::min(end, of_group + team.unit_groups);

@@ -2,13 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
+
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <memory>
 #include <new>
+#include <mutex>
 #include <thread>
 
 namespace rnnkit {
@@ -21,17 +26,26 @@ struct Share {
   Share(int64_t count, int64_t i, int64_t n) : begin(count * i / n), end(count * (i + 1) / n) {}
 };
 
+// Of this machine; RNNKIT_LIGRU_CORES may say another number.
+inline int64_t cores() {
+  static const int64_t found = std::max<int64_t>(std::thread::hardware_concurrency(), 1);
+  const char* const told = std::getenv("RNNKIT_LIGRU_CORES");
+  return told == nullptr ? found : std::max<int64_t>(std::atoll(told), 1);
+}
+
 // Seats in `row_groups` x `unit_groups`: each works on its share of the rows, and of the blocks of units.
 struct Team {
   int64_t row_groups, unit_groups;
 
   int64_t seats() const { return row_groups * unit_groups; }
 
-  // Fewer rows for each thread leave less to do for each weight that is loaded; fewer units need a barrier at each step.
-  // `block_values` of U belong to a block of units, and meet each of its rows in that many multiplications of `lanes`.
-  static Team choose(int64_t threads, int64_t rows, int64_t blocks, int64_t block_values, int64_t lanes, int64_t steps) {
-    constexpr double kBarrier = 1500, kFork = 20000;              // cycles
-    constexpr double kOwnCache = 512 * 1024, kBytesPerCycle = 8;  // half an L2; from the cache that is shared
+  // Fewer rows for each thread leave less to do for each weight that is loaded; fewer units need, at each step, a barrier
+  // and what the others made of each row: `row_lines` lines of the cache for all units. `block_values` of U belong to a
+  // block of units, and meet each of its rows in that many multiplications of `lanes`.
+  static Team choose(int64_t rows, int64_t row_lines, int64_t blocks, int64_t block_values, int64_t lanes, int64_t steps) {
+    constexpr double kBarrier = 1500, kLine = 150, kFork = 20000;  // cycles
+    constexpr double kOwnCache = 512 * 1024, kBytesPerCycle = 8;   // half an L2; from the cache that is shared
+    const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), cores());  // torch may be told of more
     Team best{1, 1};
     double least = 0;
     for (int64_t row_groups = 1; row_groups <= std::min(threads, std::max<int64_t>(rows, 1)); ++row_groups) {
@@ -40,7 +54,8 @@ struct Team {
         const double values = double(ceil_div(blocks, unit_groups) * block_values), bytes = values * 64 / lanes;
         const double products = values / lanes * (1.25 * ceil_div(rows, row_groups) + 1);
         const double loads = bytes > kOwnCache ? bytes / kBytesPerCycle : 0;
-        const double step = std::max(products, loads) + (unit_groups > 1 ? kBarrier : 0);
+        const double lines = double(row_lines * ceil_div(rows, row_groups) * (unit_groups - 1)) / unit_groups;
+        const double step = std::max(products, loads) + (unit_groups > 1 ? kBarrier + kLine * lines : 0);
         const double cost = step * steps + (team.seats() > 1 ? kFork : 0);
         if (team.seats() == 1 || cost < least) best = team, least = cost;
       }
@@ -51,7 +66,8 @@ struct Team {
 
 // Where the seats of one group of rows meet after each phase of their work. A thread whose core does something else does
 // not come: those that wait take its seat for a phase that it has not begun. So one thread can do it all, and none waits for
-// one that has nothing to do but wait.
+// one that has nothing to do but wait. Where it has begun, they soon sleep: who yields instead, to processes that never
+// rest, gives them a slice of time for each of its own, and comes back milliseconds after what it waited for.
 class Meeting {
  public:
   explicit Meeting(int64_t seats) : seats_(seats), begun_(new Phase[seats]) {}
@@ -60,11 +76,9 @@ class Meeting {
   template <class F>
   void phase(int64_t n, int64_t first, int64_t last, F f) {
     for (int64_t seat = first; seat < last; ++seat) take(n, seat, f);
-    for (int64_t spins = 0; done_.load(std::memory_order_acquire) < n * seats_; ++spins) {
-      if (spins < kPatience) continue;
-      for (int64_t seat = 0; seat < seats_; ++seat) take(n, seat, f);
-      std::this_thread::yield();  // the machine is full
-    }
+    if (ends(n, kPatience)) return;
+    for (int64_t seat = 0; seat < seats_; ++seat) take(n, seat, f);
+    if (!ends(n, 10 * kPatience)) sleep(n);
   }
 
  private:
@@ -79,12 +93,41 @@ class Meeting {
     int64_t before = n - 1;
     if (!begun_[seat].n.compare_exchange_strong(before, n, std::memory_order_relaxed)) return;
     f(seat);
-    done_.fetch_add(1, std::memory_order_release);
+    done_.fetch_add(1);
+    if (asleep_.load() > 0) wake();
+  }
+
+  bool is_done(int64_t n) const { return done_.load() >= n * seats_; }
+
+  // Whether phase n ends within so many loads.
+  bool ends(int64_t n, int64_t loads) const {
+    for (int64_t i = 0; i < loads; ++i)
+      if (is_done(n)) return true;
+    return false;
+  }
+
+  void sleep(int64_t n) {
+    asleep_.fetch_add(1);  // before done_ is read, as in take() after it is written: one of both sees the other
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      condition_.wait(lock, [&] { return is_done(n); });
+    }
+    asleep_.fetch_sub(1);
+  }
+
+  void wake() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+    }
+    condition_.notify_all();
   }
 
   const int64_t seats_;
   const std::unique_ptr<Phase[]> begun_;
   alignas(64) std::atomic<int64_t> done_{0};  // seats, of all phases
+  std::atomic<int64_t> asleep_{0};            // threads
+  std::mutex mutex_;
+  std::condition_variable condition_;
 };
 
 // Of each group of rows. Here, and not in engine.h, so that what a deque is made of is compiled for the baseline alone.
