@@ -58,9 +58,10 @@ class Instruction:
 
     @property
     def moved_bytes(self) -> int:
-        """To or from global memory, a thread; single bytes are marks (resets, padding), and do not count."""
+        """To or from global memory, a thread; single bytes are marks (resets, padding), and strong accesses what blocks show each
+        other: they do not count."""
         parts = self.name.split(".")
-        if parts[0] not in ("LDG", "STG"):
+        if parts[0] not in ("LDG", "STG") or "STRONG" in parts:
             return 0
         bits = next((_BITS[part] for part in parts if part in _BITS), 32)
         return 0 if bits == 8 else bits // 8

@@ -1,7 +1,7 @@
 """Tries the shapes of a launch that `rnnkit/cuda/tuning.h` chooses from: python benchmarks/tune_scan.py
 
-Each candidate (threads along time in a block, and blocks in a cluster: RNNKIT_SCAN) runs in a process of its own, first for its
-results, which have to be those of the choice that is made, then for its time. The table has a row for each problem, a
+Each candidate (threads along time in a block, and blocks in a cluster or, with g, in the grid: RNNKIT_SCAN) runs in a process of
+its own, first for its results, which have to be those of the choice that is made, then for its time. The table has a row for each problem, a
 column for each candidate, and device microseconds of forward and backward; the choice itself is the first column.
 """
 
@@ -21,7 +21,7 @@ from rnnkit_common.testing import alternate
 from suite import Machine
 from torch import Tensor
 
-CANDIDATES = ("1x1", "2x1", "4x1", "6x1", "8x1", "4x2", "8x2", "8x4", "8x8", "8x16")
+CANDIDATES = ("1x1", "2x1", "4x1", "6x1", "8x1", "4x2", "8x2", "8x4", "8x8", "8x16", "8x32g", "8x64g")
 MINGRU = ((8, 4096, 1024), (64, 512, 256), (512, 64, 256), (16, 2048, 128), (1, 65536, 1024), (1, 16384, 256))
 OTHERS = ((32, 128, 512), (8, 512, 256))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mingru import functional
 from rnnkit_common.testing import Backend, check_layer, check_what_a_layer_keeps, scans, some_sanitized
-from rnnkit_common.testing.backends import DEVICES, EmulatedDevice, kernels_of
+from rnnkit_common.testing.backends import SHARING_DEVICES, EmulatedDevice, kernels_of
 from torch import Tensor
 
 from .conftest import CSRC
@@ -64,9 +64,9 @@ def test_gradients_too_large_for_the_caches(gates: int) -> None:
     scans.check_large_gradients(Case(steps=9000, channels=67, gates=gates))
 
 
-@pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES.keys())
+@pytest.mark.parametrize("device", SHARING_DEVICES.values(), ids=SHARING_DEVICES.keys())
 def test_emulated_orders_of_threads_agree_bit_for_bit(device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(batch=1, steps=300, channels=40, lengths=(290,), reset=(100,))
+    case = Case(batch=1, steps=1900, channels=40, lengths=(1890,), reset=(100,))
     scans.check_orders_agree(case, "mingru", CSRC, device, monkeypatch)
 
 
@@ -166,3 +166,10 @@ def test_a_training_step_of_a_layer_is_a_kernel_each_way_beyond_its_products(mon
         torch.autograd.grad(out, leaves, torch.ones_like(out))
 
     assert kernels_of("mingru", CSRC, step, monkeypatch) == (2, {"linear": 2, "matmul": 1, "sum": 1})
+
+
+def test_blocks_all_over_a_gpu_share_a_long_sequence_of_few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through global memory, with counters that start at 0; in a short one, the blocks of a cluster, with no more than the kernel."""
+    for steps, fills in ((2600, {"full": 1}), (1000, {})):
+        planes = torch.randn(1, steps, 2 * 3)
+        assert kernels_of("mingru", CSRC, lambda x=planes: torch.ops.rnnkit_mingru.scan([x]), monkeypatch) == (1, fills)

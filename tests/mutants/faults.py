@@ -35,8 +35,8 @@ def fault(name: str, file: str, *edits: str, families: str = "") -> Fault:
 
 
 _CPU_SCAN = f"{CPU}/scan.h"
-_CUDA_FORWARD, _CUDA_BACKWARD, _CUDA_TILE, _CUDA_PLANES = (
-    f"{CUDA}/scan_{n}.h" for n in ("forward", "backward", "tile", "planes")
+_CUDA_FORWARD, _CUDA_BACKWARD, _CUDA_TILE, _CUDA_EXCHANGE, _CUDA_PLANES = (
+    f"{CUDA}/scan_{n}.h" for n in ("forward", "backward", "tile", "exchange", "planes")
 )
 _TENSORS = f"{COMMON}/include/rnnkit/scan_tensors.h"
 _SCAN_OPS = f"{COMMON}/include/rnnkit/scan_ops.h"
@@ -277,24 +277,52 @@ VECTOR_MATHEMATICS = [
 SCAN_ON_CUDA = [
     fault(
         "no barrier before the chunks' maps are read",
-        _CUDA_TILE,
-        "of_chunks[threadIdx.y * kRow + c * kLanes] = map[c];\n    __syncthreads();",
-        "of_chunks[threadIdx.y * kRow + c * kLanes] = map[c];",
+        _CUDA_EXCHANGE,
+        "    store(threadIdx.y, mine);\n    __syncthreads();",
+        "    store(threadIdx.y, mine);",
         families="mingru",
     ),
     fault(
         "no barrier before the blocks' maps are read",
-        _CUDA_TILE,
-        "= total;\n        }\n      }\n      cluster_barrier();",
-        "= total;\n        }\n      }",
+        _CUDA_EXCHANGE,
+        "if (in_cluster()) return cluster_barrier();",
+        "if (in_cluster()) return;",
         families="mingru",
     ),
-    fault("one set of buffers instead of two in turn", _CUDA_TILE, "    parity_ ^= 1;\n", "", families="mingru"),
     fault(
-        "no barrier before a sum overwrites what others read",
-        _CUDA_TILE,
-        "    if (cluster > 1)  // what this memory held before has been read\n      cluster_barrier();\n    else\n      __syncthreads();\n",
-        "",
+        "no barrier before what enters the chunks is read",
+        _CUDA_EXCHANGE,
+        "    __syncthreads();\n    RNNKIT_UNROLL\n    for (int c = 0; c < channels; ++c) entering",
+        "    RNNKIT_UNROLL\n    for (int c = 0; c < channels; ++c) entering",
+        families="mingru",
+    ),
+    fault(
+        "no barrier before what other blocks showed is read",
+        _CUDA_EXCHANGE,
+        "load_shared_global(on_board(block, i));\n    }\n    __syncthreads();",
+        "load_shared_global(on_board(block, i));\n    }",
+        families="mingru",
+    ),
+    fault("one set of buffers instead of two in turn", _CUDA_EXCHANGE, "meetings_ & 1", "meetings_ & 0", families="mingru"),
+    fault(
+        "blocks that share through global memory do not wait for all",
+        _CUDA_EXCHANGE,
+        "meetings_ * unsigned(sharing_.blocks)",
+        "meetings_ * unsigned(sharing_.blocks) - 1",
+        families="mingru",
+    ),
+    fault(
+        "a sum leaves out all blocks but the first",
+        _CUDA_EXCHANGE,
+        "for (int block = 1; block < sharing_.blocks; ++block)",
+        "for (int block = 1; block < 1; ++block)",
+        families="sru",
+    ),
+    fault(
+        "no barrier before the chunks' sums are read",
+        _CUDA_EXCHANGE,
+        "    store(threadIdx.y, values);\n    __syncthreads();",
+        "    store(threadIdx.y, values);",
         families="sru",
     ),
     fault(
@@ -312,10 +340,10 @@ SCAN_ON_CUDA = [
         families="mingru",
     ),
     fault(
-        "a thread's entering state misses a chunk of its block",
-        _CUDA_TILE,
-        "if (chunk == int(threadIdx.y)) entering[c] = through;",
-        "if (chunk + 1 == int(threadIdx.y)) entering[c] = through;",
+        "a thread's entering state has a chunk of its block too many",
+        _CUDA_EXCHANGE,
+        "          *row(chunk, 2 * c) = through[c];\n          through[c] = next(through[c]);",
+        "          through[c] = next(through[c]);\n          *row(chunk, 2 * c) = through[c];",
         families="qrnn",
     ),
     fault(

@@ -16,8 +16,8 @@ SCANS = ["mingru", "qrnn", "sru"]
 ROWS = {"BFloat16": (8, 6.5), "Half": (8, 6.5), "float": (8, 6.5)}  # of joint_scores: forward, backward, an output
 # Counted at the commit that brought them here, and one in twenty more: forward, backward, of bfloat16; then of float32.
 LIMITS = {
-    "Kind<(Gates)0, (Activation)0>": (36, 52, 46, 63),
-    "Kind<(Pooling)0, false>": (21, 31, 18, 30),
+    "Kind<(Gates)0, (Activation)0>": (36, 53, 46, 63),
+    "Kind<(Pooling)0, false>": (21, 31, 19, 30),
     "Kind<(Pooling)2, false>": (51, 76, 66, 90),
     "Kind<(Peephole)0, (Skip)1>": (48, 86, 57, 82),
     "Kind<(Peephole)1, (Skip)1>": (52, 93, 62, 89),
@@ -41,10 +41,10 @@ def test_every_kernel_can_be_read(kernels: list[sass.Kernel]) -> None:
 
 @pytest.mark.parametrize("kernels", SCANS, indirect=True)
 def test_scans_keep_their_tiles_in_registers(kernels: list[sass.Kernel]) -> None:
-    """But for doubles. Eight bytes of stack are the message of an error; four or eight more are spilled outside of the loop."""
+    """But for doubles. Eight bytes of stack are the message of an error; up to 16 more are spilled outside of the loop."""
     scans = [kernel for kernel in kernels if kernel.outputs and "double" not in kernel.name]
     assert scans
-    assert {sass.short(kernel.name): kernel.local for kernel in scans if kernel.local or kernel.stack > 16} == {}
+    assert {sass.short(kernel.name): kernel.local for kernel in scans if kernel.local or kernel.stack > 24} == {}
 
 
 @pytest.mark.parametrize("kernels", SCANS, indirect=True)

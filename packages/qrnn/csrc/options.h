@@ -23,6 +23,7 @@ template <Pooling pooling, bool zoneout>
 struct Kind : KindDefaults {
   static constexpr int kPlanes = planes_of(pooling);
   static constexpr int kOutputPlanes = pooling == Pooling::fo || pooling == Pooling::ifo ? 1 : 0;
+  static constexpr int kRegisters = zoneout ? 4 : 0;  // of random numbers
   template <class acc>
   using Options = Zoneout;
 };

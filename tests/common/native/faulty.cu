@@ -36,6 +36,7 @@ const char* const kNames[] = {"none",
 
 struct Parameters {
   Fault fault;
+  int cluster;
   float* out;    // [blocks, kThreads]
   float* total;  // [1]
 };
@@ -58,12 +59,13 @@ __global__ void kernel(Parameters p) {
   if (p.fault != shuffle_outside_mask || t % 32 < 16)
     for (int bits = 16; bits > 0; bits /= 2) value += __shfl_xor_sync(mask, value, bits);
 
-  if (rnnkit::cluster_size() > 1) {
+  if (p.cluster > 1) {
+    const int rank = int(blockIdx.x) % p.cluster;
     if (p.fault == early_cluster_write)
       __syncthreads();  // the other block may still be reading what is written here
     else
       rnnkit::cluster_barrier();
-    if (t == 0) rnnkit::cluster_shared(shared, 1 - rnnkit::cluster_rank())[0] = 100.0f * (1 + rnnkit::cluster_rank());
+    if (t == 0) rnnkit::cluster_shared(shared, 1 - rank)[0] = 100.0f * (1 + rank);
     if (p.fault != missing_cluster_barrier) rnnkit::cluster_barrier();
     value += shared[0];
   }
@@ -82,7 +84,7 @@ int main(int, char** arguments) {
   const unsigned cluster = fault == missing_cluster_barrier || fault == early_cluster_write || fault == none ? 2 : 1;
   try {
     rnnkit::launch(&kernel, {dim3(blocks), dim3(kThreads), kThreads * sizeof(float), cluster}, 0,
-                   Parameters{fault, out.data(), total.data()});
+                   Parameters{fault, int(cluster), out.data(), total.data()});
   } catch (const std::exception& error) {
     std::printf("error: %s\n", error.what());
     return 1;

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from rnnkit_common import build
 
-_NO_KERNELS = {"view", "t", "transpose", "as_strided", "flatten", "empty_strided", "resolve_conj"}
+_NO_KERNELS = {"view", "t", "transpose", "as_strided", "flatten", "empty", "empty_strided", "resolve_conj"}
 ORDERS = {"forward": (0, 0), "reversed": (1, 0), "shuffled-1": (2, 1), "shuffled-2": (2, 2)}
 
 
@@ -35,6 +35,8 @@ class EmulatedDevice(NamedTuple):
 
 # One so small that no sequence is cut in time, one whose blocks share each, and one with clusters of blocks.
 DEVICES = {"small": EmulatedDevice(1, 75), "medium": EmulatedDevice(84, 86), "large": EmulatedDevice(132, 90)}
+# And one of whose blocks some share each sequence, in several turns.
+SHARING_DEVICES = {**DEVICES, "few": EmulatedDevice(12, 86)}
 
 
 @dataclasses.dataclass(frozen=True)

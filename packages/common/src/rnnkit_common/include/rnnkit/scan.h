@@ -69,6 +69,7 @@ struct KindDefaults {
   static constexpr bool kOutputSeesPrevious = false;
   // These planes lie interleaved in memory: the values of a channel one after the other.
   static constexpr int kFirstInterleaved = 0, kInterleaved = 0;
+  static constexpr int kRegisters = 0;   // of a GPU's thread, that its mathematics takes besides what it holds
   static constexpr int kParameters = 0;  // of them:
   static constexpr int kStateSums = 0, kOutputSums = 0;
   template <class acc>

@@ -7,13 +7,16 @@
 #ifdef RNNKIT_EMULATE_CUDA
 #include <rnnkit/cuda/emulation/builtins.h>
 #define RNNKIT_UNROLL
+#define RNNKIT_UNROLL_BY(n)
 
 #include <numeric>
 #include <random>
 #include <stdexcept>
 #include <vector>
 #else
+#define RNNKIT_PRAGMA(text) _Pragma(#text)
 #define RNNKIT_UNROLL _Pragma("unroll")
+#define RNNKIT_UNROLL_BY(n) RNNKIT_PRAGMA(unroll n)
 
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
@@ -40,12 +43,12 @@ struct Launch {
 struct DeviceProperties {
   int multiprocessors;
   bool clusters;
-  int capability;       // 90 for 9.0
+  int capability;       // 90 for 9.0; of what was compiled for it, where the device is newer
   size_t shared_bytes;  // that a block can have
 };
 
-// device_properties; active_clusters: how many clusters of a shape the device runs at the same time, 0 if it cannot run any;
-// launch, on the device and its current stream, without waiting.
+// device_properties; active_clusters, active_blocks: how many clusters or blocks of a shape the device runs at the same
+// time, 0 if it cannot run any; launch, on the device and its current stream, without waiting.
 #ifdef RNNKIT_EMULATE_CUDA
 template <class Device>
 DeviceProperties device_properties(Device) {
@@ -57,6 +60,12 @@ DeviceProperties device_properties(Device) {
 template <class Device, class Parameters>
 int active_clusters(void (*)(Parameters), const Launch& shape, Device) {
   return emulation::configuration().multiprocessors / int(shape.cluster);
+}
+
+template <class Device, class Parameters>
+int active_blocks(void (*)(Parameters), const Launch& shape, Device device) {
+  const DeviceProperties properties = device_properties(device);
+  return shape.shared_bytes <= properties.shared_bytes ? properties.multiprocessors : 0;
 }
 
 template <class Device, class Parameters>
@@ -85,16 +94,24 @@ inline DeviceProperties device_properties(torch::stable::Device device) {
     check_cuda(cudaDeviceGetAttribute(&value, attribute, device.index()));
     return value;
   };
-  const int major = get(cudaDevAttrComputeCapabilityMajor), minor = get(cudaDevAttrComputeCapabilityMinor);
-  return {get(cudaDevAttrMultiProcessorCount), major >= 9, 10 * major + minor,
+  const int device_capability = 10 * get(cudaDevAttrComputeCapabilityMajor) + get(cudaDevAttrComputeCapabilityMinor);
+  int capability = 0;
+  for (int compiled : {__CUDA_ARCH_LIST__})
+    if (compiled / 10 <= device_capability && compiled / 10 > capability) capability = compiled / 10;
+  return {get(cudaDevAttrMultiProcessorCount), capability >= 90, capability,
           size_t(get(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
 }
 
+// The limit of shared memory belongs to the kernel, whatever shape another thread is about to launch: it is not lowered.
 template <class Parameters>
-void allow_shape(void (*kernel)(Parameters), const Launch& shape) {
+cudaError_t allow_shape(void (*kernel)(Parameters), const Launch& shape, torch::stable::Device device) {
+  cudaError_t error = cudaSuccess;
   if (shape.shared_bytes > 48 * 1024)
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shape.shared_bytes)));
-  if (shape.cluster > 8) check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 int(device_properties(device).shared_bytes));
+  if (error == cudaSuccess && shape.cluster > 8)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  return error;
 }
 
 inline cudaLaunchConfig_t launch_config(const Launch& shape, cudaLaunchAttribute& attribute) {
@@ -115,14 +132,27 @@ inline cudaLaunchConfig_t launch_config(const Launch& shape, cudaLaunchAttribute
 template <class Parameters>
 int active_clusters(void (*kernel)(Parameters), const Launch& shape, torch::stable::Device device) {
   const torch::stable::accelerator::DeviceGuard guard(device.index());
-  allow_shape(kernel, shape);
   cudaLaunchAttribute attribute;
   cudaLaunchConfig_t config = launch_config(shape, attribute);
   config.numAttrs = 1;  // a cluster of one block is one, too
   int count = 0;
-  const cudaError_t error = cudaOccupancyMaxActiveClusters(&count, reinterpret_cast<const void*>(kernel), &config);
+  cudaError_t error = allow_shape(kernel, shape, device);
+  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&count, reinterpret_cast<const void*>(kernel), &config);
   if (error == cudaSuccess) return count;
   cudaGetLastError();  // a size that this device cannot have is an answer, not an error
+  return 0;
+}
+
+template <class Parameters>
+int active_blocks(void (*kernel)(Parameters), const Launch& shape, torch::stable::Device device) {
+  const torch::stable::accelerator::DeviceGuard guard(device.index());
+  int of_multiprocessor = 0;
+  cudaError_t error = allow_shape(kernel, shape, device);
+  if (error == cudaSuccess)
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_multiprocessor, reinterpret_cast<const void*>(kernel),
+                                                          int(shape.block.x * shape.block.y), shape.shared_bytes);
+  if (error == cudaSuccess) return of_multiprocessor * device_properties(device).multiprocessors;
+  cudaGetLastError();
   return 0;
 }
 
@@ -137,7 +167,7 @@ void launch(void (*kernel)(Parameters), const Launch& shape, torch::stable::Devi
   cudaLaunchConfig_t config = launch_config(shape, attribute);
   config.stream = static_cast<cudaStream_t>(stream);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
-  allow_shape(kernel, shape);
+  check_cuda(allow_shape(kernel, shape, device));
   check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), arguments));
 }
 #endif
@@ -166,8 +196,6 @@ __device__ __forceinline__ WarpBits warp_bits(bool mine) { return __ballot_sync(
 #endif
 
 #ifdef RNNKIT_EMULATE_CUDA
-inline int cluster_size() { return emulation::Cluster::current()->blocks; }
-inline int cluster_rank() { return emulation::self().block; }
 inline void cluster_barrier(RNNKIT_SITE) {
   emulation::Cluster::current()->wait(emulation::State::at_cluster_barrier, 0, file, line);
 }
@@ -180,16 +208,12 @@ T* cluster_shared(T* mine, int rank) {
 }
 #else
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-__device__ __forceinline__ int cluster_size() { return int(cooperative_groups::this_cluster().num_blocks()); }
-__device__ __forceinline__ int cluster_rank() { return int(cooperative_groups::this_cluster().block_rank()); }
 __device__ __forceinline__ void cluster_barrier() { cooperative_groups::this_cluster().sync(); }
 template <class T>
 __device__ __forceinline__ T* cluster_shared(T* mine, int rank) {
   return cooperative_groups::this_cluster().map_shared_rank(mine, rank);
 }
 #else
-__device__ __forceinline__ int cluster_size() { return 1; }
-__device__ __forceinline__ int cluster_rank() { return 0; }
 __device__ __forceinline__ void cluster_barrier() {}
 template <class T>
 __device__ __forceinline__ T* cluster_shared(T* mine, int) {
@@ -215,6 +239,11 @@ template <class T>
 T load_shared_global(const T* from) {
   return *from;
 }
+
+template <class T>
+void store_shared_global(T* to, T value) {
+  *to = value;
+}
 #else
 __device__ __forceinline__ void group_barrier(unsigned* arrived, unsigned target) {
   __syncthreads();
@@ -228,10 +257,15 @@ __device__ __forceinline__ void group_barrier(unsigned* arrived, unsigned target
   __syncthreads();
 }
 
-// Of memory that other blocks write while this kernel runs.
+// Of memory that other blocks write, or read, while this kernel runs.
 template <class T>
 __device__ __forceinline__ T load_shared_global(const T* from) {
   return __ldcg(from);
+}
+
+template <class T>
+__device__ __forceinline__ void store_shared_global(T* to, T value) {
+  __stcg(to, value);
 }
 #endif
 

@@ -4,6 +4,7 @@
 
 #include <rnnkit/cell.h>
 #include <rnnkit/cuda/math.h>
+#include <rnnkit/cuda/scan_exchange.h>
 #include <rnnkit/cuda/scan_planes.h>
 #include <rnnkit/cuda/scan_tile.h>
 #include <rnnkit/scan.h>
@@ -13,7 +14,7 @@ namespace rnnkit::cuda {
 template <class Kind, class scalar_t, class Tile>
 __global__ void __launch_bounds__(kLanes* BackwardBlock<scalar_t, Kind>::kChunks,
                                   BackwardBlock<scalar_t, Kind>::kPerMultiprocessor)
-    scan_backward_kernel(const Packable<ScanBackward<scalar_t, Kind>> p) {
+    scan_backward_kernel(const Cut<ScanBackward<scalar_t, Kind>> p) {
   using acc = acc_t<scalar_t>;
   constexpr int planes = Kind::kPlanes, state_planes = planes - Kind::kOutputPlanes;
   constexpr int state_sums = Kind::kStateSums, output_sums = Kind::kOutputSums, parameter_factors = kParameterFactors<Kind>;
@@ -21,11 +22,9 @@ __global__ void __launch_bounds__(kLanes* BackwardBlock<scalar_t, Kind>::kChunks
   constexpr int channels = Tile::kChannels, steps = Tile::kSteps;
   const typename CheckedCell<Math<scalar_t>, Kind>::type cell(p.options);
   using Own = typename CheckedCell<Math<scalar_t>, Kind>::type::Own;
-  const Place<channels> at(p);
-  const int length = checked_length(p, at.b), tile = at.count * steps;
-  const int tiles = (length + tile - 1) / tile;
-  const int from_end = at.count - 1 - at.index;  // the first thread in processing order takes the last steps
-  Exchange<acc, channels> exchange;
+  const Place<channels> at(p, p.sharing);
+  const int length = checked_length(p, at.b), tile = at.count * steps, end = (length + tile - 1) / tile * tile;
+  ExchangeOf<Kind, acc, Tile> exchange(p.sharing);
   acc state[channels];
   load_states(state, from_offset(p.grad_h_last, int64_t(at.b) * p.channels + at.d), at.valid, acc(0));
   Own own[channels];
@@ -43,8 +42,8 @@ __global__ void __launch_bounds__(kLanes* BackwardBlock<scalar_t, Kind>::kChunks
   };
   constexpr bool prefetch = BackwardBlock<scalar_t, Kind>::kPrefetch;
   // Then one turn more than there are tiles: the first has no steps, and loads those of the next.
-  for (int n = prefetch ? tiles : tiles - 1; n >= 0; --n) {
-    const int s = (n * at.count + from_end) * steps;
+  // The first thread in processing order takes the last steps.
+  for (int s = end - (at.index + 1) * steps + (prefetch ? tile : 0); s >= 0; s -= tile) {
     if (!prefetch) load(s);
     const Marks<steps> marks(p, at, s, length);
     Planes<scalar_t, KindDefaults, Tile, 0, 1> grad_out;
@@ -84,8 +83,8 @@ __global__ void __launch_bounds__(kLanes* BackwardBlock<scalar_t, Kind>::kChunks
         }
       }
     });
-    if (prefetch && n > 0) load(s - tile);  // in flight during all that follows
-    if (prefetch && n == tiles) continue;
+    if (prefetch && s >= tile) load(s - tile);  // in flight during all that follows
+    if (prefetch && s >= end) continue;
 
     const auto adjoint = [&](int i, int c, acc total) {  // what reaches the step before
       if constexpr (Kind::kOutputSeesPrevious) return a[c][i] * total + to_h_prev[c][i];
@@ -136,12 +135,21 @@ __global__ void __launch_bounds__(kLanes* BackwardBlock<scalar_t, Kind>::kChunks
   }
 
   if (at.index == 0) store_states(p.grad_h0 + int64_t(at.b) * p.channels + at.d, state, at.valid);
-  for (int j = 0; j < Kind::kParameters; ++j) {
+  if constexpr (Kind::kParameters > 0) {
+    Values<acc, channels * Kind::kParameters> totals;
     RNNKIT_UNROLL
     for (int c = 0; c < channels; ++c) {
-      const acc total = exchange.sum(sums[c][j]);
-      if (at.index == 0 && c < at.valid)
-        p.sums[(parameter_of_sum<Kind>(j) * p.batch + at.b) * p.channels + at.d + c] = total;
+      RNNKIT_UNROLL
+      for (int j = 0; j < Kind::kParameters; ++j) totals.of[c * Kind::kParameters + j] = sums[c][j];
+    }
+    exchange.sum(totals);
+    RNNKIT_UNROLL
+    for (int c = 0; c < channels; ++c) {
+      RNNKIT_UNROLL
+      for (int j = 0; j < Kind::kParameters; ++j)
+        if (at.index == 0 && c < at.valid)
+          p.sums[(parameter_of_sum<Kind>(j) * p.batch + at.b) * p.channels + at.d + c] =
+              totals.of[c * Kind::kParameters + j];
     }
   }
   RNNKIT_UNROLL

@@ -4,6 +4,7 @@
 
 #include <rnnkit/cell.h>
 #include <rnnkit/cuda/math.h>
+#include <rnnkit/cuda/scan_exchange.h>
 #include <rnnkit/cuda/scan_planes.h>
 #include <rnnkit/cuda/scan_tile.h>
 #include <rnnkit/scan.h>
@@ -25,16 +26,15 @@ __device__ __forceinline__ void finish(const ScanForward<scalar_t, Kind>& p, con
 template <class Kind, class scalar_t, class Tile>
 __global__ void __launch_bounds__(kLanes* ForwardBlock<scalar_t, Kind>::kChunks,
                                   ForwardBlock<scalar_t, Kind>::kPerMultiprocessor)
-    scan_forward_kernel(const Packable<ScanForward<scalar_t, Kind>> p) {
+    scan_forward_kernel(const Cut<ScanForward<scalar_t, Kind>> p) {
   using acc = acc_t<scalar_t>;
   constexpr int planes = Kind::kPlanes, state_planes = planes - Kind::kOutputPlanes;
   constexpr int channels = Tile::kChannels, steps = Tile::kSteps;
   const typename CheckedCell<Math<scalar_t>, Kind>::type cell(p.options);
   using Own = typename CheckedCell<Math<scalar_t>, Kind>::type::Own;
-  const Place<channels> at(p);
-  const int length = checked_length(p, at.b), tile = at.count * steps;
-  const int tiles = (length + tile - 1) / tile;
-  Exchange<acc, channels> exchange;
+  const Place<channels> at(p, p.sharing);
+  const int length = checked_length(p, at.b), tile = at.count * steps, end = (length + tile - 1) / tile * tile;
+  ExchangeOf<Kind, acc, Tile> exchange(p.sharing);
   acc state[channels];
   load_states(state, from_offset(p.h0, int64_t(at.b) * p.channels + at.d), at.valid, p.initial);
   Own own[channels];
@@ -48,9 +48,8 @@ __global__ void __launch_bounds__(kLanes* ForwardBlock<scalar_t, Kind>::kChunks,
   Planes<scalar_t, Kind, Tile, 0, early> in{};
   Planes<scalar_t, Kind, Tile, early, planes> in_late;
   // Then one turn more than there are tiles: the first has no steps, and loads those of the next.
-  for (int n = prefetch ? -1 : 0; n < tiles; ++n) {
-    const int s = (n * at.count + at.index) * steps;
-    const Marks<steps> marks(p, at, s, n < 0 ? s : length);
+  for (int s = at.index * steps - (prefetch ? tile : 0); s < end; s += tile) {
+    const Marks<steps> marks(p, at, s, s < 0 ? s : length);
     if (!prefetch) in.load(p.in, at, s, length, marks.count, p.packed);
     in_late.load(p.in, at, s, length, marks.count, p.packed);
     acc a[channels][steps], b[channels][steps];
@@ -75,9 +74,9 @@ __global__ void __launch_bounds__(kLanes* ForwardBlock<scalar_t, Kind>::kChunks,
         }
       }
     });
-    if (prefetch && n + 1 < tiles)  // in flight during all that follows
+    if (prefetch && s + tile < end)  // in flight during all that follows
       in.load(p.in, at, s + tile, length, Marks<steps>::count_from(s + tile, length), p.packed);
-    if (n < 0) continue;
+    if (s < 0) continue;
 
     acc h[channels];
     if (at.count > 1) {
@@ -125,12 +124,12 @@ __global__ void __launch_bounds__(kLanes* ForwardBlock<scalar_t, Kind>::kChunks,
 }
 
 template <class Kind, class scalar_t, class Tile>
-__global__ void __launch_bounds__(kLanes) serial_forward_kernel(const Packable<ScanForward<scalar_t, Kind>> p) {
+__global__ void __launch_bounds__(kLanes) serial_forward_kernel(const Cut<ScanForward<scalar_t, Kind>> p) {
   using acc = acc_t<scalar_t>;
   constexpr int planes = Kind::kPlanes, channels = Tile::kChannels, steps = Tile::kSteps;
   const typename CheckedCell<Math<scalar_t>, Kind>::type cell(p.options);
   using Own = typename CheckedCell<Math<scalar_t>, Kind>::type::Own;
-  const Place<channels> at(p);
+  const Place<channels> at(p, Sharing{});
   const int length = checked_length(p, at.b);
   acc h[channels];
   load_states(h, from_offset(p.h0, int64_t(at.b) * p.channels + at.d), at.valid, p.initial);

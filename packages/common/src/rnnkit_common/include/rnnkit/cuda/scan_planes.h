@@ -9,13 +9,6 @@
 
 namespace rnnkit::cuda {
 
-// A problem, and whether a thread's channels can be read and written by one access: they lie at multiples of their size,
-// within 4 GB of their sequence's first, and none of them has another direction than its neighbour.
-template <class Problem>
-struct Packable : Problem {
-  bool packed;
-};
-
 // A thread's values of the planes from..to, at kSteps steps: in words as they lie in memory, those of interleaved planes
 // one group after the other.
 template <class scalar_t, class Kind, class Tile, int from, int to>
@@ -135,7 +128,7 @@ class Planes {
   Word<scalar_t, kChannels> words_[to > from ? to - from : 1][kSteps];
 };
 
-// Whether the planes of the kind have the layout that Packable asks for.
+// Whether the planes of the kind have the layout that Cut::packed tells of.
 template <class Tile, class Kind, class T, class Problem>
 bool are_packed(const Rows<T>* rows, int count, const Problem& p) {
   constexpr int channels = Tile::kChannels;

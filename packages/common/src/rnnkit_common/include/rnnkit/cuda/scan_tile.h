@@ -1,4 +1,4 @@
-// What the threads of the scan kernels share out among them: places, marks, and maps along time.
+// What the threads of the scan kernels share out among them: places and marks.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -8,13 +8,32 @@
 
 namespace rnnkit::cuda {
 
+// The blocks that share a sequence: a cluster, or where `arrived` is not null, blocks that run at the same time. They are
+// the x of a launch, and sequences the y; without sharing, sequences are the x, of which there may be more.
+struct Sharing {
+  int blocks = 1;
+  unsigned* arrived = nullptr;  // [sequences], 0 at first
+  void* board = nullptr;        // what they show each other
+
+  __device__ __forceinline__ int sequence() const { return int(blocks > 1 ? blockIdx.y : blockIdx.x); }
+  __device__ __forceinline__ int block() const { return blocks > 1 ? int(blockIdx.x) : 0; }
+};
+
+// A problem as it is cut for a launch. `packed`: a thread's channels can be read and written by one access; they lie at
+// multiples of their size, within 4 GB of their sequence's first, and none of them has another direction than its neighbour.
+template <class Problem>
+struct Cut : Problem {
+  bool packed;
+  Sharing sharing;
+};
+
 // Where a thread stands: its channels, and its place in the processing order among the threads that share them. A block's
 // channels have one direction. In a packed problem a thread has all of its channels, or none: it then reads what some
 // other thread reads, and writes nothing.
 template <int channels>
 struct Place {
   int b, d, valid;   // the sequence, the first channel, and how many of its channels exist
-  int index, count;  // along time, over the whole cluster
+  int index, count;  // along time, over all blocks
   bool reverse;
 
   static constexpr int kWidth = kLanes * channels;
@@ -30,17 +49,17 @@ struct Place {
   }
 
   template <class Problem>
-  __device__ __forceinline__ explicit Place(const Problem& p) {
+  __device__ __forceinline__ Place(const Problem& p, const Sharing& sharing) {
     const unsigned forward = unsigned(forward_tiles(p)), of_sequence = unsigned(tiles(p));
-    const unsigned tile = blockIdx.x / cluster_size(), within = tile % of_sequence;
-    b = int(tile / of_sequence);
+    const unsigned sequence = unsigned(sharing.sequence()), within = sequence % of_sequence;
+    b = int(sequence / of_sequence);
     reverse = within >= forward;
     const int first = reverse ? int(p.reverse_from) + int(within - forward) * kWidth : int(within) * kWidth;
     const int left = int(reverse ? p.channels : p.reverse_from) - first - int(threadIdx.x) * channels;
     valid = left < 0 ? 0 : left < channels ? left : channels;
     d = valid > 0 ? first + int(threadIdx.x) * channels : first;
-    index = cluster_rank() * int(blockDim.y) + int(threadIdx.y);
-    count = cluster_size() * int(blockDim.y);
+    index = sharing.block() * int(blockDim.y) + int(threadIdx.y);
+    count = sharing.blocks * int(blockDim.y);
   }
 };
 
@@ -49,92 +68,6 @@ template <class Tile, class Problem>
 int64_t sequences_of(const Problem& p) {
   return p.batch * Place<Tile::kChannels>::tiles(p);
 }
-
-template <class acc>
-struct Affine {  // h -> a h + b
-  acc a, b;
-  __device__ __forceinline__ acc operator()(acc h) const { return a * h + b; }
-};
-
-template <class acc, int channels>
-class Exchange {
- public:
-  static size_t shared_bytes(int chunks, int cluster) {
-    return chunks * cluster == 1 ? 0 : 2 * (chunks + (cluster > 1 ? cluster : 0)) * kRow * sizeof(Affine<acc>);
-  }
-
-  __device__ __forceinline__ Exchange() {
-    if (cluster_size() > 1) cluster_barrier();  // every block must have started before its memory is written to
-  }
-
-  // Applies the maps of all threads along time, in order, to `state`, and tells what entered this thread's own maps.
-  __device__ __forceinline__ void operator()(const Affine<acc> (&map)[channels], acc (&state)[channels],
-                                             acc (&entering)[channels]) {
-    const int chunks = blockDim.y, cluster = cluster_size();
-    // two sets of buffers in turn: one barrier then keeps writes from overtaking the reads of the last exchange
-    Affine<acc>* const of_chunks = shared_memory<Affine<acc>>() + parity_ * chunks * kRow + threadIdx.x;
-    Affine<acc>* const of_blocks = shared_memory<Affine<acc>>() + (2 * chunks + parity_ * cluster) * kRow + threadIdx.x;
-    parity_ ^= 1;
-    RNNKIT_UNROLL
-    for (int c = 0; c < channels; ++c) of_chunks[threadIdx.y * kRow + c * kLanes] = map[c];
-    __syncthreads();
-    if (cluster > 1) {
-      if (threadIdx.y == 0) {
-        RNNKIT_UNROLL
-        for (int c = 0; c < channels; ++c) {
-          Affine<acc> total{1, 0};
-          for (int chunk = 0; chunk < chunks; ++chunk) {
-            const Affine<acc> next = of_chunks[chunk * kRow + c * kLanes];
-            total = {next.a * total.a, next(total.b)};
-          }
-          for (int rank = 0; rank < cluster; ++rank)
-            cluster_shared(of_blocks, rank)[cluster_rank() * kRow + c * kLanes] = total;
-        }
-      }
-      cluster_barrier();
-    }
-    RNNKIT_UNROLL
-    for (int c = 0; c < channels; ++c) {
-      entering[c] = state[c];
-      for (int rank = 0; rank < cluster && cluster > 1; ++rank) {
-        if (rank == cluster_rank()) entering[c] = state[c];
-        state[c] = of_blocks[rank * kRow + c * kLanes](state[c]);
-      }
-      acc through = entering[c];
-      for (int chunk = 0; chunk < chunks; ++chunk) {
-        if (chunk == int(threadIdx.y)) entering[c] = through;
-        through = of_chunks[chunk * kRow + c * kLanes](through);
-      }
-      if (cluster == 1) state[c] = through;
-    }
-  }
-
-  // The sum of a value over all threads along time, always in the same order; for the first of them.
-  __device__ __forceinline__ acc sum(acc mine) {
-    const int chunks = blockDim.y, cluster = cluster_size();
-    if (chunks * cluster == 1) return mine;
-    acc* const of_chunks = shared_memory<acc>() + threadIdx.x;
-    acc* const of_blocks = of_chunks + chunks * kLanes;
-    if (cluster > 1)  // what this memory held before has been read
-      cluster_barrier();
-    else
-      __syncthreads();
-    of_chunks[threadIdx.y * kLanes] = mine;
-    __syncthreads();
-    acc total = 0;
-    for (int c = 0; c < chunks && threadIdx.y == 0; ++c) total += of_chunks[c * kLanes];
-    if (cluster == 1) return total;
-    if (threadIdx.y == 0) cluster_shared(of_blocks, 0)[cluster_rank() * kLanes] = total;
-    cluster_barrier();
-    total = 0;
-    for (int rank = 0; rank < cluster && cluster_rank() == 0 && threadIdx.y == 0; ++rank) total += of_blocks[rank * kLanes];
-    return total;
-  }
-
- private:
-  static constexpr int kRow = channels * kLanes;
-  int parity_ = 0;
-};
 
 // What there is to know of a thread's steps from s on; the same for all threads of a warp.
 template <int steps>

@@ -34,8 +34,8 @@ constexpr int kLargestCluster = 16;
 template <class scalar_t, class Kind, int kept>
 struct Block {
   static constexpr int kValues = TileOf<scalar_t>::kChannels * TileOf<scalar_t>::kSteps;
-  static constexpr int kRegisters =
-      (kept * sizeof(acc_t<scalar_t>) + Kind::kPlanes * sizeof(scalar_t)) * kValues / 4 + 14 * Kind::kParameters;
+  static constexpr int kRegisters = (kept * sizeof(acc_t<scalar_t>) + Kind::kPlanes * sizeof(scalar_t)) * kValues / 4 +
+                                    14 * Kind::kParameters + Kind::kRegisters;
   static constexpr int kPerMultiprocessor = 2;
   static constexpr int kChunks = kRegisters <= 48 ? 8 : kRegisters < 112 ? 6 : 4;
   static constexpr bool kPrefetch = kRegisters <= 96 || (kChunks == 4 && kRegisters < 180);
@@ -52,19 +52,29 @@ constexpr int kSerialWarps = 4;
 
 constexpr int kWarpsPerMultiprocessor = 12;  // that sequences are cut in time for; reasoned
 
-// RNNKIT_SCAN=4x2 in the environment asks for 4 threads along time in a block, and clusters of 2, whatever the device: for
-// measurements (benchmarks/on_gpu.py). 0 where there is none.
+// Where clusters leave a device idle that much work waits for, or it has none, blocks share a sequence through global
+// memory: that many times more of them, and within these limits. An exchange takes some microseconds then, and the counters
+// a launch of their own; a block has half a KB of shared memory for what another shows. Reasoned.
+constexpr int64_t kGridGain = 2, kLeastGrid = 8;
+constexpr int kMostGrid = 64;
+
+// RNNKIT_SCAN=4x2 in the environment asks for 4 threads along time in a block, and clusters of 2, whatever the device;
+// 4x64g for 64 blocks that share a sequence through global memory, or as many as run at the same time: for measurements
+// (benchmarks/tune_scan.py). 0 where there is none.
 struct ForcedShape {
-  int chunks = 0, cluster = 0;
+  int chunks = 0, blocks = 0;
+  bool in_grid = false;
 
   ForcedShape() {
     const char* const text = std::getenv("RNNKIT_SCAN");
     if (text == nullptr) return;
     char* end = nullptr;
     chunks = int(std::strtol(text, &end, 10));
-    cluster = *end == 'x' ? int(std::strtol(end + 1, &end, 10)) : 0;
-    STD_TORCH_CHECK(*end == 0 && chunks > 0 && cluster > 0 && cluster <= kLargestCluster,
-                    "RNNKIT_SCAN: expected THREADSxBLOCKS, as 4x2, but it is '", text, "'");
+    blocks = *end == 'x' ? int(std::strtol(end + 1, &end, 10)) : 0;
+    in_grid = *end == 'g';
+    end += in_grid;
+    STD_TORCH_CHECK(*end == 0 && chunks > 0 && blocks > 0 && blocks <= (in_grid ? kMostGrid : kLargestCluster),
+                    "RNNKIT_SCAN: expected THREADSxBLOCKS, as 4x2, or 4x64g, but it is '", text, "'");
   }
 };
 
