@@ -44,7 +44,7 @@ struct Team {
   // block of units, and meet each of its rows in that many multiplications of `lanes`.
   static Team choose(int64_t rows, int64_t row_lines, int64_t blocks, int64_t block_values, int64_t lanes, int64_t steps) {
     constexpr double kBarrier = 1500, kLine = 150, kFork = 20000;  // cycles
-    constexpr double kOwnCache = 512 * 1024, kBytesPerCycle = 8;   // half an L2; from the cache that is shared
+    constexpr double kOwnCache = 1024 * 1024, kBytesPerCycle = 8;  // an L2; from the cache that is shared
     const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), cores());  // torch may be told of more
     Team best{1, 1};
     double least = 0;
