@@ -617,7 +617,7 @@ MINGRU = [
     ),
     fault(
         "the residual is the normalised input",
-        _MODULES.format("mingru"),
+        _LAYER.format("mingru"),
         "out = out + self.res_align(x)\n        if self.dropout is not None:\n            out = self.dropout(out)\n        return out, h_last.view(",
         "out = out + self.res_align(y)\n        if self.dropout is not None:\n            out = self.dropout(out)\n        return out, h_last.view(",
     ),
@@ -629,7 +629,7 @@ MINGRU = [
     ),
     fault(
         "both directions begin with the state of the first",
-        _MODULES.format("mingru"),
+        _LAYER.format("mingru"),
         "h0 = h[direction, :, 0",
         "h0 = h[0, :, 0",
     ),

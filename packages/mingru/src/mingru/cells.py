@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from . import functional as mF
 from ._checks import check_input, check_state, check_tensor
-from .modules import MinGRU, check_activation
+from .layer import check_activation
+from .modules import MinGRU
 
 
 class MinGRUCell(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import functional as mF
 from ._checks import check_input, check_state, check_tensor
 from .cells import check_states, fresh_state
-from .modules import check_activation, check_dropout
+from .layer import check_activation, check_dropout
 
 
 class MinConv2dGRUCell(nn.Module):
