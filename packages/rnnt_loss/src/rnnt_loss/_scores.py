@@ -9,6 +9,7 @@ Logits are (B, T, rows, C + D), or packed (nodes, C) with `offsets` (B,), the fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,11 +50,18 @@ class Options(NamedTuple):
 def options_of_durations(blanks: list[int], durations: int, clamp: float, fastemit_lambda: float) -> Options:
     """Those of a transducer whose arcs may last, the plain one among them; clamp and fastemit_lambda are NeMo's.
 
-    Raises ValueError unless FastEmit's weight, which the clamp divides by, is above 0.
+    Raises ValueError unless FastEmit's weight, which the clamp divides by, is above 0, and for a clamp that is no number.
     """
     if not fastemit_lambda > -1:
         raise ValueError(f"fastemit_lambda: expected a number above -1, got {fastemit_lambda}")
-    return Options(blanks, durations=durations, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
+    return Options(blanks, durations=durations, clamp=limit_of(clamp), label_weight=1 + fastemit_lambda)
+
+
+def limit_of(clamp: float) -> float:
+    """Of gradients; 0, none, where a clamp is not positive. Raises ValueError for NaN, which limits nothing in silence."""
+    if math.isnan(clamp):
+        raise ValueError(f"clamp: expected a number, got {clamp}")
+    return max(clamp, 0.0)
 
 
 def options_of(blank: int, use_hat_loss: bool = False, label_smoothing: float = 0.0) -> Options:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ._arguments import REDUCTIONS, check_boundary, check_index, check_logits, check_symbols, with_unit_stride
 from ._checks import check_choice
 from ._forms import boundary_of
-from ._scores import Options, joint_scores
+from ._scores import Options, joint_scores, limit_of
 from ._solving import reduce, solve
 
 __all__ = ["RNNTLoss", "rnnt_loss"]
@@ -81,7 +81,7 @@ def rnnt_loss(
         return loss.mean() if reduction == "mean" else loss.sum() if reduction == "sum" else loss
     logits, symbols, boundary, blank = _checked(logits, targets, logit_lengths, target_lengths, blank, reduction)
     kind = "softmax" if fused_log_softmax else "log_probs"
-    options = Options([blank], kind, clamp=max(clamp, 0.0), label_weight=1 + fastemit_lambda)
+    options = Options([blank], kind, clamp=limit_of(clamp), label_weight=1 + fastemit_lambda)
     scores = joint_scores(logits, symbols, options, boundary)
     score = solve(*scores, "regular", boundary, fastemit_lambda=fastemit_lambda)[0]
     return reduce(score, reduction, zero_infinity)
