@@ -229,14 +229,16 @@ def _relative(actual: Tensor, oracle: Tensor) -> float:
 def check_orders_agree(
     case: ScanCase, family: str, csrc: Path, device: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Emulated threads in any order give the same bits, and the reference's numbers."""
+    """Emulated threads in any order give the same bits, and about the reference's numbers: over many steps, as cases here have,
+    a sum of rounded terms depends on its order.
+    """
     problem = Problem.of(case, torch.device("cpu"))
     results = []
     for order in ORDERS:
         emulate(family, csrc, order, device, monkeypatch)
-        if order == "forward":
-            check_against_reference(case, torch.device("cpu"))
         results.append(run_op(case, problem))
+    for a, o in zip(results[0], answer(case, torch.device("cpu"), torch.float64), strict=True):
+        torch.testing.assert_close(a.double(), o, rtol=1e-3, atol=1e-3)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
