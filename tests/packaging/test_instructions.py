@@ -41,10 +41,12 @@ def test_every_kernel_can_be_read(kernels: list[sass.Kernel]) -> None:
 
 @pytest.mark.parametrize("kernels", SCANS, indirect=True)
 def test_scans_keep_their_tiles_in_registers(kernels: list[sass.Kernel]) -> None:
-    """But for doubles. Eight bytes of stack are the message of an error; up to 16 more are spilled outside of the loop."""
+    """But for doubles. Eight bytes of stack are the message of an error; up to 24 more are spilled on other ways than the
+    one that is counted: where threads exchange their maps, and at the end.
+    """
     scans = [kernel for kernel in kernels if kernel.outputs and "double" not in kernel.name]
     assert scans
-    assert {sass.short(kernel.name): kernel.local for kernel in scans if kernel.local or kernel.stack > 24} == {}
+    assert {sass.short(kernel.name): kernel.local for kernel in scans if kernel.local or kernel.stack > 32} == {}
 
 
 @pytest.mark.parametrize("kernels", SCANS, indirect=True)
