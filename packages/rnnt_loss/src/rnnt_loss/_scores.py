@@ -9,7 +9,6 @@ Logits are (B, T, rows, C + D), or packed (nodes, C) with `offsets` (B,), the fi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -59,7 +58,7 @@ def options_of_durations(blanks: list[int], durations: int, clamp: float, fastem
 
 def limit_of(clamp: float) -> float:
     """Of gradients; 0, none, where a clamp is not positive. Raises ValueError for NaN, which limits nothing in silence."""
-    if math.isnan(clamp):
+    if clamp != clamp:  # math.isnan is not for torch.compile
         raise ValueError(f"clamp: expected a number, got {clamp}")
     return max(clamp, 0.0)
 
