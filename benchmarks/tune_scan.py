@@ -1,8 +1,9 @@
 """Tries the shapes of a launch that `rnnkit/cuda/tuning.h` chooses from: python benchmarks/tune_scan.py
 
-Each candidate (threads along time in a block, and blocks in a cluster or, with g, in the grid: RNNKIT_SCAN) runs in a process of
-its own, first for its results, which have to be those of the choice that is made, then for its time. The table has a row for each problem, a
-column for each candidate, and device microseconds of forward and backward; the choice itself is the first column.
+Each candidate (threads along time in a block, and blocks in a cluster or, with g, in the grid: RNNKIT_SCAN) runs in a
+process of its own, first for its results, which have to be those of the choice that is made, then for its time. The table
+has a row for each problem, a column for each candidate, and device microseconds of forward and backward; the choice itself
+is the first column.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@
 #include <cstring>
 #include <deque>
 #include <memory>
-#include <new>
 #include <mutex>
+#include <new>
 #include <thread>
 
 namespace rnnkit {

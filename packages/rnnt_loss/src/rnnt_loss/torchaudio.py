@@ -68,7 +68,7 @@ def rnnt_loss(
             boundary,
             blanks=[blank + classes if blank < 0 else blank],
             kind="softmax" if fused_log_softmax else "log_probs",
-            clamp=max(clamp, 0.0),
+            clamp=limit_of(clamp),
             label_weight=1 + fastemit_lambda,
         )
         wanted = label.requires_grad
