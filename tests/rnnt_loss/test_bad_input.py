@@ -192,3 +192,8 @@ def test_the_ops_themselves_survive_any_arguments(host_backends: Backend) -> Non
     check_survives(ops.join, [AM, LM, GOOD, None, 4, 2, 5])
     hidden = torch.rand(5, 4, AM.shape[2])
     check_survives(ops.join_backward_, [hidden, hidden, GOOD, None, 2, torch.zeros_like(AM), torch.zeros_like(LM)])
+
+
+def test_a_scripted_loss_refuses_a_clamp_that_is_nan() -> None:
+    with pytest.raises(Exception, match="clamp: expected a number, got nan"):
+        torch.jit.script(torchaudio_loss)(X, Y.int(), *(ends.int() for ends in ENDS), clamp=float("nan"))

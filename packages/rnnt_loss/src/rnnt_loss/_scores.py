@@ -58,7 +58,7 @@ def options_of_durations(blanks: list[int], durations: int, clamp: float, fastem
 
 def limit_of(clamp: float) -> float:
     """Of gradients; 0, none, where a clamp is not positive. Raises ValueError for NaN, which limits nothing in silence."""
-    if clamp != clamp:  # math.isnan is not for torch.compile
+    if not (clamp > 0 or clamp <= 0):  # math.isnan is not for torch.compile, nor clamp != clamp for TorchScript
         raise ValueError(f"clamp: expected a number, got {clamp}")
     return max(clamp, 0.0)
 
