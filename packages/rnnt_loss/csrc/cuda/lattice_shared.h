@@ -70,6 +70,7 @@ class LatticeWalk {
     s1_ = int(in.s1);
     first_ = step_of(t0_, s0_);
     last_ = step_of(t1_, s1_);
+    latest_ = t0_;
   }
 
   __device__ __forceinline__ void run() {
@@ -352,7 +353,7 @@ class LatticeWalk {
   scalar_t *const label_cells_, *const blank_cells_;  // [frames, stride]
   int* const begins_;                                 // [frames]
   const int lane_, duration_;
-  int t0_, t1_, s0_, s1_, first_, last_, latest_ = 0, wrapped_ = 0;
+  int t0_, t1_, s0_, s1_, first_, last_, latest_, wrapped_ = 0;
   double reach_[kNodes];  // of each node: the log of the sum over paths to it; then how probable it is that one comes there
   Given next_[kNodes];    // of the step that follows
 };

@@ -4,7 +4,8 @@
 // reversed or shuffled order, the last with one block after another held back; a barrier opens when all that it is for wait
 // at it. Because threads and blocks run ahead as far as the barriers allow, a missing barrier or a race changes the answer
 // between orders; a barrier that some threads never reach is reported, with who waits where; shared memory is allocated
-// per block at its exact size, so that the address sanitizer sees an access beyond it, and starts out as NaN.
+// per block at its exact size, so that the address sanitizer sees an access beyond it, and starts out as NaN or, in reversed
+// order, as huge numbers.
 //
 // This file is the scheduler; builtins.h has CUDA's own names, launch.h what kernels are launched with. Static __shared__
 // arrays are not supplied: they do not compile.
@@ -105,7 +106,9 @@ class Cluster {
     shared_.clear();
     for (int b = 0; b < blocks; ++b) {
       shared_.emplace_back(static_cast<char*>(std::malloc(shared_bytes_)), &std::free);
-      if (shared_bytes_ > 0) std::memset(shared_.back().get(), 0xff, shared_bytes_);
+      // NaN, and -1 as an integer; or, lest that happens to do, what is huge as either
+      const int unwritten = configuration().order == Order::reversed ? 0x7f : 0xff;
+      if (shared_bytes_ > 0) std::memset(shared_.back().get(), unwritten, shared_bytes_);
     }
     for (int i = 0; i < int(threads_.size()); ++i) start(i, first);
     std::vector<int> order(threads_.size());
