@@ -1,8 +1,9 @@
 """RNN-T losses beside their peers. `nox -s bench -- rnnt_loss`, or `python benchmarks/bench_rnnt_loss.py`.
 
 (B, T, S, C) = (8, 200, 50, 500) in float32: the exact loss from logits, the smoothed loss, and the whole pruned step of icefall's
-recipes (smoothed loss, ranges, pruning, a tanh joiner of width 512, pruned loss; both losses go backward), beside torchaudio 2.11
-and fast_rnnt 1.3, and beside a copy of three passes over the logits, or the matrix products alone.
+recipes (smoothed loss, ranges, pruning, a tanh joiner of width 512, pruned loss; both losses go backward), of sequences of one length
+and of such as LibriSpeech's, beside torchaudio 2.11 and fast_rnnt 1.3, and beside a copy of three passes over the logits, or the
+matrix products alone.
 GPU: also the protocol of csukuangfj/transducer-loss-benchmarking, whose table fast_rnnt's README has, with shapes drawn to the same
 means and maxima instead of LibriSpeech's: batches of 30, or sorted up to 10,000 frames, and a joiner before each loss.
 fast_rnnt is compiled from its sources as C++17, which its own build, made for C++14, does not do with today's torch.
@@ -146,6 +147,7 @@ class Step:
         self.am, self.lm, self.symbols, self.boundary = batch.am, batch.lm, batch.symbols, batch.boundary
         self.output = nn.Linear(WIDTH, classes, device=self.am.device)
         self.leaves = [self.am, self.lm, *self.output.parameters()]
+        self.lengths = batch.boundary.cpu()  # known on the host, as where batches are made
 
     def simple(self, package: Any) -> tuple[Tensor, Tensor]:
         loss, grads = package.rnnt_loss_smoothed(
@@ -170,7 +172,7 @@ class Step:
 
     def fused(self, **options: Any) -> None:
         simple, ranges = self.simple(ours)
-        given = (self.am, self.lm, self.output, self.symbols, ranges, 0, self.boundary)
+        given = (self.am, self.lm, self.output, self.symbols, ranges, 0, self.lengths)
         backward(0.5 * simple + ours.rnnt_loss_pruned_fused(*given, reduction="sum", **options), *self.leaves)
 
 
@@ -234,7 +236,7 @@ def smoothed(ends: Tensor, peers: Peers, device: str, what: str) -> Group:
     return Group("losses", what, sizes, make, ["rnnt_loss"], "products alone")
 
 
-def pruned(ends: Tensor, peers: Peers, device: str) -> Group:
+def pruned(ends: Tensor, peers: Peers, device: str, what: str = "pruned step") -> Group:
     def make() -> dict[str, Run]:
         step = Step(Batch.random(ends, WIDTH, device), 500)
         runs: dict[str, Run] = {
@@ -248,7 +250,7 @@ def pruned(ends: Tensor, peers: Peers, device: str) -> Group:
 
     frames, symbols = (int(n) for n in ends.amax(0))
     sizes = {"B": len(ends), "T": frames, "S": symbols, "C": 500, "joiner": WIDTH, "s_range": S_RANGE}
-    return Group("losses", "pruned step", sizes, make, OURS, "products alone")
+    return Group("losses", what, sizes, make, OURS, "products alone")
 
 
 def shapes(count: int) -> Tensor:
@@ -257,6 +259,12 @@ def shapes(count: int) -> Tensor:
     frames = (680 * torch.distributions.Beta(2.4, 2.7).sample((count,))).clamp(30, 680)
     symbols = (frames * (0.214 + 0.03 * torch.randn(count))).clamp(3, 151)
     return torch.stack([frames, symbols], 1).int()
+
+
+def utterances(batch: int, frames: int, symbols: int) -> Tensor:
+    """A batch of those shapes, the longest of so many frames and symbols."""
+    drawn = shapes(batch)
+    return (drawn * torch.tensor([frames, symbols]) / drawn.amax(0)).int().clamp(min=1)
 
 
 def batches(order: str, count: int) -> list[Tensor]:
@@ -285,7 +293,8 @@ def protocol(order: str, ends: Tensor, peers: Peers, device: str) -> Group:
         given = (batch.symbols, 0, batch.boundary)
         runs = {name: joined(loss) for name, loss in batch.exact(peers).items()}
         runs["rnnt_loss, over the logits"] = joined(lambda z: ours.rnnt_loss(z, *given, reduction="sum", reuse_logits=True))
-        fused = lambda: ours.rnnt_loss_fused(batch.am, batch.lm, step.output, *given, reduction="sum")  # noqa: E731
+        known = (batch.symbols, 0, step.lengths)
+        fused = lambda: ours.rnnt_loss_fused(batch.am, batch.lm, step.output, *known, reduction="sum")  # noqa: E731
         runs["rnnt_loss, fused"] = lambda: backward(fused(), *step.leaves)
         runs["rnnt_loss, pruned"] = lambda: step.in_turn(ours)
         runs["rnnt_loss, pruned and fused"] = step.fused
@@ -311,7 +320,9 @@ def groups(machine: Machine) -> list[Group]:
     ends = torch.tensor([[frames, symbols]] * batch)
     all_groups = [exact(ends, peers, machine.device, "losses", share=4.0)]  # theirs take seconds
     all_groups += [smoothed(ends, peers, machine.device, what) for what in ("smoothed, forward", "smoothed")]
-    all_groups += [pruned(ends, peers, machine.device), tdt(machine)]
+    all_groups += [pruned(ends, peers, machine.device)]
+    drawn = utterances(batch, frames, symbols)
+    all_groups += [pruned(drawn, peers, machine.device, "pruned step of utterances"), tdt(machine)]
     if machine.gpu:
         for order in ("30 in a row", "sorted"):
             for drawn in batches(order, 4)[1:3]:

@@ -149,8 +149,9 @@ def test_it_is_named(error: type[Exception], words: str, call) -> None:
         ("rows: expected", lambda ops: ops.joint_scores(P, Y, GOOD)),
         ("lm: not a contiguous tensor", lambda ops: ops.simple_scores(LM[:1], AM, Y, GOOD, 0)),
         ("symbols", lambda ops: ops.simple_scores(LM, AM, Y - 9, GOOD, 0)),
-        ("first and count", lambda ops: ops.join(AM, LM, GOOD, None, 4, 10, 3)),
-        ("first and count", lambda ops: ops.join(AM, LM, GOOD, None, 4, 2**63 - 1, 3)),
+        ("first: out of range", lambda ops: ops.join_(torch.empty(3, 4, 5), AM, LM, GOOD, None, 10)),
+        ("first: out of range", lambda ops: ops.join_(torch.empty(3, 4, 5), AM, LM, GOOD, None, 2**63 - 1)),
+        ("hidden: more rows than", lambda ops: ops.join_(torch.empty(3, 5, 5), AM, LM, GOOD, None, 2)),
         ("s_range", lambda ops: ops.prune_ranges(PX.mT, PY.mT, GOOD, 9, 1)),
     ],
 )  # fmt: skip
@@ -189,8 +190,8 @@ def test_the_ops_themselves_survive_any_arguments(host_backends: Backend) -> Non
     _, _, *kept = ops.simple_scores(LM, AM, Y, GOOD, 0)
     grads = [torch.randn(2, 6, 3), torch.randn(2, 6, 4)]
     check_survives(ops.simple_scores_backward, [*grads, LM, AM, Y, *kept, GOOD, 0])
-    check_survives(ops.join, [AM, LM, GOOD, None, 4, 2, 5])
     hidden = torch.rand(5, 4, AM.shape[2])
+    check_survives(ops.join_, [hidden, AM, LM, GOOD, None, 2])
     check_survives(ops.join_backward_, [hidden, hidden, GOOD, None, 2, torch.zeros_like(AM), torch.zeros_like(LM)])
 
 

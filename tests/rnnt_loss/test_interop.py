@@ -54,14 +54,14 @@ def test_opcheck_the_others() -> None:
     grads = [torch.randn(2, 6, 3), torch.randn(2, 6, 4)]
     check_op(OPS.simple_scores_backward, [*grads, lm.detach(), am.detach(), symbols, *kept, boundary, 1])
     check_op(OPS.prune_ranges, [torch.rand(2, 6, 3), torch.rand(2, 6, 4), boundary, 2, 1])
-    check_op(OPS.join, [am.detach(), lm.detach(), boundary, None, 4, 2, 5])
+    check_op(OPS.join_, [torch.zeros(5, 4, 5), am.detach(), lm.detach(), boundary, None, 2])
     sums = [torch.zeros(2, 6, 5), torch.zeros(2, 4, 5)]
     check_op(OPS.join_backward_, [torch.randn(5, 4, 5), torch.rand(5, 4, 5), boundary, None, 2, *sums])
     weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7, requires_grad=True)
-    for rows_at_once in (0, 5):
+    for rows_at_once, lengths in ((0, None), (5, boundary)):
         check_op(
             OPS.joiner_scores,
-            [am, lm, weight, bias, symbols, boundary, None, 4, rows_at_once, [1], "softmax", 2, 0.1, 0.0, 1.0],
+            [am, lm, weight, bias, symbols, boundary, None, lengths, 4, rows_at_once, [1], "softmax", 2, 0.1, 0.0, 1.0],
         )
 
 

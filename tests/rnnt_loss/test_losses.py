@@ -6,7 +6,7 @@ import pytest
 import rnnt_loss as rl
 import torch
 from rnnkit_common.testing import Backend, poisoned_outputs, some_sanitized
-from rnnt_loss import reference
+from rnnt_loss import _joiner, reference
 from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
 from torch import nn
 
@@ -237,6 +237,37 @@ def test_fused_joiner(pruned: bool, rows_at_once: int, dtype: torch.dtype, backe
     for other in results[1:]:
         for a, e in zip(other, results[0], strict=True):
             torch.testing.assert_close(a, e, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("rows_at_once", [0, 100])
+def test_padding_is_not_multiplied(pruned: bool, rows_at_once: int, host_backends: Backend, monkeypatch) -> None:
+    """The joiner's products have the rows of the sequences alone; those give what each gives by itself."""
+    bounds = [[0, 0, 12, 40], [0, 0, 0, 5], [0, 7, 0, 7], [0, 10, 3, 30]]
+    problem = Problem.of(40, 12, batch=4, boundary=bounds, dtype=torch.float32, device=host_backends.device)
+    linear, multiplied, product = nn.Linear(6, 9), [], _joiner._linear
+    ranges = torch.arange(40).div(4, rounding_mode="floor")[:, None].clamp(max=9) + torch.arange(4)
+    monkeypatch.setattr(_joiner, "_linear", lambda x, *rest: multiplied.append(len(x)) or product(x, *rest))
+
+    def loss_of(am, lm, symbols, boundary):
+        options = {"reduction": "sum", "rows_at_once": rows_at_once, "zero_infinity": True}
+        if not pruned:
+            return rl.rnnt_loss_fused(am, lm, linear, symbols, 1, boundary, **options)
+        band = ranges.expand(len(am), -1, -1)[:, : am.shape[1]].clamp(max=lm.shape[1] - 4 + torch.arange(4))
+        return rl.rnnt_loss_pruned_fused(am, lm, linear, symbols, band, 1, boundary, **options)
+
+    leaves = [problem.am.requires_grad_(), problem.lm.requires_grad_()]
+    wanted = [*leaves, *linear.parameters()]
+    with poisoned_outputs():
+        loss = loss_of(*leaves, problem.symbols, problem.boundary)
+        assert sum(multiplied) == (40 + 5 + 20) * 4 if pruned else 40 * 13 + 5 + 20 * 4
+        grads = torch.autograd.grad(loss, wanted)
+    alone = sum(
+        loss_of(*(t[b : b + 1].nan_to_num() for t in leaves), problem.symbols[b : b + 1], problem.boundary[b : b + 1])
+        for b in range(4)
+    )
+    for mine, other in zip([loss, *grads], [alone, *torch.autograd.grad(alone, wanted)], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rnnt_type", TYPES)

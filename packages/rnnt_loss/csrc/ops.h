@@ -19,7 +19,7 @@ void implement_all(Library& m) {
   m.impl("joint_scores_backward_", TORCH_BOX(&joint_scores_backward_<Engine>));
   m.impl("simple_scores", TORCH_BOX(&simple_scores<Engine>));
   m.impl("simple_scores_backward", TORCH_BOX(&simple_scores_backward<Engine>));
-  m.impl("join", TORCH_BOX(&join<Engine>));
+  m.impl("join_", TORCH_BOX(&join_<Engine>));
   m.impl("join_backward_", TORCH_BOX(&join_backward_<Engine>));
   m.impl("prune_ranges", TORCH_BOX(&prune_ranges<Engine>));
 }

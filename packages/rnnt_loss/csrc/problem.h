@@ -128,7 +128,8 @@ struct Joint : Sequences {
   using acc = acc_t<scalar_t>;
   Mode mode;
   int64_t classes, durations;  // columns
-  int64_t first, count;        // frames, counted over the batch, of which `logits` has the nodes
+  int64_t first, count;        // frames, counted over the batch, of which `logits` has nodes
+  int64_t held;                // rows of a frame that it has; the others are not written, and no sequence may need them
   const int64_t* targets;      // [B, S]
   int blanks;
   int64_t blank[kMaxBlanks];
@@ -184,15 +185,18 @@ struct JointBackward : Joint<scalar_t> {
 };
 
 // Scores of the joiner lm + am: N(t, s) = log sum_v e^(lm(s, v) + am(t, v)), of which one matrix product of exponentials
-// makes all; where that is too small to be exact, it is summed anew.
+// makes all; where that is too small to be exact, it is summed anew. Its log-probabilities have the weight of_both, beside
+// those of lm alone, log_softmax(lm), with the weight of_lm.
 template <class scalar_t>
 struct Simple : Sequences {
   using acc = acc_t<scalar_t>;
   int64_t classes, blank;
+  acc of_both, of_lm;
   const int64_t* targets;
   const scalar_t *lm, *am;    // [B, S + 1, C], [B, T, C]
   acc *exp_lm, *exp_am;       // the same, e^(x - max); 0 in the padding
   acc *max_lm, *max_am;       // [B, S + 1], [B, T]
+  acc* norm_lm;               // [B, S + 1]: log sum_v e^lm; 0 in the padding
   acc* product;               // [B, T, S + 1]: of the exponentials; in backward, the weights of its gradient
   acc* norm;                  // [B, T, S + 1]
   acc *label, *blank_scores;  // [B, T, S], [B, T, S + 1]
@@ -203,6 +207,12 @@ struct Simple : Sequences {
   // Below this, what has underflowed in the exponentials could be missed.
   static constexpr acc kLeast = sizeof(acc) == 4 ? acc(1e-28) : acc(1e-280);
   static constexpr acc kLogLeast = sizeof(acc) == 4 ? acc(-64.472382603833) : acc(-644.72382603833);
+
+  // Of a class whose logits and norms are given; what has no weight may be infinite.
+  RNNKIT_HOST_DEVICE acc score(acc z_lm, acc z_am, acc both_norm, acc lm_norm) const {
+    const acc both = of_both == 0 ? acc(0) : of_both * (z_lm + z_am - both_norm);
+    return of_lm == 0 ? both : both + of_lm * (z_lm - lm_norm);
+  }
 };
 
 template <class scalar_t>

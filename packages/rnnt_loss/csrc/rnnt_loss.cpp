@@ -27,13 +27,15 @@ RNNKIT_LIBRARY(m) {
       "int durations=0, float smoothing=0., float clamp=0., float label_weight=1.) -> ()");
 
   m.def(
-      "simple_scores(Tensor lm, Tensor am, Tensor symbols, Tensor? boundary, int blank) -> (Tensor label, Tensor blank, "
-      "Tensor norm, Tensor exp_lm, Tensor exp_am, Tensor max_lm, Tensor max_am)");
+      "simple_scores(Tensor lm, Tensor am, Tensor symbols, Tensor? boundary, int blank, float of_both=1., "
+      "float of_lm=0.) -> (Tensor label, Tensor blank, Tensor norm, Tensor exp_lm, Tensor exp_am, Tensor max_lm, "
+      "Tensor max_am, Tensor norm_lm)");
   m.def(
       "simple_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor lm, Tensor am, Tensor symbols, Tensor norm, "
-      "Tensor exp_lm, Tensor exp_am, Tensor max_lm, Tensor max_am, Tensor? boundary, int blank) -> Tensor[]");
+      "Tensor exp_lm, Tensor exp_am, Tensor max_lm, Tensor max_am, Tensor norm_lm, Tensor? boundary, int blank, "
+      "float of_both=1., float of_lm=0.) -> Tensor[]");
 
-  m.def("join(Tensor enc, Tensor dec, Tensor? boundary, Tensor? begin, int rows, int first, int count) -> Tensor");
+  m.def("join_(Tensor(a!) hidden, Tensor enc, Tensor dec, Tensor? boundary, Tensor? begin, int first) -> ()");
   m.def(
       "join_backward_(Tensor grad_hidden, Tensor hidden, Tensor? boundary, Tensor? begin, int first, Tensor(a!) grad_enc, "
       "Tensor(b!) grad_dec) -> ()");

@@ -83,7 +83,7 @@ acc softplus(acc x) {
 // Calls f(b, t, bounds) for each frame that `logits` has.
 template <class Problem, class F>
 void for_frames(const Problem& p, F f) {
-  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, p.rows * p.classes));
+  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, p.held * p.classes));
   torch::stable::parallel_for(0, p.count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = p.first + begin; i < p.first + end; ++i) f(i / p.frames, i % p.frames, p.bounds(i / p.frames));
   });
@@ -106,7 +106,7 @@ void run(const JointForward<scalar_t>& p) {
   using acc = acc_t<scalar_t>;
   const acc none = -std::numeric_limits<acc>::infinity();
   for_frames(p, [&](int64_t b, int64_t t, const Bounds& in) {
-    for (int64_t k = 0; k < p.rows; ++k) {
+    for (int64_t k = 0; k < p.held; ++k) {
       const int64_t s = k + p.first_row(b, t);
       if (!in.has(t, s)) {
         p.norm[(b * p.frames + t) * p.rows + k] = 0;
@@ -173,7 +173,7 @@ template <class scalar_t>
 void run(const JointBackward<scalar_t>& p) {
   using acc = acc_t<scalar_t>;
   for_frames(p, [&](int64_t b, int64_t t, const Bounds& in) {
-    for (int64_t k = 0; k < p.rows; ++k) {
+    for (int64_t k = 0; k < p.held; ++k) {
       const int64_t s = k + p.first_row(b, t);
       const bool valid = in.has(t, s);
       if (!valid && p.offsets != nullptr) continue;

@@ -16,13 +16,16 @@
 
 namespace rnnkit::RNNKIT_TARGET {
 
-// e^(x - max), and max; zeros where the row is padding.
+// e^(x - max), and max; zeros where the row is padding. Returns the sum.
 template <class scalar_t, class acc>
-void exponentials(const scalar_t* x, int64_t count, bool valid, acc* exps, acc& most) {
+acc exponentials(const scalar_t* x, int64_t count, bool valid, acc* exps, acc& most) {
   using M = Math<acc>;
   using V = typename M::V;
   most = 0;
-  if (!valid) return void(std::fill_n(exps, count, acc(0)));
+  if (!valid) {
+    std::fill_n(exps, count, acc(0));
+    return 1;
+  }
   V many = M::set(-std::numeric_limits<acc>::infinity());
   int64_t i = 0;
   for (; i + M::kLanes <= count; i += M::kLanes) {
@@ -33,10 +36,21 @@ void exponentials(const scalar_t* x, int64_t count, bool valid, acc* exps, acc& 
   for (int lane = 0; lane < M::kLanes; ++lane) most = std::max<acc>(most, many[lane]);
   for (; i < count; ++i) most = std::max(most, acc(x[i]));
   if (most == -std::numeric_limits<acc>::infinity()) most = 0;
-  for (i = 0; i < count; i += M::kLanes) {
-    const int n = int(std::min<int64_t>(M::kLanes, count - i));
-    M::store(exps + i, M::exp(M::load(x + i, n) - most), n);
+  V sums = M::set(0);
+  for (i = 0; i + M::kLanes <= count; i += M::kLanes) {
+    const V v = M::exp(M::load(x + i) - most);
+    sums += v;
+    M::store(exps + i, v);
   }
+  acc sum = 0;
+  for (int lane = 0; lane < M::kLanes; ++lane) sum += sums[lane];
+  if (i < count) {
+    const int n = int(count - i);
+    const V v = M::exp(M::load(x + i, n) - most);
+    for (int lane = 0; lane < n; ++lane) sum += v[lane];
+    M::store(exps + i, v, n);
+  }
+  return sum;
 }
 
 template <class scalar_t>
@@ -44,7 +58,9 @@ void simple_exponentials(const Simple<scalar_t>& p) {
   for_rows(p.batch * p.rows, p.classes, [&](int64_t row) {
     const Bounds in = p.bounds(row / p.rows);
     const bool valid = row % p.rows >= in.s0 && row % p.rows <= in.s1 && in.t1 > in.t0;
-    exponentials(p.lm + row * p.classes, p.classes, valid, p.exp_lm + row * p.classes, p.max_lm[row]);
+    const acc_t<scalar_t> sum =
+        exponentials(p.lm + row * p.classes, p.classes, valid, p.exp_lm + row * p.classes, p.max_lm[row]);
+    p.norm_lm[row] = p.max_lm[row] + std::log(sum);
   });
   for_rows(p.batch * p.frames, p.classes, [&](int64_t row) {
     const Bounds in = p.bounds(row / p.frames);
@@ -100,14 +116,16 @@ void simple_scores(const Simple<scalar_t>& p) {
       for (int64_t s = in.s0; s <= in.s1; ++s) {
         if (!(product[s] >= Simple<scalar_t>::kLeast))
           norm[s] = exact_norm(p.lm + (b * p.rows + s) * p.classes, am, p.classes);
-        blank[s] = of_blank[s] + am_blank - norm[s];
-        if (s < in.s1) label[s] = of_label[s] + acc(am[p.targets[b * p.symbols + s]]) - norm[s];
+        const acc norm_lm = p.norm_lm[b * p.rows + s];
+        blank[s] = p.score(of_blank[s], am_blank, norm[s], norm_lm);
+        if (s < in.s1) label[s] = p.score(of_label[s], am[p.targets[b * p.symbols + s]], norm[s], norm_lm);
       }
     }
   });
 }
 
-// What the product's gradient is multiplied by, -(gradients of both scores) / product; 0 where the norm was summed anew.
+// What the product's gradient is multiplied by, -of_both (gradients of both scores) / product; 0 where the norm was summed
+// anew.
 template <class scalar_t>
 void simple_weights(const Simple<scalar_t>& p) {
   using acc = acc_t<scalar_t>;
@@ -119,7 +137,7 @@ void simple_weights(const Simple<scalar_t>& p) {
     std::fill_n(weight, p.rows, acc(0));
     if (t < in.t0 || t >= in.t1) return;
     for (int64_t s = in.s0; s <= in.s1; ++s)
-      weight[s] = -((s < in.s1 ? p.grad_label.at(b, t, s) : acc(0)) + p.grad_blank.at(b, t, s));
+      weight[s] = -p.of_both * ((s < in.s1 ? p.grad_label.at(b, t, s) : acc(0)) + p.grad_blank.at(b, t, s));
     const acc *norm = p.norm + frame * p.rows, *max_lm = p.max_lm + b * p.rows;
     for (int64_t s = in.s0; s <= in.s1; s += M::kLanes) {
       const int n = int(std::min<int64_t>(M::kLanes, in.s1 + 1 - s));
@@ -130,14 +148,14 @@ void simple_weights(const Simple<scalar_t>& p) {
   });
 }
 
-// grad = exps * product, and what `add` adds.
+// grad = exps * (product + more), and what `add` adds.
 template <class scalar_t, class acc, class F>
-void simple_gradient(const Simple<scalar_t>& p, bool valid, const acc* exps, acc* product, scalar_t* grad, F add) {
+void simple_gradient(const Simple<scalar_t>& p, bool valid, const acc* exps, acc* product, acc more, scalar_t* grad, F add) {
   using M = Math<acc>;
   if (valid) {
     for (int64_t v = 0; v < p.classes; v += M::kLanes) {
       const int n = int(std::min<int64_t>(M::kLanes, p.classes - v));
-      M::store(product + v, M::load(exps + v, n) * M::load(product + v, n), n);
+      M::store(product + v, M::load(exps + v, n) * (M::load(product + v, n) + more), n);
     }
     add();
   } else {
@@ -158,13 +176,15 @@ RNNKIT_INLINE bool summed_anew(const Simple<scalar_t>& p, int64_t b, int64_t t, 
   return p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm > -Simple<scalar_t>::kLogLeast;
 }
 
-// Adds what node (t, s) then has for lm's row s, or am's row t, both of which are the same.
+// Adds what node (t, s) then has for lm's row s, or am's row t, both of which are the same, as it has for its label and
+// blank.
 template <class scalar_t, class acc>
 void add_exact(const Simple<scalar_t>& p, int64_t b, int64_t t, int64_t s, acc through, acc* grad) {
   const acc norm = p.norm[(b * p.frames + t) * p.rows + s];
   const scalar_t* const lm = p.lm + (b * p.rows + s) * p.classes;
   const scalar_t* const am = p.am + (b * p.frames + t) * p.classes;
-  for (int64_t v = 0; v < p.classes && through != 0; ++v) grad[v] -= through * std::exp(acc(lm[v]) + acc(am[v]) - norm);
+  for (int64_t v = 0; v < p.classes && through != 0; ++v)
+    grad[v] -= p.of_both * through * std::exp(acc(lm[v]) + acc(am[v]) - norm);
 }
 
 template <class scalar_t>
@@ -174,11 +194,11 @@ void simple_gradients(const Simple<scalar_t>& p) {
     const int64_t b = row / p.frames, t = row % p.frames, place = row * p.classes;
     const Bounds in = p.bounds(b);
     acc* const grad = p.grad_am_acc + place;
-    simple_gradient(p, t >= in.t0 && t < in.t1, p.exp_am + place, grad, p.grad_am + place, [&] {
+    simple_gradient(p, t >= in.t0 && t < in.t1, p.exp_am + place, grad, acc(0), p.grad_am + place, [&] {
       for (int64_t s = in.s0; s <= in.s1; ++s) {
         const acc label = s < in.s1 ? p.grad_label.at(b, t, s) : acc(0), blank = p.grad_blank.at(b, t, s);
-        if (s < in.s1) grad[p.targets[b * p.symbols + s]] += label;
-        grad[p.blank] += blank;
+        if (s < in.s1) grad[p.targets[b * p.symbols + s]] += p.of_both * label;
+        grad[p.blank] += p.of_both * blank;
         if (summed_anew(p, b, t, s)) add_exact(p, b, t, s, label + blank, grad);
       }
     });
@@ -201,9 +221,11 @@ void simple_gradients(const Simple<scalar_t>& p) {
     const int64_t b = row / p.rows, s = row % p.rows, place = row * p.classes;
     const Bounds in = p.bounds(b);
     acc* const grad = p.grad_lm_acc + place;
-    simple_gradient(p, s >= in.s0 && s <= in.s1, p.exp_lm + place, grad, p.grad_lm + place, [&] {
-      if (s < in.s1) grad[p.targets[b * p.symbols + s]] += labels[row];
-      grad[p.blank] += blanks[row];
+    const acc direct = p.of_both + p.of_lm;
+    const acc alone = -p.of_lm * (labels[row] + blanks[row]) * std::exp(p.max_lm[row] - p.norm_lm[row]);
+    simple_gradient(p, s >= in.s0 && s <= in.s1, p.exp_lm + place, grad, alone, p.grad_lm + place, [&] {
+      if (s < in.s1) grad[p.targets[b * p.symbols + s]] += direct * labels[row];
+      grad[p.blank] += direct * blanks[row];
       for (int64_t t = in.t0; anew[row] && t < in.t1; ++t) {
         const acc label = s < in.s1 ? p.grad_label.at(b, t, s) : acc(0);
         if (summed_anew(p, b, t, s)) add_exact(p, b, t, s, label + p.grad_blank.at(b, t, s), grad);

@@ -40,8 +40,8 @@ struct Frame {
 
   // The group's first row; the others are `step` apart, and all groups of a block take as many steps.
   __device__ __forceinline__ int row() const { return int(blockIdx.y * (blockDim.x / kLanes) + threadIdx.x / kLanes); }
-  __device__ __forceinline__ bool block_has(int k) const { return k - int(threadIdx.x / kLanes) < p.rows; }
-  __device__ __forceinline__ bool has(int k) const { return k < p.rows && in.has(t, k + first_row); }
+  __device__ __forceinline__ bool block_has(int k) const { return k - int(threadIdx.x / kLanes) < p.held; }
+  __device__ __forceinline__ bool has(int k) const { return k < p.held && in.has(t, k + first_row); }
 
   // The symbol that follows the node, as a class; -1 if none does.
   __device__ __forceinline__ int target(int k) const {
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kRowThreads) joint_forward_kernel(JointForward
       offset -= p.smoothing * group_total<kLanes>(sum) / acc(classes);
     }
     if (durations > 0) of_durations = log_sum<kLanes>(Columns<const scalar_t>(z + classes, valid ? durations : 0), lane);
-    if (k >= p.rows) continue;
+    if (k >= p.held) continue;
     if (hat && valid) offset += softplus(acc(z[p.blank[0]]));
     if (lane == 0) {
       norms[k] = valid ? norm : acc(0);
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kRowThreads) joint_backward_kernel(JointBackwa
   scalar_t* const grads = p.grad + p.place(p.grad_layout, b, t, 0, frame.in);
   const acc* const norms = p.norm + (b * p.frames + t) * p.rows;
   for (int k = frame.row(); frame.block_has(k); k += frame.step) {
-    const bool valid = frame.has(k), writes = valid || (k < p.rows && p.offsets == nullptr);
+    const bool valid = frame.has(k), writes = valid || (k < p.held && p.offsets == nullptr);
     acc label = 0, total = 0, of_durations = 0;
     bool any = false;
     if (valid && k < p.label_rows && k + frame.first_row < frame.in.s1) label = p.grad_label.at(b, t, k);

@@ -109,12 +109,12 @@ struct Engine {
   template <class scalar_t, template <class> class Problem>
   static void run_joint(void (*few)(Problem<scalar_t>), void (*warp)(Problem<scalar_t>), const Problem<scalar_t>& p,
                         const Tensor& like) {
-    if (p.count * p.rows == 0) return;
+    if (p.count * p.held == 0) return;
     STD_TORCH_CHECK(p.columns() < (1 << 30), "logits: too many columns: ", p.columns());
     const int64_t lanes = p.columns() * int64_t(sizeof(scalar_t)) <= 256 && p.blanks < 8 ? 8 : 32;
-    const int64_t threads = std::min<int64_t>((p.rows * lanes + 31) / 32 * 32, kRowThreads), groups = threads / lanes;
+    const int64_t threads = std::min<int64_t>((p.held * lanes + 31) / 32 * 32, kRowThreads), groups = threads / lanes;
     dim3 grid = blocks(p.count, 1);
-    grid.y = unsigned(std::min<int64_t>((p.rows + groups * kRowsAGroup - 1) / (groups * kRowsAGroup), 65535));
+    grid.y = unsigned(std::min<int64_t>((p.held + groups * kRowsAGroup - 1) / (groups * kRowsAGroup), 65535));
     launch(lanes == 8 ? few : warp, {grid, dim3(unsigned(threads))}, like.device(), p);
   }
 

@@ -12,6 +12,12 @@ struct Exponentials {  // of lm, or of am
   bool of_lm;
 };
 
+template <class acc>
+__device__ __forceinline__ acc logarithm(acc x) {
+  if constexpr (sizeof(acc) == 4) return logf(x);
+  return ::log(x);
+}
+
 template <class scalar_t>
 __global__ void __launch_bounds__(kRowThreads) exponentials_kernel(Exponentials<scalar_t> launched) {
   using acc = acc_t<scalar_t>;
@@ -29,9 +35,15 @@ __global__ void __launch_bounds__(kRowThreads) exponentials_kernel(Exponentials<
   if (valid) for_row(x, int(p.classes), [&](int, acc v) { most = v > most ? v : most; });
   most = group_most<32>(most);
   if (most == -INFINITY) most = 0;
-  for (int64_t v = threadIdx.x % 32; v < p.classes; v += 32)
+  acc sum = 0;
+  for (int64_t v = threadIdx.x % 32; v < p.classes; v += 32) {
     exps[v] = valid ? Math<acc>::exp_nonpositive(acc(x[v]) - most) : acc(0);
-  if (threadIdx.x % 32 == 0) (of_lm ? p.max_lm : p.max_am)[row] = most;
+    sum += exps[v];
+  }
+  if (of_lm) sum = group_total<32>(sum);
+  if (threadIdx.x % 32 != 0) return;
+  (of_lm ? p.max_lm : p.max_am)[row] = most;
+  if (of_lm) p.norm_lm[row] = valid ? most + logarithm(sum) : acc(0);
 }
 
 // A node of [B, T, S + 1] for each thread.
@@ -63,8 +75,7 @@ __global__ void __launch_bounds__(kRowThreads) simple_scores_kernel(Simple<scala
   if (cell.valid) {
     const acc product = p.product[cell.at];
     inexact = !(product >= Simple<scalar_t>::kLeast);
-    norm =
-        (sizeof(acc) == 4 ? acc(logf(float(product))) : acc(::log(double(product)))) + (p.max_lm[lm_row] + p.max_am[am_row]);
+    norm = logarithm(product) + (p.max_lm[lm_row] + p.max_am[am_row]);
   }
   for (WarpBits left = warp_bits(inexact); left != 0; left &= left - 1) {  // the warp sums one anew after the other
     int lane = 0;
@@ -81,10 +92,10 @@ __global__ void __launch_bounds__(kRowThreads) simple_scores_kernel(Simple<scala
   acc label = -INFINITY, blank = -INFINITY;
   if (cell.valid) {
     const scalar_t *const lm = p.lm + lm_row * p.classes, *const am = p.am + am_row * p.classes;
-    blank = acc(lm[p.blank]) + acc(am[p.blank]) - norm;
+    blank = p.score(lm[p.blank], am[p.blank], norm, p.norm_lm[lm_row]);
     if (cell.s < cell.in.s1) {
       const int64_t target = target_of(p, cell.b, cell.s);
-      label = acc(lm[target]) + acc(am[target]) - norm;
+      label = p.score(lm[target], am[target], norm, p.norm_lm[lm_row]);
     }
   }
   p.norm[cell.at] = norm;
@@ -103,7 +114,7 @@ __global__ void __launch_bounds__(kRowThreads) simple_weights_kernel(Simple<scal
     acc grad = p.grad_blank.at(cell.b, cell.t, cell.s);
     if (cell.s < cell.in.s1) grad += p.grad_label.at(cell.b, cell.t, cell.s);
     if (shift <= -Simple<scalar_t>::kLogLeast)
-      weight = -grad * (sizeof(acc) == 4 ? acc(expf(float(shift))) : acc(::exp(double(shift))));
+      weight = -p.of_both * grad * (sizeof(acc) == 4 ? acc(expf(float(shift))) : acc(::exp(double(shift))));
   }
   p.product[cell.at] = weight;
 }
@@ -133,19 +144,24 @@ __global__ void __launch_bounds__(kRowThreads) simple_gradients_kernel(Exponenti
       labels += label;
       if (!of_lm && s < in.s1) {
         const int64_t target = target_of(p, b, s);
-        if (target % 32 == lane) grad[target] += label;
+        if (target % 32 == lane) grad[target] += p.of_both * label;
       }
       const acc norm = p.norm[(b * p.frames + t) * p.rows + s];
       const bool exact = p.max_lm[b * p.rows + s] + p.max_am[b * p.frames + t] - norm > -Simple<scalar_t>::kLogLeast;
       if (!exact || label + blank == 0) continue;
       const scalar_t *const lm = p.lm + (b * p.rows + s) * p.classes, *const am = p.am + (b * p.frames + t) * p.classes;
       for (int64_t v = lane; v < p.classes; v += 32)
-        grad[v] -= (label + blank) * Math<acc>::exp_nonpositive(acc(lm[v]) + acc(am[v]) - norm);
+        grad[v] -= p.of_both * (label + blank) * Math<acc>::exp_nonpositive(acc(lm[v]) + acc(am[v]) - norm);
     }
-    if (p.blank % 32 == lane) grad[p.blank] += blanks;
+    const acc direct = of_lm ? p.of_both + p.of_lm : p.of_both;
+    if (p.blank % 32 == lane) grad[p.blank] += direct * blanks;
     if (of_lm && at < in.s1) {
       const int64_t target = target_of(p, b, at);
-      if (target % 32 == lane) grad[target] += labels;
+      if (target % 32 == lane) grad[target] += direct * labels;
+    }
+    if (of_lm && p.of_lm != 0) {
+      const acc alone = p.of_lm * (labels + blanks) * Math<acc>::exp_nonpositive(p.max_lm[row] - p.norm_lm[row]);
+      for (int64_t v = lane; v < p.classes; v += 32) grad[v] -= alone * exps[v];
     }
   }
   if constexpr (!std::is_same_v<scalar_t, acc>) {

@@ -52,8 +52,8 @@ void fill_joint(Joint<scalar_t>& p, const Tensor& logits, const Tensor& symbols,
   p.norm = static_cast<acc_t<scalar_t>*>(norm.data_ptr());
 }
 
-// The logits are [B, T, rows, columns]; packed, [N, columns]; or, of `first` and the frames after it, [count, rows,
-// columns].
+// The logits are [B, T, rows, columns]; packed, [N, columns]; or, of `first` and the frames after it, and of the first rows
+// of each, [count, held, columns].
 template <class scalar_t>
 void place_logits(Joint<scalar_t>& p, const Tensor& logits, int64_t first) {
   const int64_t dims = logits.dim();
@@ -62,17 +62,20 @@ void place_logits(Joint<scalar_t>& p, const Tensor& logits, int64_t first) {
   p.first = first;
   p.packed = logits.size(0);
   p.count = p.batch * p.frames;
+  p.held = p.rows;
   if (p.offsets != nullptr) {
     STD_TORCH_CHECK(dims == 2 && p.boundary != nullptr && p.begin == nullptr,
                     "packed logits: expected (N, C) and a boundary");
     return;
   }
-  STD_TORCH_CHECK((dims == 4 || dims == 3) && logits.size(-2) == p.rows, "logits: expected ", p.rows, " rows");
+  STD_TORCH_CHECK(dims == 4 || dims == 3, "logits: expected 3 or 4 dimensions");
   if (dims == 4) {
-    STD_TORCH_CHECK(logits.size(0) == p.batch && logits.size(1) == p.frames && first == 0, "logits: expected shape (",
-                    p.batch, ", ", p.frames, ", ", p.rows, ", C)");
+    STD_TORCH_CHECK(logits.size(2) == p.rows && logits.size(0) == p.batch && logits.size(1) == p.frames && first == 0,
+                    "logits: expected shape (", p.batch, ", ", p.frames, ", ", p.rows, ", C)");
   } else {
     p.count = logits.size(0);
+    p.held = logits.size(1);
+    STD_TORCH_CHECK(p.held <= p.rows, "logits: expected at most ", p.rows, " rows");
     STD_TORCH_CHECK(first >= 0 && first <= p.batch * p.frames - p.count, "first: out of range");
   }
 }

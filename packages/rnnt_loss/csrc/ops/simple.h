@@ -13,7 +13,7 @@ namespace rnnkit {
 
 template <class scalar_t>
 void fill_simple(Simple<scalar_t>& p, const Tensor& lm, const Tensor& am, const Tensor& symbols, const MaybeTensor& boundary,
-                 int64_t blank) {
+                 int64_t blank, double of_both, double of_lm) {
   const int64_t batch = am.size(0), frames = am.size(1), rows = lm.size(1), classes = am.size(2);
   const ScalarType dtype = am.scalar_type();
   check_contiguous(am, am, dtype, {batch, frames, classes}, "am");
@@ -23,14 +23,18 @@ void fill_simple(Simple<scalar_t>& p, const Tensor& lm, const Tensor& am, const 
   STD_TORCH_CHECK(blank >= 0 && blank < classes, "blank: out of range");
   p.classes = classes;
   p.blank = blank;
+  p.of_both = acc_t<scalar_t>(of_both);
+  p.of_lm = acc_t<scalar_t>(of_lm);
   p.targets = symbols.const_data_ptr<int64_t>();
   p.lm = lm.const_data_ptr<scalar_t>();
   p.am = am.const_data_ptr<scalar_t>();
 }
 
 template <class Engine>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> simple_scores(Tensor lm, Tensor am, Tensor symbols,
-                                                                                 MaybeTensor boundary, int64_t blank) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> simple_scores(Tensor lm, Tensor am,
+                                                                                         Tensor symbols,
+                                                                                         MaybeTensor boundary, int64_t blank,
+                                                                                         double of_both, double of_lm) {
   STD_TORCH_CHECK(lm.dim() == 3 && am.dim() == 3, "lm and am: expected 3 dimensions");
   lm = contiguous(lm);
   am = contiguous(am);
@@ -38,17 +42,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> simple_scores
   const ScalarType dtype = acc_type(am);
   Tensor exp_lm = empty(am, {batch, rows, classes}, dtype), exp_am = empty(am, {batch, frames, classes}, dtype);
   Tensor max_lm = empty(am, {batch, rows}, dtype), max_am = empty(am, {batch, frames}, dtype);
+  Tensor norm_lm = empty(am, {batch, rows}, dtype);
   Tensor label = empty(am, {batch, frames, rows - 1}, dtype), norm = empty(am, {batch, frames, rows}, dtype);
   Tensor blank_scores = empty(am, {batch, frames, rows}, dtype);
   dispatch_floating(am.scalar_type(), [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
     Simple<scalar_t> p;
-    fill_simple(p, lm, am, symbols, boundary, blank);
+    fill_simple(p, lm, am, symbols, boundary, blank, of_both, of_lm);
     p.exp_lm = exp_lm.mutable_data_ptr<acc>();
     p.exp_am = exp_am.mutable_data_ptr<acc>();
     p.max_lm = max_lm.mutable_data_ptr<acc>();
     p.max_am = max_am.mutable_data_ptr<acc>();
+    p.norm_lm = norm_lm.mutable_data_ptr<acc>();
     p.norm = norm.mutable_data_ptr<acc>();
     p.label = label.mutable_data_ptr<acc>();
     p.blank_scores = blank_scores.mutable_data_ptr<acc>();
@@ -57,14 +63,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> simple_scores
     p.product = static_cast<acc*>(product.data_ptr());
     Engine::simple_scores(p, am);
   });
-  return {label, blank_scores, norm, exp_lm, exp_am, max_lm, max_am};
+  return {label, blank_scores, norm, exp_lm, exp_am, max_lm, max_am, norm_lm};
 }
 
 // The gradients of lm and am.
 template <class Engine>
 std::vector<Tensor> simple_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor lm, Tensor am, Tensor symbols,
                                            Tensor norm, Tensor exp_lm, Tensor exp_am, Tensor max_lm, Tensor max_am,
-                                           MaybeTensor boundary, int64_t blank) {
+                                           Tensor norm_lm, MaybeTensor boundary, int64_t blank, double of_both,
+                                           double of_lm) {
   lm = contiguous(lm);
   am = contiguous(am);
   const int64_t batch = am.size(0), frames = am.size(1), rows = lm.size(1), classes = am.size(2);
@@ -77,6 +84,7 @@ std::vector<Tensor> simple_scores_backward(Tensor grad_label, Tensor grad_blank,
   check_contiguous(exp_lm, am, dtype, {batch, rows, classes}, "exp_lm");
   check_contiguous(exp_am, am, dtype, {batch, frames, classes}, "exp_am");
   check_contiguous(max_lm, am, dtype, {batch, rows}, "max_lm");
+  check_contiguous(norm_lm, am, dtype, {batch, rows}, "norm_lm");
   check_contiguous(max_am, am, dtype, {batch, frames}, "max_am");
   Tensor weights = empty(am, {batch, frames, rows}, dtype);
   std::vector<Tensor> grads;
@@ -84,11 +92,12 @@ std::vector<Tensor> simple_scores_backward(Tensor grad_label, Tensor grad_blank,
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
     Simple<scalar_t> p;
-    fill_simple(p, lm, am, symbols, boundary, blank);
+    fill_simple(p, lm, am, symbols, boundary, blank, of_both, of_lm);
     p.exp_lm = static_cast<acc*>(exp_lm.data_ptr());
     p.exp_am = static_cast<acc*>(exp_am.data_ptr());
     p.max_lm = static_cast<acc*>(max_lm.data_ptr());
     p.max_am = static_cast<acc*>(max_am.data_ptr());
+    p.norm_lm = static_cast<acc*>(norm_lm.data_ptr());
     p.norm = static_cast<acc*>(norm.data_ptr());
     p.grad_label = nodes<const acc>(grad_label);
     p.grad_blank = nodes<const acc>(grad_blank);

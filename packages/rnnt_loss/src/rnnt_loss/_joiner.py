@@ -1,14 +1,15 @@
 """From encoder and predictor to the scores of arcs, without all logits at once: a joiner, and the op `joiner_scores`.
 
-joiner_scores(enc (B, T, H), dec (B, S + 1, H), weight (C, H), bias (C,), symbols, boundary, begin, rows, rows_at_once, *Options) ->
-    what joint_scores makes of Linear(tanh(enc + dec)), of which `rows_at_once` rows exist at a time; and, if that is 0, all hidden
-    rows and logits, which backward else computes again
+joiner_scores(enc (B, T, H), dec (B, S + 1, H), weight (C, H), bias (C,), symbols, boundary, begin, lengths, rows, rows_at_once, *Options) ->
+    what joint_scores makes of Linear(tanh(enc + dec)), of which `rows_at_once` rows exist at a time; and, if that is 0, the hidden
+    rows and logits of all nodes, which backward else computes again. `lengths` is the boundary where it is on the CPU: its padding
+    is then not multiplied.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,10 +23,12 @@ from ._derivatives import one_by_one, register_shapes, with_backward
 from ._modes import autocast_enabled, needs_plain_torch, without_autocast
 from ._plain import linear_parameters
 from ._scores import Options, gradients_of_scores, joint_scores, scores_reference
+from ._stretches import Stretch, pieces, stretches
 from ._tensors import state_dtype
 from .pruned import do_rnnt_pruning
 
 Joiner = nn.Linear | Callable[[Tensor, Tensor], Tensor]
+_ROWS_OF_KEPT = 2048  # in backward: gradients stay in the caches, 0.96 of the time of all at once on an AMD EPYC
 _ONEDNN = platform.machine() in ("x86_64", "AMD64") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
@@ -37,6 +40,7 @@ def joined_scores(
     options: Options,
     boundary: Tensor | None,
     begin: Tensor | None,
+    lengths: Tensor | None,
     rows: int,
     rows_at_once: int | None,
 ) -> tuple[Tensor, Tensor]:
@@ -49,6 +53,7 @@ def joined_scores(
         symbols: (B, S), to be checked, and the blanks of the options too: it is the joiner that knows the classes.
         options: how scores come from logits.
         boundary, begin: see `_ops`.
+        lengths: the boundary as it was given, if that was on the CPU: an nn.Linear then multiplies no padding.
         rows: those of a frame.
         rows_at_once: how many nodes' logits exist at a time; 0: all. Default: `rows_by_default`.
     """
@@ -57,13 +62,15 @@ def joined_scores(
     check_count("rows_at_once", rows_at_once, 0)
     if len(lm) != len(am):
         raise ValueError(f"lm: expected {len(am)} sequences, as am has, got {list(lm.shape)}")
+    if lengths is not None and lengths.device.type != "cpu":
+        lengths = None
     given = (symbols, options, boundary, begin, rows, rows_at_once)
     if not isinstance(joiner, nn.Linear):
         return _callable_scores(am, lm, joiner, *given)
     linear = linear_parameters(joiner)
     if linear is None:  # hooked, sharded, quantised, ...: it has to be called
         return _callable_scores(am, lm, lambda am, lm: joiner(torch.tanh(am + lm)), *given)
-    return _linear_scores(am, lm, linear, *given)
+    return _linear_scores(am, lm, linear, lengths, *given)
 
 
 def rows_by_default(device: torch.device) -> int:
@@ -86,6 +93,7 @@ def _linear_scores(
     am: Tensor,
     lm: Tensor,
     linear: tuple[Tensor, Tensor | None],
+    lengths: Tensor | None,
     symbols: Tensor,
     options: Options,
     boundary: Tensor | None,
@@ -103,11 +111,11 @@ def _linear_scores(
         if t.dtype != am.dtype or t.device != am.device:
             raise TypeError(f"{name}: expected am's {am.dtype} on {am.device}, got {t.dtype} on {t.device}")
     options, symbols = _checked_classes(options, symbols, boundary, weight.shape[0], am)
-    given = (am, lm, weight, bias, symbols, boundary, begin, rows)
+    given = (am, lm, weight, bias, symbols, boundary, begin)
     if needs_plain_torch():
-        return _joiner_reference(*given, options)
+        return _joiner_reference(*given, rows, options)
     with without_autocast(am.device):
-        label, blank, *_ = _ops.CALLS.joiner_scores(*given, rows_at_once, *options)
+        label, blank, *_ = _ops.CALLS.joiner_scores(*given, lengths, rows, rows_at_once, *options)
     return label, blank
 
 
@@ -151,7 +159,7 @@ def _callable_scores(
         return scores(am, lm, 0)
     parts = [
         checkpoint(scores, am[:, first : first + step], lm, first, use_reentrant=False)
-        for first, step in _chunks(max(frames, 1), batch * rows, rows_at_once)
+        for first, step, _ in pieces([Stretch(0, max(frames, 1), batch * rows)], rows_at_once)
     ]
     label, blank = torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 2)
     if limits is None:
@@ -229,11 +237,10 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.nn.functional.linear(x, weight, bias)
 
 
-def _chunks(frames: int, rows: int, rows_at_once: int) -> Iterator[tuple[int, int]]:
-    """(first, count) of groups of frames that have about so many rows; 0: all in one."""
-    step = max(1, rows_at_once // max(rows, 1)) if rows_at_once > 0 else max(1, frames)
-    for first in range(0, frames, step):
-        yield first, min(step, frames - first)
+def _made(enc: Tensor, lengths: Tensor | None, rows: int, begin: Tensor | None) -> list[Stretch]:
+    """The nodes of the joiner's product."""
+    price = 64 if enc.device.type == "cpu" else 4096  # in nodes, of the calls and launches of one more; reasoned
+    return stretches(lengths, enc.shape[0], enc.shape[1], rows, begin is not None, price)
 
 
 @_ops.registration("joiner_scores")
@@ -255,18 +262,34 @@ def _register(namespace: str) -> Callable[..., Any]:
         symbols: Tensor,
         boundary: Tensor | None,
         begin: Tensor | None,
+        lengths: Tensor | None,
         rows: int,
         rows_at_once: int,
         *options: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        scores = empty_scores(enc, symbols, begin, rows, Options(*options).planes)
-        for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
-            hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
-            logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
-            ops.joint_scores_(logits, symbols, first, *scores, boundary, begin, *options[:4])
-        if rows_at_once == 0 and scores[2].numel() > 0:
-            return *scores, hidden, logits
-        return *scores, enc.new_empty(0), enc.new_empty(0)
+        made, keeps = _made(enc, lengths, rows, begin), rows_at_once == 0
+        nodes, all_nodes = sum(stretch.nodes for stretch in made), enc.shape[0] * enc.shape[1] * rows
+        label, blank, norm = empty_scores(enc, symbols, begin, rows, Options(*options).planes)
+        if nodes < all_nodes:  # those of the padding are no one's
+            label.fill_(-torch.inf)
+            blank.fill_(-torch.inf)
+            norm.zero_()
+        kept_hidden, kept_logits = (enc.new_empty(all_nodes * keeps, width) for width in (enc.shape[2], weight.shape[0]))
+        at = 0
+        for first, count, part_rows in pieces(made, rows_at_once):
+            here = slice(at, at + count * part_rows)
+            hidden = kept_hidden[here] if keeps else enc.new_empty(count * part_rows, enc.shape[2])
+            ops.join_(hidden.view(count, part_rows, -1), enc, dec, boundary, begin, first)
+            logits = _linear(hidden, weight, bias)
+            ops.joint_scores_(
+                logits.view(count, part_rows, -1), symbols, first, label, blank, norm, boundary, begin, *options[:4]
+            )
+            if keeps and len(logits) == all_nodes:
+                kept_logits = logits
+            elif keeps:
+                kept_logits[here] = logits
+            at = here.stop
+        return label, blank, norm, kept_hidden, kept_logits
 
     def joiner_scores_backward(
         grad_label: Tensor,
@@ -281,32 +304,48 @@ def _register(namespace: str) -> Callable[..., Any]:
         kept_logits: Tensor,
         boundary: Tensor | None,
         begin: Tensor | None,
+        lengths: Tensor | None,
         rows: int,
         rows_at_once: int,
         *options: Any,
     ) -> list[Tensor]:
         sums = [torch.zeros(t.shape, dtype=state_dtype(t), device=t.device) for t in (enc, dec, weight, bias)]
         grad_enc, grad_dec, grad_weight, grad_bias = sums
-        for first, count in _chunks(enc.shape[0] * enc.shape[1], rows, rows_at_once):
-            if rows_at_once == 0:
-                hidden, logits = kept_hidden, kept_logits.clone()
+        made, keeps = _made(enc, lengths, rows, begin), rows_at_once == 0
+        at = 0
+        for first, count, part_rows in pieces(made, rows_at_once or _ROWS_OF_KEPT):
+            here = slice(at, at + count * part_rows)
+            if keeps:
+                hidden, logits = kept_hidden[here], kept_logits[here].clone()
             else:
-                hidden = ops.join(enc, dec, boundary, begin, rows, first, count)
-                logits = _linear(hidden.flatten(0, 1), weight, bias).view(count, rows, -1)
-            given = (grad_label, grad_blank, logits, symbols, norm)
-            ops.joint_scores_backward_(*given, first, boundary, begin, None, *options)
-            grads = logits.flatten(0, 1)
-            if grads.dtype == grad_weight.dtype:
-                grad_weight.addmm_(grads.T, hidden.flatten(0, 1))
+                hidden = enc.new_empty(count * part_rows, enc.shape[2])
+                ops.join_(hidden.view(count, part_rows, -1), enc, dec, boundary, begin, first)
+                logits = _linear(hidden, weight, bias)
+            ops.joint_scores_backward_(
+                grad_label,
+                grad_blank,
+                logits.view(count, part_rows, -1),
+                symbols,
+                norm,
+                first,
+                boundary,
+                begin,
+                None,
+                *options,
+            )
+            if logits.dtype == grad_weight.dtype:
+                grad_weight.addmm_(logits.T, hidden)
             else:
-                grad_weight += grads.T @ hidden.flatten(0, 1)
-            grad_bias += grads.sum(0, dtype=grad_bias.dtype)
-            ops.join_backward_(_linear(grads, weight.T).view_as(hidden), hidden, boundary, begin, first, grad_enc, grad_dec)
+                grad_weight += logits.T @ hidden
+            grad_bias += logits.sum(0, dtype=grad_bias.dtype)
+            of_hidden, hidden = (t.view(count, part_rows, -1) for t in (_linear(logits, weight.T), hidden))
+            ops.join_backward_(of_hidden, hidden, boundary, begin, first, grad_enc, grad_dec)
+            at = here.stop
         return [s.to(t.dtype) for s, t in zip(sums, (enc, dec, weight, bias), strict=True)]
 
     inputs = "Tensor enc, Tensor dec, Tensor weight, Tensor bias, Tensor symbols"
     rest = (
-        "Tensor? boundary, Tensor? begin, SymInt rows, SymInt rows_at_once, SymInt[] blanks, str kind, SymInt durations, "
+        "Tensor? boundary, Tensor? begin, Tensor? lengths, SymInt rows, SymInt rows_at_once, SymInt[] blanks, str kind, SymInt durations, "
         "float smoothing, float clamp, float label_weight"
     )
     grads, kept = "Tensor grad_label, Tensor grad_blank", "Tensor norm, Tensor kept_hidden, Tensor kept_logits"
@@ -315,40 +354,35 @@ def _register(namespace: str) -> Callable[..., Any]:
     backward_schema = f"({grads}, {inputs}, {kept}, {rest}) -> Tensor[]"
     _ops.python_op(f"{namespace}::joiner_scores_backward", backward_schema, joiner_scores_backward)
 
-    def shapes_of_scores(enc, dec, weight, bias, symbols, boundary, begin, rows, rows_at_once, *options):  # type: ignore[no-untyped-def]
-        nodes = enc.shape[0] * enc.shape[1]
-        kept = [enc.new_empty(0), enc.new_empty(0)]
-        if rows_at_once == 0 and nodes * rows > 0:
-            kept = [enc.new_empty(nodes, rows, width) for width in (enc.shape[2], weight.shape[0])]
+    def shapes_of_scores(enc, dec, weight, bias, symbols, boundary, begin, lengths, rows, rows_at_once, *options):  # type: ignore[no-untyped-def]
+        nodes = enc.shape[0] * enc.shape[1] * rows if rows_at_once == 0 else 0
+        kept = (enc.new_empty(nodes, width) for width in (enc.shape[2], weight.shape[0]))
         return *empty_scores(enc, symbols, begin, rows, Options(*options).planes), *kept
 
     def shapes_of_backward(grad_label, grad_blank, enc, dec, weight, bias, *_):  # type: ignore[no-untyped-def]
         return [t.new_empty(t.shape) for t in (enc, dec, weight, bias)]
 
-    def shapes_of_join(enc, dec, boundary, begin, rows, first, count):  # type: ignore[no-untyped-def]
-        return enc.new_empty(count, rows, enc.shape[2])
-
     register_shapes(f"{namespace}::joiner_scores", shapes_of_scores)
     register_shapes(f"{namespace}::joiner_scores_backward", shapes_of_backward)
-    register_shapes(f"{namespace}::join", shapes_of_join)
+    register_shapes(f"{namespace}::join_", lambda *_: None)
     register_shapes(f"{namespace}::join_backward_", lambda *_: None)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.rows, ctx.rows_at_once = inputs[:9]
-        ctx.options = Options(*inputs[9:])
+        *tensors, ctx.rows, ctx.rows_at_once = inputs[:10]
+        ctx.options = Options(*inputs[10:])
         ctx.save_for_backward(*tensors, *output[2:])
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[2:])
 
     def backward(ctx: Any, grad_label: Tensor | None, grad_blank: Tensor | None, *_: None) -> tuple[Any, ...]:
-        *inputs, symbols, boundary, begin, norm, hidden, logits = ctx.saved_tensors
-        nothing = [None] * 11
+        *inputs, symbols, boundary, begin, lengths, norm, hidden, logits = ctx.saved_tensors
+        nothing = [None] * 12
         if torch.is_grad_enabled():
             rest = (symbols, boundary, begin, ctx.rows, ctx.options)
             return *_ops.gradients(_joiner_reference, inputs, [grad_label, grad_blank], rest), *nothing
         with without_autocast(norm.device):
             grads = gradients_of_scores(grad_label, grad_blank, norm, ctx.options.planes, symbols if begin is None else None)
-            given = (*grads, *inputs, symbols, norm, hidden, logits, boundary, begin)
+            given = (*grads, *inputs, symbols, norm, hidden, logits, boundary, begin, lengths)
             return *ops.joiner_scores_backward(*given, ctx.rows, ctx.rows_at_once, *ctx.options), *nothing
 
     one_by_one(f"{namespace}::joiner_scores_backward")

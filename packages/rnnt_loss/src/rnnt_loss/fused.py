@@ -45,7 +45,8 @@ def rnnt_loss_fused(
         symbols: (B, S) integers within 0..C - 1; what lies beyond a sequence's end may be anything.
         termination_symbol: the blank's class, also counted from the end.
         boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
-            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU; where it does, an
+            nn.Linear multiplies no padding, on a GPU too.
         rnnt_type: where a label leads from (t, s): "regular", to (t, s + 1); "modified", to (t + 1, s + 1);
             "constrained", the same, and the blank of the next context at the same frame is taken with it.
         delay_penalty: if > 0, added to the label's score at frame t: delay_penalty * ((end_frame - 1) / 2 - t) (Kang et
@@ -75,10 +76,11 @@ def rnnt_loss_fused(
         >>> am, lm, symbols = torch.randn(2, 20, 64), torch.randn(2, 6, 64), torch.randint(1, 30, (2, 5))
         >>> loss = rnnt_loss_fused(am, lm, torch.nn.Linear(64, 30), symbols, termination_symbol=0)
     """
+    lengths = boundary
     boundary = _checked(am, lm, symbols, boundary, rnnt_type, reduction)
     options = options_of(termination_symbol, use_hat_loss, label_smoothing)
     return loss_of(
-        *joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once),
+        *joined_scores(am, lm, joiner, symbols, options, boundary, None, lengths, lm.shape[1], rows_at_once),
         rnnt_type,
         boundary,
         symbols=symbols.shape[1],
@@ -122,7 +124,8 @@ def rnnt_loss_pruned_fused(
             time.
         termination_symbol: the blank's class, also counted from the end.
         boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
-            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU; where it does, an
+            nn.Linear multiplies no padding, on a GPU too.
         rnnt_type: where a label leads from (t, s): "regular", to (t, s + 1); "modified", to (t + 1, s + 1);
             "constrained", the same, and the blank of the next context at the same frame is taken with it.
         delay_penalty: if > 0, added to the label's score at frame t: delay_penalty * ((end_frame - 1) / 2 - t) (Kang et
@@ -149,13 +152,14 @@ def rnnt_loss_pruned_fused(
     check_tensor("ranges", ranges)
     if ranges.dim() != 3:
         raise ValueError(f"ranges: expected shape (B, T, s_range), got {list(ranges.shape)}")
+    lengths = boundary
     boundary = _checked(am, lm, symbols, boundary, rnnt_type, reduction)
     batch, frames, count, rows = len(am), am.shape[1], symbols.shape[1], ranges.shape[2]
     begin = check_band(ranges, batch, frames, rows, count, boundary, am)
     boundary = _ops.whole(boundary, batch, count, frames, am)
     options = options_of(termination_symbol, use_hat_loss, label_smoothing)
     return loss_of(
-        *joined_scores(am, lm, joiner, symbols, options, boundary, begin, rows, rows_at_once),
+        *joined_scores(am, lm, joiner, symbols, options, boundary, begin, lengths, rows, rows_at_once),
         rnnt_type,
         boundary,
         begin,
@@ -197,7 +201,8 @@ def tdt_loss_fused(
             cost nothing.
         termination_symbol: the blank's class.
         boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
-            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU; where it does, an
+            nn.Linear multiplies no padding, on a GPU too.
         sigma: subtracted from the log-probabilities of classes (logit under-normalisation).
         omega: the probability that a call computes the plain RNN-T loss of the classes instead; drawn on the CPU.
         reduction: "none": (B,), "mean" over the batch, or "sum".
@@ -221,9 +226,10 @@ def tdt_loss_fused(
         >>> loss = tdt_loss_fused(am, lm, torch.nn.Linear(64, 30 + 5), symbols, [0, 1, 2, 3, 4], termination_symbol=29)
     """
     durations = check_durations(durations)
+    lengths = boundary
     boundary = _checked(am, lm, symbols, boundary, "regular", reduction)
     options = options_of_durations([termination_symbol], len(durations), clamp, fastemit_lambda)
-    scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once)
+    scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lengths, lm.shape[1], rows_at_once)
     return tdt_loss_of(*scores, durations, boundary, sigma, omega, reduction, fastemit_lambda, zero_infinity)
 
 
@@ -254,7 +260,8 @@ def multiblank_rnnt_loss_fused(
         blanks: the classes of the blanks, the plain one among them.
         blank_durations: how many frames each consumes; one of them 1.
         boundary: (B, 4) integers, rows [begin_symbol, begin_frame, end_symbol, end_frame]; default [0, 0, S, T]. What
-            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU.
+            lies outside is never read, may be NaN, and has gradient 0. It and the symbols may lie on the CPU; where it does, an
+            nn.Linear multiplies no padding, on a GPU too.
         sigma: subtracted from all log-probabilities (logit under-normalisation).
         reduction: "none": (B,), "mean" over the batch, or "sum".
         clamp: if > 0, the gradient of each logit, of a sequence's loss, is limited to -clamp..clamp, after FastEmit.
@@ -271,10 +278,11 @@ def multiblank_rnnt_loss_fused(
         TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
     """
     blanks, blank_durations = check_blanks(blanks, blank_durations)
+    lengths = boundary
     boundary = _checked(am, lm, symbols, boundary, "regular", reduction)
     options = options_of_durations(blanks, 0, clamp, fastemit_lambda)
     with named(termination_symbol="blanks"):
-        scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lm.shape[1], rows_at_once)
+        scores = joined_scores(am, lm, joiner, symbols, options, boundary, None, lengths, lm.shape[1], rows_at_once)
     return multiblank_loss_of(*scores, blank_durations, boundary, sigma, reduction, fastemit_lambda, zero_infinity)
 
 

@@ -8,10 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _ops, functional
+from . import _ops
 from ._arguments import check_logits, check_rows
+from ._joiner import joined_scores
 from ._modes import without_autocast
 from ._plain import is_plain
+from ._scores import options_of
+from ._solving import reduce, solve
+from .pruned import band_of
+from .simple import checked_simple, smoothed_scores
 
 
 class Joiner(nn.Module):
@@ -114,7 +119,8 @@ class PrunedRNNTLoss(nn.Module):
             encoder_out: (B, T, encoder_dim).
             decoder_out: (B, S + 1, decoder_dim), the predictor's outputs.
             symbols: (B, S) integers.
-            boundary: (B, 4) integers, rows [0, 0, symbols of the sequence, its frames]; default: no padding.
+            boundary: (B, 4) integers, rows [0, 0, symbols of the sequence, its frames]; default: no padding. Where it lies
+                on the CPU, the joiner multiplies no padding, on a GPU too.
 
         Returns:
             (simple loss, pruned loss), reduced.
@@ -125,22 +131,17 @@ class PrunedRNNTLoss(nn.Module):
         check_logits("encoder_out", encoder_out, "B, T, encoder_dim")
         check_logits("decoder_out", decoder_out, "B, S + 1, decoder_dim")
         check_rows("decoder_out", decoder_out, symbols)
-        boundary = _ops.whole(boundary, len(symbols), symbols.shape[1], encoder_out.shape[1], symbols)
-        options = {"rnnt_type": self.rnnt_type, "delay_penalty": self.delay_penalty, "reduction": self.reduction}
+        loss = {"rnnt_type": self.rnnt_type, "delay_penalty": self.delay_penalty}
         with without_autocast(encoder_out.device):  # 16 bits do not do for it: icefall issue 283
             weights = next((p.dtype for p in self.simple_lm_proj.parameters()), encoder_out.dtype)
-            simple, (px_grad, py_grad) = functional.rnnt_loss_smoothed(
-                self.simple_lm_proj(decoder_out.to(weights)),
-                self.simple_am_proj(encoder_out.to(weights)),
-                symbols,
-                self.blank,
-                self.lm_only_scale,
-                self.am_only_scale,
-                boundary,
-                return_grad=True,
-                **options,  # type: ignore[arg-type]
+            lm, am = self.simple_lm_proj(decoder_out.to(weights)), self.simple_am_proj(encoder_out.to(weights))
+            lm, am, symbols, bounds, blank = checked_simple(
+                lm, am, symbols, self.blank, boundary, self.rnnt_type, self.reduction
             )
-        ranges = functional.get_rnnt_prune_ranges(px_grad, py_grad, boundary, self.s_range)
+            bounds = _ops.whole(bounds, len(symbols), symbols.shape[1], am.shape[1], am)
+            scores = smoothed_scores(lm, am, symbols, blank, self.lm_only_scale, self.am_only_scale, bounds)
+            score, of_labels, of_blanks = solve(*scores, boundary=bounds, occupancies=True, **loss)  # type: ignore[arg-type]
+        begin, rows = band_of(of_labels, of_blanks, bounds, self.s_range, self.rnnt_type == "regular")
         am, lm, joiner = encoder_out, decoder_out, self.joiner
         output: Any = joiner  # as a whole, where it is hooked, wrapped, sharded, ...
         if is_plain(joiner, Joiner):
@@ -148,16 +149,6 @@ class PrunedRNNTLoss(nn.Module):
             output = joiner.output_linear
             if not isinstance(output, nn.Linear):
                 output = functools.partial(_joined, output)
-        pruned = functional.rnnt_loss_pruned_fused(
-            am,
-            lm,
-            output,
-            symbols,
-            ranges,
-            self.blank,
-            boundary,
-            rows_at_once=self.rows_at_once,
-            **options,  # type: ignore[arg-type]
-        )
-        assert isinstance(pruned, Tensor)
-        return simple, pruned
+        scores = joined_scores(am, lm, output, symbols, options_of(blank), bounds, begin, boundary, rows, self.rows_at_once)
+        of_band, *_ = solve(*scores, boundary=bounds, begin=begin, **loss)  # type: ignore[arg-type]
+        return reduce(score, self.reduction), reduce(of_band, self.reduction)

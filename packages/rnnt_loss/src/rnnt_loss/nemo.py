@@ -322,7 +322,9 @@ class FlashRNNTLoss(nn.Module):
         rows = min(self.max_joint_rows, rows_by_default(am.device))
         with named(am="encoder", lm="predictor", symbols="targets", termination_symbol="blank"):
             check_rows("predictor", lm, targets)
-            label, blank = joined_scores(am, lm, _joiner(given), targets, self.options, boundary, None, lm.shape[1], rows)
+            label, blank = joined_scores(
+                am, lm, _joiner(given), targets, self.options, boundary, None, boundary, lm.shape[1], rows
+            )
         if self.durations:
             return tdt_loss_of(label, blank, self.durations, boundary, self.sigma, 0.0, "none", self.fastemit_lambda, False)
         return -solve(label, blank, "regular", boundary, fastemit_lambda=self.fastemit_lambda)[0]

@@ -181,18 +181,22 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
     regular = columns != frames
     checked = check_boundary(boundary, batch, symbols, frames, py_grad)
     assert checked is not None
+    begin, s_range = band_of(px_grad.mT, py_grad.mT, checked, s_range, regular)
+    return begin[..., None] + torch.arange(s_range, device=begin.device)
+
+
+def band_of(label: Tensor, blank: Tensor, boundary: Tensor, s_range: int, regular: bool) -> tuple[Tensor, int]:
+    """The first row (B, T) of `get_rnnt_prune_ranges` for occupancies (B, T, S), (B, T, S + 1), and how many rows there are."""
     if s_range < (2 if regular else 1):
         raise ValueError(f"s_range: expected at least {2 if regular else 1}, got {s_range}")
-    if regular and may_read(boundary) and batch > 0:
+    if regular and may_read(boundary) and len(boundary) > 0:
         needed = int(((boundary[:, 2] - 1).div(boundary[:, 3].clamp(min=1), rounding_mode="trunc") + 2).max())
         if s_range < needed:
-            warnings.warn(f"s_range: {s_range} rows a frame cannot reach all symbols, {needed} are taken", stacklevel=2)
+            warnings.warn(f"s_range: {s_range} rows a frame cannot reach all symbols, {needed} are taken", stacklevel=3)
             s_range = needed
-    s_range = min(s_range, symbols + 1)
-    planes = (px_grad.detach().transpose(1, 2), py_grad.detach().transpose(1, 2))
+    s_range = min(s_range, blank.shape[2])
     find = reference.prune_ranges if needs_plain_torch() else torch.ops.rnnkit_rnnt_loss.prune_ranges
-    begin = find(*planes, checked, s_range, s_range - 1 if regular else 1)
-    return begin[..., None] + torch.arange(s_range, device=begin.device)
+    return find(label.detach(), blank.detach(), boundary, s_range, s_range - 1 if regular else 1), s_range
 
 
 def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from . import _ops, reference
 from ._arguments import check_boundary, check_logits, check_options, check_rows, check_symbols
 from ._derivatives import one_by_one, register_shapes, with_backward
 from ._modes import needs_plain_torch, without_autocast
-from ._scores import gradients_of_scores, joint_scores, options_of
+from ._scores import gradients_of_scores
 from ._solving import Loss, as_logprobs, loss_of
 from ._tensors import state_dtype
 
@@ -125,8 +125,8 @@ def rnnt_loss_smoothed(
     Raises:
         TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
     """
-    lm, am, symbols, boundary, blank = _checked_simple(lm, am, symbols, termination_symbol, boundary, rnnt_type, reduction)
-    label, blanks = _smoothed_scores(lm, am, symbols, blank, lm_only_scale, am_only_scale, boundary)
+    lm, am, symbols, boundary, blank = checked_simple(lm, am, symbols, termination_symbol, boundary, rnnt_type, reduction)
+    label, blanks = smoothed_scores(lm, am, symbols, blank, lm_only_scale, am_only_scale, boundary)
     return loss_of(
         label,
         blanks,
@@ -202,11 +202,11 @@ def get_rnnt_logprobs_smoothed(
     Raises:
         TypeError, ValueError: of dtypes, shapes, devices, options or values other than the above, with the argument's name.
     """
-    lm, am, symbols, boundary, blank = _checked_simple(lm, am, symbols, termination_symbol, boundary, rnnt_type, "none")
-    return as_logprobs(*_smoothed_scores(lm, am, symbols, blank, lm_only_scale, am_only_scale, boundary), rnnt_type)
+    lm, am, symbols, boundary, blank = checked_simple(lm, am, symbols, termination_symbol, boundary, rnnt_type, "none")
+    return as_logprobs(*smoothed_scores(lm, am, symbols, blank, lm_only_scale, am_only_scale, boundary), rnnt_type)
 
 
-def _checked_simple(
+def checked_simple(
     lm: Tensor,
     am: Tensor,
     symbols: Tensor,
@@ -215,6 +215,7 @@ def _checked_simple(
     rnnt_type: str,
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, int]:
+    """lm, am, symbols, boundary and blank as the ops take them."""
     check_logits("lm", lm, "B, S + 1, C")
     check_logits("am", am, "B, T, C")
     (batch, frames, classes), rows = am.shape, lm.shape[1]
@@ -230,42 +231,47 @@ def _checked_simple(
     return lm, am, check_symbols(symbols, batch, rows - 1, classes, boundary, am), boundary, blank
 
 
-def _smoothed_scores(
+def smoothed_scores(
     lm: Tensor, am: Tensor, symbols: Tensor, blank: int, lm_only: float, am_only: float, boundary: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Labels (B, T, S) and blanks (B, T, S + 1)."""
-    label, blanks = simple_scores(lm, am, symbols, boundary, blank)
-    if lm_only == 0 and am_only == 0:
+    label, blanks = simple_scores(lm, am, symbols, boundary, blank, 1 - lm_only - am_only, lm_only)
+    if am_only == 0:
         return label, blanks
-    both = 1 - lm_only - am_only
-    label, blanks = both * label, both * blanks
-    batch, count, frames = am.shape[0], symbols.shape[1], am.shape[1]
-    bounds = _ops.whole(boundary, batch, count, frames, am)
-    if lm_only != 0:  # the rows of lm are the logits of a lattice of one frame
-        one = torch.stack([bounds[:, 0], torch.zeros_like(bounds[:, 0]), bounds[:, 2], (bounds[:, 3] > 0).long()], 1)
-        lm_label, lm_blank = joint_scores(lm[:, None].contiguous(), symbols, options_of(blank), one)
-        label, blanks = label + lm_only * lm_label, blanks + lm_only * lm_blank[:, 0]
-    if am_only != 0:  # the mean distribution of lm, without context, in lm's place
-        s = torch.arange(count + 1, device=lm.device)
-        rows = ((bounds[:, :1] <= s) & (s <= bounds[:, 2:3]))[..., None]
-        mean = torch.where(rows, torch.where(rows, lm, 0.0).to(label.dtype).softmax(-1), 0.0).sum((0, 1)) / rows.sum()
-        log_mean = (mean + torch.finfo(mean.dtype).tiny).log().expand_as(lm)  # which 16 bits would round
-        am_label, am_blank = simple_scores(log_mean, am.to(mean.dtype), symbols, boundary, blank)
-        label, blanks = label + am_only * am_label, blanks + am_only * am_blank
-    return label, blanks
+    # the mean distribution of lm, without context, in lm's place
+    bounds = _ops.whole(boundary, am.shape[0], symbols.shape[1], am.shape[1], am)
+    s = torch.arange(lm.shape[1], device=lm.device)
+    rows = ((bounds[:, :1] <= s) & (s <= bounds[:, 2:3]))[..., None]
+    mean = torch.where(rows, torch.where(rows, lm, 0.0).to(label.dtype).softmax(-1), 0.0).sum((0, 1)) / rows.sum()
+    log_mean = (mean + torch.finfo(mean.dtype).tiny).log().expand_as(lm)  # which 16 bits would round
+    am_label, am_blank = simple_scores(log_mean, am.to(mean.dtype), symbols, boundary, blank, am_only, 0.0)
+    return label + am_label, blanks + am_blank
 
 
-def simple_scores(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int) -> tuple[Tensor, Tensor]:
-    """Labels (B, T, S) and blanks (B, T, S + 1) of the logits lm + am, by the op or, under torch.func, by the reference."""
+def simple_scores(
+    lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int, of_both: float, of_lm: float
+) -> tuple[Tensor, Tensor]:
+    """Labels (B, T, S) and blanks (B, T, S + 1): `of_both` times those of the logits lm + am, and `of_lm` times those of lm alone.
+
+    By the op or, under torch.func, by the reference.
+    """
+    given = (lm, am, symbols, boundary, blank, of_both, of_lm)
     if needs_plain_torch():
-        return _simple_reference(lm, am, symbols, boundary, blank)
+        return _simple_reference(*given)
     with without_autocast(am.device):  # its product needs the precision of its inputs
-        return _ops.CALLS.simple_scores(lm, am, symbols, boundary, blank)[:2]
+        return _ops.CALLS.simple_scores(*given)[:2]
 
 
-def _simple_reference(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int) -> tuple[Tensor, Tensor]:
+def _simple_reference(
+    lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor | None, blank: int, of_both: float, of_lm: float
+) -> tuple[Tensor, Tensor]:
     boundary = _ops.whole(boundary, am.shape[0], symbols.shape[1], am.shape[1], am)
     label, blanks = reference.simple_scores(lm, am, symbols, boundary, blank)
+    if of_both != 1:
+        label, blanks = of_both * label, of_both * blanks
+    if of_lm != 0:
+        of_label, of_blank = reference.simple_scores(lm, torch.zeros_like(am), symbols, boundary, blank)
+        label, blanks = label + of_lm * of_label, blanks + of_lm * of_blank
     return label.to(state_dtype(am)), blanks.to(state_dtype(am))
 
 
@@ -273,9 +279,10 @@ def _simple_reference(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor 
 def _register(namespace: str) -> Callable[..., Any]:
     ops = getattr(torch.ops, namespace)
 
-    def shapes_of_scores(lm, am, symbols, boundary, blank):  # type: ignore[no-untyped-def]
+    def shapes_of_scores(lm, am, *_):  # type: ignore[no-untyped-def]
         (batch, frames, classes), rows, dtype = am.shape, lm.shape[1], state_dtype(am)
-        shapes = [(frames, rows - 1), (frames, rows), (frames, rows), (rows, classes), (frames, classes), (rows,), (frames,)]
+        shapes: list[tuple[int, ...]] = [(frames, rows - 1), (frames, rows), (frames, rows)]
+        shapes += [(rows, classes), (frames, classes), (rows,), (frames,), (rows,)]
         return tuple(am.new_empty(batch, *shape, dtype=dtype) for shape in shapes)
 
     register_shapes(f"{namespace}::simple_scores", shapes_of_scores)
@@ -286,22 +293,22 @@ def _register(namespace: str) -> Callable[..., Any]:
     register_shapes(f"{namespace}::simple_scores_backward", shapes_of_backward)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        lm, am, symbols, boundary, ctx.blank = inputs
+        lm, am, symbols, boundary, *ctx.rest = inputs
         ctx.save_for_backward(lm, am, symbols, boundary, *output[2:])
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[2:])
 
     def backward(ctx: Any, grad_label: Tensor | None, grad_blank: Tensor | None, *_: None) -> tuple[Any, ...]:
         lm, am, symbols, boundary, *kept = ctx.saved_tensors
-        nothing = [None] * 3
+        nothing = [None] * 5
         if torch.is_grad_enabled():
-            rest = (symbols, boundary, ctx.blank)
+            rest = (symbols, boundary, *ctx.rest)
             return *_ops.gradients(_simple_reference, [lm, am], [grad_label, grad_blank], rest), *nothing
         with without_autocast(am.device):
             label, blanks = gradients_of_scores(
                 grad_label, grad_blank if grad_blank is None else grad_blank[:, None], kept[0], 1, symbols
             )
-            grads = ops.simple_scores_backward(label, blanks[:, 0], lm, am, symbols, *kept, boundary, ctx.blank)
+            grads = ops.simple_scores_backward(label, blanks[:, 0], lm, am, symbols, *kept, boundary, *ctx.rest)
         return *grads, *nothing
 
     one_by_one(f"{namespace}::simple_scores_backward")
