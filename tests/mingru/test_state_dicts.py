@@ -123,6 +123,26 @@ def test_what_does_not_fit_is_still_an_error() -> None:
         )
 
 
+def test_a_part_of_a_state_dict_leaves_the_rest_as_it_is() -> None:
+    """It is no state dict of 1.4, in whose place of the first alignment the identity stands."""
+    rnn = MinGRU(6, [6, 4], residual=True)
+    before = rnn.layers[0].res_align.weight.detach().clone()
+    gates = {k: v for k, v in rnn.state_dict().items() if "gate" in k}
+    assert set(rnn.load_state_dict(gates, strict=False).missing_keys) == set(rnn.state_dict()) - set(gates)
+    assert torch.equal(rnn.layers[0].res_align.weight, before)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_what_a_state_dict_lacks_is_like_the_rest_of_it(residual: bool) -> None:
+    rnn = MinGRU(6, 6, residual=residual).bfloat16()
+    state = {"to_hidden_and_gate.weight": torch.randn(12, 6).bfloat16()}
+    if residual:  # of 1.4
+        state = {"layers.0.gate_hidden.weight": state.popitem()[1], "layers.0.gate_hidden.bias": torch.randn(12).bfloat16()}
+    rnn.load_state_dict(state, assign=True)
+    assert {p.dtype for p in rnn.parameters()} == {torch.bfloat16}
+    assert rnn(torch.randn(2, 3, 6).bfloat16())[0].isfinite().all()
+
+
 @pytest.mark.parametrize("rnn", [MinGRU(3, [4, 5], residual=True, norm=True, bidirectional=True), MinLSTM(3, 4)])
 def test_round_trip(rnn: MinGRU) -> None:
     state = rnn.state_dict()

@@ -115,6 +115,24 @@ def test_forget_mult_of_any_gate_and_shape(backend: Backend) -> None:
         torch.testing.assert_close(swapped.transpose(0, 1), expected)
 
 
+def test_what_is_infinite_ends_with_its_sequence(backend: Backend) -> None:
+    """Neither infinity nor NaN passes a reset, be it in the same block of steps or in another thread's."""
+    a, b = torch.full((2, 300, 3), 0.5, device=backend.device), torch.ones(2, 300, 3, device=backend.device)
+    reset = torch.zeros(2, 300, dtype=torch.bool, device=backend.device)
+    reset[:, [7, 150, 200]] = True
+    expected, last = functional.linear_scan(a, b, reset=reset, batch_first=True)
+    b[0, 4], b[0, 199], b[1, 160] = torch.inf, torch.nan, -torch.inf
+    out, out_last = functional.linear_scan(
+        a, b, torch.full((3,), torch.inf, device=backend.device), reset=reset, batch_first=True
+    )
+    for sequence, begin, end in ((0, 7, 199), (0, 200, 300), (1, 7, 160), (1, 200, 300)):
+        torch.testing.assert_close(out[sequence, begin:end], expected[sequence, begin:end], rtol=0, atol=0)
+    assert torch.equal(out_last, last)
+    assert not out[0, 4:7].isfinite().any()
+    nothing, _ = functional.linear_scan(4 * torch.ones_like(a), 0 * a, batch_first=True)  # 4^300 is not finite
+    assert (nothing == 0).all()
+
+
 def test_linear_scan_of_any_factors_and_shape(backend: Backend) -> None:
     """Of either sign and beyond 1, in both directions; sequences that begin in between; features in several dimensions."""
     torch.manual_seed(0)

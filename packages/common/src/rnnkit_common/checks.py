@@ -45,8 +45,9 @@ def check_tensor(name: str, x: Tensor) -> None:
     if not torch.jit.is_scripting():
         if not isinstance(x, Tensor):
             raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
-        if x.layout != torch.strided:
-            raise TypeError(f"{name}: expected a dense tensor, got one of layout {x.layout}")
+        if x.layout != torch.strided or x.is_nested:
+            kind = "a nested one" if x.is_nested else f"one of layout {x.layout}"
+            raise TypeError(f"{name}: expected a dense tensor, got {kind}")
 
 
 def check_input(x: Tensor, module: torch.nn.Module, name: str = "x") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,9 +25,11 @@ def convert_state_dict(model: MinGRU, state_dict: dict[str, Any], prefix: str) -
             if value is not None:
                 state_dict[f"{prefix}{new}.{kind}"] = value
 
-    def fill(key: str, value: Tensor) -> None:
+    def fill(key: str, make: Callable[..., Tensor], *size: int) -> None:
+        """With what it stands for if it is not there, as the other weights are."""
+        like = state_dict[f"{prefix}layers.0.gate_hidden.weight"]
         if key in own:
-            state_dict.setdefault(prefix + key, value)
+            state_dict.setdefault(prefix + key, make(*size, dtype=like.dtype, device=like.device))
 
     if f"{prefix}linear_gate_hidden.0.weight" in state_dict:  # mingru 1.3.0
         for i in range(model.num_layers):
@@ -34,13 +37,13 @@ def convert_state_dict(model: MinGRU, state_dict: dict[str, Any], prefix: str) -
         rename("input_residual_align", "layers.0.res_align")
     elif f"{prefix}to_hidden_and_gate.weight" in state_dict:  # minGRU-pytorch: [hidden, gate], never a bias
         rename("to_hidden_and_gate", "layers.0.gate_hidden", (1, 0))
-        fill("layers.0.gate_hidden.bias", torch.zeros(2 * model.state_size))
+        fill("layers.0.gate_hidden.bias", torch.zeros, 2 * model.state_size)
     elif f"{prefix}to_hidden_and_f_i_gate.weight" in state_dict:  # its minLSTM: [hidden, f, i]
         rename("to_hidden_and_f_i_gate", "layers.0.gate_hidden", (1, 2, 0))
-        fill("layers.0.gate_hidden.bias", torch.zeros(3 * model.state_size))
-    elif f"{prefix}layers.0.gate_hidden.weight" in state_dict and f"{prefix}layers.0.res_align.bias" not in state_dict:
-        # mingru 1.4.x aligns the first layer without a bias, and only where sizes differ
+        fill("layers.0.gate_hidden.bias", torch.zeros, 3 * model.state_size)
+    elif all(prefix + key in state_dict for key in own if not key.startswith("layers.0.res_align.")):
+        # mingru 1.4.x aligns the first layer without a bias, and only where sizes differ; a part of a dict is not its
         weight = own.get("layers.0.res_align.weight")
         if weight is not None and (weight.shape[0] == weight.shape[1] or prefix + "layers.0.res_align.weight" in state_dict):
-            fill("layers.0.res_align.weight", torch.eye(weight.shape[0]))
-            fill("layers.0.res_align.bias", torch.zeros(weight.shape[0]))
+            fill("layers.0.res_align.weight", torch.eye, weight.shape[0])
+            fill("layers.0.res_align.bias", torch.zeros, weight.shape[0])

@@ -146,12 +146,14 @@ class MinGRU(_ByEitherName):
         return layer == 0 or input_size != output_size, self.bias and layer == 0
 
     def reset_parameters(self) -> None:
-        """Draws weights and biases of the projections from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as upstream does."""
+        """Draws weights and biases of the projections from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as upstream does; norms scale by 1."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 bound = 1 / math.sqrt(module.in_features)
                 for parameter in module.parameters():
                     nn.init.uniform_(parameter, -bound, bound)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
 
     def extra_repr(self) -> str:
         """The constructor's arguments, for print()."""

@@ -40,6 +40,13 @@ constexpr int kCarryCpu = 16, kCarryCuda = 8;
 // How many states are kept, of so many steps.
 RNNKIT_HOST_DEVICE int64_t carries_of(int64_t steps, int carry) { return (steps + carry - 1) / carry; }
 
+// a h + b, but b where h or a is 0, be the other infinite: the product of many steps' a may be, and the state before a
+// reset.
+template <class T>
+RNNKIT_HOST_DEVICE T through_map(T a, T b, T h) {
+  return a == 0 || h == 0 ? b : a * h + b;
+}
+
 // Where step s of the processing order lies in memory; padding keeps its place.
 RNNKIT_HOST_DEVICE int64_t position(int64_t s, int64_t length, bool reverse) {
   return reverse && s < length ? length - 1 - s : s;

@@ -127,7 +127,7 @@ struct Aggregate {  // of a chunk, whose state changes from h to a h + b
   acc *a, *b;
 
   void apply(acc* h, int count) const {
-    for (int c = 0; c < count; ++c) h[c] = a[c] * h[c] + b[c];
+    for (int c = 0; c < count; ++c) h[c] = through_map(a[c], b[c], h[c]);
   }
 };
 

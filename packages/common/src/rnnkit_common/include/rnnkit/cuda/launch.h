@@ -26,6 +26,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstdio>
+#include <map>
 
 // libtorch_cuda defines it; the library must load where there is none.
 #pragma weak aoti_torch_get_current_cuda_stream
@@ -43,7 +44,7 @@ struct Launch {
 struct DeviceProperties {
   int multiprocessors;
   bool clusters;
-  int capability;       // 90 for 9.0; of what was compiled for it, where the device is newer
+  int capability;       // 90 for 9.0; what the code that it runs was compiled for, where the device is newer
   size_t shared_bytes;  // that a block can have
 };
 
@@ -88,16 +89,30 @@ inline void check_cuda(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA error: ", cudaGetErrorString(error));
 }
 
+static __global__ void probe_kernel() {}
+
+// What the code that the device runs was compiled for: it may be less than what the device is.
+inline int loaded_capability(torch::stable::Device device) {
+  thread_local std::map<int, int> known;
+  const auto [at, is_new] = known.try_emplace(device.index(), 0);
+  if (is_new) {
+    const torch::stable::accelerator::DeviceGuard guard(device.index());
+    cudaFuncAttributes attributes{};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(&probe_kernel));
+    if (error != cudaSuccess) known.erase(at);
+    check_cuda(error);
+    at->second = attributes.ptxVersion;
+  }
+  return at->second;
+}
+
 inline DeviceProperties device_properties(torch::stable::Device device) {
   const auto get = [&](cudaDeviceAttr attribute) {
     int value = 0;
     check_cuda(cudaDeviceGetAttribute(&value, attribute, device.index()));
     return value;
   };
-  const int device_capability = 10 * get(cudaDevAttrComputeCapabilityMajor) + get(cudaDevAttrComputeCapabilityMinor);
-  int capability = 0;
-  for (int compiled : {__CUDA_ARCH_LIST__})
-    if (compiled / 10 <= device_capability && compiled / 10 > capability) capability = compiled / 10;
+  const int capability = loaded_capability(device);
   return {get(cudaDevAttrMultiProcessorCount), capability >= 90, capability,
           size_t(get(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
 }

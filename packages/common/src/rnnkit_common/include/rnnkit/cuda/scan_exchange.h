@@ -11,7 +11,11 @@ namespace rnnkit::cuda {
 template <class acc>
 struct Affine {  // h -> a h + b
   acc a, b;
-  __device__ __forceinline__ acc operator()(acc h) const { return a * h + b; }
+
+  __device__ __forceinline__ acc operator()(acc h) const { return through_map(a, b, h); }
+  __device__ __forceinline__ Affine after(const Affine& first) const {
+    return {through_map(a, acc(0), first.a), (*this)(first.b)};
+  }
 };
 
 template <class acc, int count>
@@ -118,8 +122,9 @@ class Exchange {
       RNNKIT_UNROLL
       for (int c = 0; c < channels; ++c) {
         const Affine<acc> next = in_row(chunk, c);
-        map.of[2 * c] *= next.a;
-        map.of[2 * c + 1] = next(map.of[2 * c + 1]);
+        const Affine<acc> both = next.after({map.of[2 * c], map.of[2 * c + 1]});
+        map.of[2 * c] = both.a;
+        map.of[2 * c + 1] = both.b;
       }
     }
     return map;

@@ -78,15 +78,21 @@ __global__ void __launch_bounds__(kLanes* ForwardBlock<scalar_t, Kind>::kChunks,
       in.load(p.in, at, s + tile, length, Marks<steps>::count_from(s + tile, length), p.packed);
     if (s < 0) continue;
 
+    // A step whose a is 0, as that of a reset is, forgets also what is infinite.
+    const auto apply = [&](auto none, int c, int i, acc before) {
+      return none ? a[c][i] * before + b[c][i] : through_map(a[c][i], b[c][i], before);
+    };
     acc h[channels];
     if (at.count > 1) {
       Affine<acc> map[channels];
-      RNNKIT_UNROLL
-      for (int c = 0; c < channels; ++c) {
-        map[c] = {a[c][0], b[c][0]};
+      with_or_without_marks(marks.none(), [&](auto none) {
         RNNKIT_UNROLL
-        for (int i = 1; i < steps; ++i) map[c] = {a[c][i] * map[c].a, a[c][i] * map[c].b + b[c][i]};
-      }
+        for (int c = 0; c < channels; ++c) {
+          map[c] = {a[c][0], b[c][0]};
+          RNNKIT_UNROLL
+          for (int i = 1; i < steps; ++i) map[c] = {a[c][i] * map[c].a, apply(none, c, i, map[c].b)};
+        }
+      });
       exchange(map, state, h);
     } else {
       RNNKIT_UNROLL
@@ -95,24 +101,26 @@ __global__ void __launch_bounds__(kLanes* ForwardBlock<scalar_t, Kind>::kChunks,
     if (marks.count > 0) {
       if (p.carries != nullptr) store_states(p.carries + p.carry_offset(at.b, s, kCarryCuda) + at.d, h, at.valid);
       Planes<scalar_t, KindDefaults, Tile, 0, 1> out;
-      RNNKIT_UNROLL
-      for (int i = 0; i < steps; ++i) {
-        acc y[channels];
+      with_or_without_marks(marks.none(), [&](auto none) {
         RNNKIT_UNROLL
-        for (int c = 0; c < channels; ++c) {
-          const acc before = h[c];
-          h[c] = a[c][i] * h[c] + b[c][i];
-          y[c] = h[c];
-          if constexpr (Kind::kOutputPlanes > 0) {
-            acc x[planes];
-            RNNKIT_UNROLL
-            for (int j = state_planes; j < planes; ++j) x[j] = j < early ? in.get(j, i, c) : in_late.get(j, i, c);
-            y[c] = cell.output(own[c], x, before, h[c]);
+        for (int i = 0; i < steps; ++i) {
+          acc y[channels];
+          RNNKIT_UNROLL
+          for (int c = 0; c < channels; ++c) {
+            const acc before = h[c];
+            h[c] = apply(none, c, i, before);
+            y[c] = h[c];
+            if constexpr (Kind::kOutputPlanes > 0) {
+              acc x[planes];
+              RNNKIT_UNROLL
+              for (int j = state_planes; j < planes; ++j) x[j] = j < early ? in.get(j, i, c) : in_late.get(j, i, c);
+              y[c] = cell.output(own[c], x, before, h[c]);
+            }
+            if (!none && marks.pad(i)) y[c] = 0;
           }
-          if (marks.pad(i)) y[c] = 0;
+          out.set(0, i, y);
         }
-        out.set(0, i, y);
-      }
+      });
       out.store(&p.out, at, s, length, marks.count, p.packed);
     }
     if (at.count == 1) {

@@ -36,7 +36,8 @@ Shape choose_shape(int64_t sequences, int64_t steps, int max_chunks, bool may_sh
   Shape shape;
   while (shape.chunks < max_chunks && too_few(shape)) shape.chunks = std::min(2 * shape.chunks, max_chunks);
   if (!may_share) return shape;
-  while (device.clusters && shape.blocks < kMaxCluster && too_few(shape)) shape.blocks *= 2;
+  const int most_blocks = std::min(kMaxCluster, device.multiprocessors);  // a slice of a device may have fewer
+  while (device.clusters && 2 * shape.blocks <= most_blocks && too_few(shape)) shape.blocks *= 2;
   const Shape largest{shape.chunks, kLargestCluster};
   if (shape.blocks == kMaxCluster && too_few(shape) && running(largest) >= sequences) shape = largest;
 
