@@ -437,6 +437,13 @@ SCAN_ON_CUDA = [
         "return reset[b * steps + t];",
         families="mingru",
     ),
+    fault(
+        "a reset multiplies what is infinite by 0",
+        f"{COMMON}/include/rnnkit/scan.h",
+        "return a == 0 || h == 0 ? b : a * h + b;",
+        "return a * h + b;",
+        families="qrnn",
+    ),
 ]
 
 TENSORS_AND_DERIVATIVES = [
@@ -656,6 +663,12 @@ MINGRU = [
         _MODULES.format("mingru"),
         "                    dropout=dropout if i + 1 < len(sizes) else 0.0,\n                    activation=activation,\n                    device=device,",
         "                    dropout=dropout,\n                    activation=activation,\n                    device=device,",
+    ),
+    fault(
+        "every state dict without an alignment is one of 1.4",
+        "packages/mingru/src/mingru/convert.py",
+        'all(prefix + key in state_dict for key in own if not key.startswith("layers.0.res_align."))',
+        'any(prefix + key in state_dict for key in own if not key.startswith("layers.0.res_align."))',
     ),
 ]
 
@@ -1088,8 +1101,8 @@ RNNT_LOSS = [
     fault(
         "all lanes add to the same class",
         f"{_RNNT}/cuda/simple.h",
-        "if (target % 32 == lane) grad[target] += label;",
-        "grad[target] += label;",
+        "if (target % 32 == lane) grad[target] += p.of_both * label;",
+        "grad[target] += p.of_both * label;",
     ),
     fault(
         "the middle of a sequence is half a frame off",
@@ -1104,10 +1117,40 @@ RNNT_LOSS = [
         "(of_label, blank_occupancy)",
     ),
     fault(
+        "lm alone has no norm to be differentiated",
+        f"{_RNNT}/cpu/simple.h",
+        "const acc alone = -p.of_lm *",
+        "const acc alone = -0 * p.of_lm *",
+    ),
+    fault(
+        "on CUDA lm alone has no norm to be differentiated",
+        f"{_RNNT}/cuda/simple.h",
+        "if (of_lm && p.of_lm != 0) {",
+        "if (of_lm && p.of_lm > 1) {",
+    ),
+    fault(
+        "a band is walked from frame 0, be it the sequence's or not",
+        f"{_RNNT}/cuda/lattice_shared.h",
+        "    latest_ = t0_;",
+        "    latest_ = 0;",
+    ),
+    fault(
+        "a stretch has the rows of its last sequence",
+        "packages/rnnt_loss/src/rnnt_loss/_stretches.py",
+        "max(before.rows, own.rows)",
+        "own.rows",
+    ),
+    fault(
+        "kept logits are read from the first stretch on each time",
+        "packages/rnnt_loss/src/rnnt_loss/_joiner.py",
+        "            ops.join_backward_(of_hidden, hidden, boundary, begin, first, grad_enc, grad_dec)\n            at = here.stop\n",
+        "            ops.join_backward_(of_hidden, hidden, boundary, begin, first, grad_enc, grad_dec)\n",
+    ),
+    fault(
         "weights of a smoothed loss add up to more than 1",
         "packages/rnnt_loss/src/rnnt_loss/simple.py",
-        "both = 1 - lm_only - am_only",
-        "both = 1 - lm_only",
+        "blank, 1 - lm_only - am_only, lm_only)",
+        "blank, 1 - lm_only, lm_only)",
     ),
     fault(
         "sigma is added",

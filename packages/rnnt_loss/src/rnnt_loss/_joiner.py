@@ -274,17 +274,26 @@ def _register(namespace: str) -> Callable[..., Any]:
             label.fill_(-torch.inf)
             blank.fill_(-torch.inf)
             norm.zero_()
-        kept_hidden, kept_logits = (enc.new_empty(all_nodes * keeps, width) for width in (enc.shape[2], weight.shape[0]))
+        kept_hidden = enc.new_empty(all_nodes if keeps else 0, enc.shape[2])
+        kept_logits = enc.new_empty(all_nodes if keeps and nodes < all_nodes else 0, weight.shape[0])
         at = 0
         for first, count, part_rows in pieces(made, rows_at_once):
             here = slice(at, at + count * part_rows)
             hidden = kept_hidden[here] if keeps else enc.new_empty(count * part_rows, enc.shape[2])
-            ops.join_(hidden.view(count, part_rows, -1), enc, dec, boundary, begin, first)
+            ops.join_(hidden.view(count, part_rows, enc.shape[2]), enc, dec, boundary, begin, first)
             logits = _linear(hidden, weight, bias)
             ops.joint_scores_(
-                logits.view(count, part_rows, -1), symbols, first, label, blank, norm, boundary, begin, *options[:4]
+                logits.view(count, part_rows, weight.shape[0]),
+                symbols,
+                first,
+                label,
+                blank,
+                norm,
+                boundary,
+                begin,
+                *options[:4],
             )
-            if keeps and len(logits) == all_nodes:
+            if keeps and nodes == all_nodes:
                 kept_logits = logits
             elif keeps:
                 kept_logits[here] = logits
@@ -312,19 +321,21 @@ def _register(namespace: str) -> Callable[..., Any]:
         sums = [torch.zeros(t.shape, dtype=state_dtype(t), device=t.device) for t in (enc, dec, weight, bias)]
         grad_enc, grad_dec, grad_weight, grad_bias = sums
         made, keeps = _made(enc, lengths, rows, begin), rows_at_once == 0
+        if keeps and enc.device.type == "cpu":
+            rows_at_once = _ROWS_OF_KEPT
         at = 0
-        for first, count, part_rows in pieces(made, rows_at_once or _ROWS_OF_KEPT):
+        for first, count, part_rows in pieces(made, rows_at_once):
             here = slice(at, at + count * part_rows)
             if keeps:
                 hidden, logits = kept_hidden[here], kept_logits[here].clone()
             else:
                 hidden = enc.new_empty(count * part_rows, enc.shape[2])
-                ops.join_(hidden.view(count, part_rows, -1), enc, dec, boundary, begin, first)
+                ops.join_(hidden.view(count, part_rows, enc.shape[2]), enc, dec, boundary, begin, first)
                 logits = _linear(hidden, weight, bias)
             ops.joint_scores_backward_(
                 grad_label,
                 grad_blank,
-                logits.view(count, part_rows, -1),
+                logits.view(count, part_rows, weight.shape[0]),
                 symbols,
                 norm,
                 first,
@@ -338,7 +349,7 @@ def _register(namespace: str) -> Callable[..., Any]:
             else:
                 grad_weight += logits.T @ hidden
             grad_bias += logits.sum(0, dtype=grad_bias.dtype)
-            of_hidden, hidden = (t.view(count, part_rows, -1) for t in (_linear(logits, weight.T), hidden))
+            of_hidden, hidden = (t.view(count, part_rows, enc.shape[2]) for t in (_linear(logits, weight.T), hidden))
             ops.join_backward_(of_hidden, hidden, boundary, begin, first, grad_enc, grad_dec)
             at = here.stop
         return [s.to(t.dtype) for s, t in zip(sums, (enc, dec, weight, bias), strict=True)]
