@@ -342,8 +342,8 @@ SCAN_ON_CUDA = [
     fault(
         "a thread's entering state has a chunk of its block too many",
         _CUDA_EXCHANGE,
-        "          *row(chunk, 2 * c) = through[c];\n          through[c] = next(through[c]);",
-        "          through[c] = next(through[c]);\n          *row(chunk, 2 * c) = through[c];",
+        "          *row(chunk, 2 * c) = through[c];\n          through[c] = applied(next, through[c]);",
+        "          through[c] = applied(next, through[c]);\n          *row(chunk, 2 * c) = through[c];",
         families="qrnn",
     ),
     fault(

@@ -28,7 +28,7 @@ template <class Kind, class Tile, class acc, class Problem, class Device>
 void launch_scan(void (*kernel)(Cut<Problem>), Cut<Problem> p, int max_chunks, bool may_share, Device device) {
   if (p.batch == 0 || p.channels == 0) return;
   STD_TORCH_CHECK(p.steps <= 1 << 30 && p.channels <= 1 << 30, "scan: more than 2^30 steps or channels");
-  using Exchange = ExchangeOf<Kind, acc, Tile>;
+  using Exchange = ExchangeOf<Kind, acc, Tile, true>;  // as large either way
   const int64_t sequences = sequences_of<Tile>(p);
   const auto launch_of = [&](const Shape& shape) {
     const bool shares = shape.blocks > 1;

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kLanes* BackwardBlock<scalar_t, Kind>::kChunks
   using Own = typename CheckedCell<Math<scalar_t>, Kind>::type::Own;
   const Place<channels> at(p, p.sharing);
   const int length = checked_length(p, at.b), tile = at.count * steps, end = (length + tile - 1) / tile * tile;
-  ExchangeOf<Kind, acc, Tile> exchange(p.sharing);
+  ExchangeOf<Kind, acc, Tile, false> exchange(p.sharing);
   acc state[channels];
   load_states(state, from_offset(p.grad_h_last, int64_t(at.b) * p.channels + at.d), at.valid, acc(0));
   Own own[channels];

@@ -11,11 +11,6 @@ namespace rnnkit::cuda {
 template <class acc>
 struct Affine {  // h -> a h + b
   acc a, b;
-
-  __device__ __forceinline__ acc operator()(acc h) const { return through_map(a, b, h); }
-  __device__ __forceinline__ Affine after(const Affine& first) const {
-    return {through_map(a, acc(0), first.a), (*this)(first.b)};
-  }
 };
 
 template <class acc, int count>
@@ -24,8 +19,9 @@ struct Values {
 };
 
 // A thread shows at most `most` values at a time, in a row: kLanes of the first, then of the second. Those of a map are its
-// channels' a and b in turn.
-template <class acc, int most>
+// channels' a and b in turn. Maps of states, which may be infinite before a reset, are `guarded`, at a few instructions
+// more.
+template <class acc, int most, bool guarded>
 class Exchange {
  public:
   static constexpr int kRow = most * kLanes;
@@ -74,7 +70,7 @@ class Exchange {
         for (int c = 0; c < channels; ++c) {
           const Affine<acc> next = in_row(chunk, c);
           *row(chunk, 2 * c) = through[c];
-          through[c] = next(through[c]);
+          through[c] = applied(next, through[c]);
         }
       }
       if (sharing_.blocks == 1) {
@@ -122,9 +118,8 @@ class Exchange {
       RNNKIT_UNROLL
       for (int c = 0; c < channels; ++c) {
         const Affine<acc> next = in_row(chunk, c);
-        const Affine<acc> both = next.after({map.of[2 * c], map.of[2 * c + 1]});
-        map.of[2 * c] = both.a;
-        map.of[2 * c + 1] = both.b;
+        map.of[2 * c] = applied({next.a, 0}, map.of[2 * c]);
+        map.of[2 * c + 1] = applied(next, map.of[2 * c + 1]);
       }
     }
     return map;
@@ -138,9 +133,13 @@ class Exchange {
       RNNKIT_UNROLL
       for (int c = 0; c < channels; ++c) {
         if (block == sharing_.block()) entering[c] = state[c];
-        state[c] = Affine<acc>{*seen(block, 2 * c), *seen(block, 2 * c + 1)}(state[c]);
+        state[c] = applied({*seen(block, 2 * c), *seen(block, 2 * c + 1)}, state[c]);
       }
     }
+  }
+
+  static __device__ __forceinline__ acc applied(const Affine<acc>& map, acc h) {
+    return guarded ? through_map(map.a, map.b, h) : map.a * h + map.b;
   }
 
   static __device__ __forceinline__ int chunks() { return int(blockDim.y); }
@@ -206,7 +205,7 @@ class Exchange {
 };
 
 // Of maps, and of what belongs to parameters.
-template <class Kind, class acc, class Tile>
-using ExchangeOf = Exchange<acc, Tile::kChannels*(Kind::kParameters > 2 ? Kind::kParameters : 2)>;
+template <class Kind, class acc, class Tile, bool guarded>
+using ExchangeOf = Exchange<acc, Tile::kChannels*(Kind::kParameters > 2 ? Kind::kParameters : 2), guarded>;
 
 }  // namespace rnnkit::cuda

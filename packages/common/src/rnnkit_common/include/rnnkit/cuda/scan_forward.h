@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kLanes* ForwardBlock<scalar_t, Kind>::kChunks,
   using Own = typename CheckedCell<Math<scalar_t>, Kind>::type::Own;
   const Place<channels> at(p, p.sharing);
   const int length = checked_length(p, at.b), tile = at.count * steps, end = (length + tile - 1) / tile * tile;
-  ExchangeOf<Kind, acc, Tile> exchange(p.sharing);
+  ExchangeOf<Kind, acc, Tile, true> exchange(p.sharing);
   acc state[channels];
   load_states(state, from_offset(p.h0, int64_t(at.b) * p.channels + at.d), at.valid, p.initial);
   Own own[channels];
