@@ -1143,8 +1143,8 @@ RNNT_LOSS = [
     fault(
         "kept logits are read from the first stretch on each time",
         "packages/rnnt_loss/src/rnnt_loss/_joiner.py",
-        "            ops.join_backward_(of_hidden, hidden, boundary, begin, first, grad_enc, grad_dec)\n            at = here.stop\n",
-        "            ops.join_backward_(of_hidden, hidden, boundary, begin, first, grad_enc, grad_dec)\n",
+        "boundary, begin, part.first, grad_enc, grad_dec)\n            at = here.stop\n",
+        "boundary, begin, part.first, grad_enc, grad_dec)\n",
     ),
     fault(
         "weights of a smoothed loss add up to more than 1",

@@ -277,22 +277,13 @@ def _register(namespace: str) -> Callable[..., Any]:
         kept_hidden = enc.new_empty(all_nodes if keeps else 0, enc.shape[2])
         kept_logits = enc.new_empty(all_nodes if keeps and nodes < all_nodes else 0, weight.shape[0])
         at = 0
-        for first, count, part_rows in pieces(made, rows_at_once):
-            here = slice(at, at + count * part_rows)
-            hidden = kept_hidden[here] if keeps else enc.new_empty(count * part_rows, enc.shape[2])
-            ops.join_(hidden.view(count, part_rows, enc.shape[2]), enc, dec, boundary, begin, first)
+        for part in pieces(made, rows_at_once):
+            here = slice(at, at + part.nodes)
+            hidden = kept_hidden[here] if keeps else enc.new_empty(part.nodes, enc.shape[2])
+            ops.join_(part.by_frame(hidden), enc, dec, boundary, begin, part.first)
             logits = _linear(hidden, weight, bias)
-            ops.joint_scores_(
-                logits.view(count, part_rows, weight.shape[0]),
-                symbols,
-                first,
-                label,
-                blank,
-                norm,
-                boundary,
-                begin,
-                *options[:4],
-            )
+            given = (part.by_frame(logits), symbols, part.first, label, blank, norm)
+            ops.joint_scores_(*given, boundary, begin, *options[:4])
             if keeps and nodes == all_nodes:
                 kept_logits = logits
             elif keeps:
@@ -324,33 +315,23 @@ def _register(namespace: str) -> Callable[..., Any]:
         if keeps and enc.device.type == "cpu":
             rows_at_once = _ROWS_OF_KEPT
         at = 0
-        for first, count, part_rows in pieces(made, rows_at_once):
-            here = slice(at, at + count * part_rows)
+        for part in pieces(made, rows_at_once):
+            here = slice(at, at + part.nodes)
             if keeps:
                 hidden, logits = kept_hidden[here], kept_logits[here].clone()
             else:
-                hidden = enc.new_empty(count * part_rows, enc.shape[2])
-                ops.join_(hidden.view(count, part_rows, enc.shape[2]), enc, dec, boundary, begin, first)
+                hidden = enc.new_empty(part.nodes, enc.shape[2])
+                ops.join_(part.by_frame(hidden), enc, dec, boundary, begin, part.first)
                 logits = _linear(hidden, weight, bias)
-            ops.joint_scores_backward_(
-                grad_label,
-                grad_blank,
-                logits.view(count, part_rows, weight.shape[0]),
-                symbols,
-                norm,
-                first,
-                boundary,
-                begin,
-                None,
-                *options,
-            )
+            given = (grad_label, grad_blank, part.by_frame(logits), symbols, norm, part.first)
+            ops.joint_scores_backward_(*given, boundary, begin, None, *options)
             if logits.dtype == grad_weight.dtype:
                 grad_weight.addmm_(logits.T, hidden)
             else:
                 grad_weight += logits.T @ hidden
             grad_bias += logits.sum(0, dtype=grad_bias.dtype)
-            of_hidden, hidden = (t.view(count, part_rows, enc.shape[2]) for t in (_linear(logits, weight.T), hidden))
-            ops.join_backward_(of_hidden, hidden, boundary, begin, first, grad_enc, grad_dec)
+            of_hidden = part.by_frame(_linear(logits, weight.T))
+            ops.join_backward_(of_hidden, part.by_frame(hidden), boundary, begin, part.first, grad_enc, grad_dec)
             at = here.stop
         return [s.to(t.dtype) for s, t in zip(sums, (enc, dec, weight, bias), strict=True)]
 

@@ -28,6 +28,10 @@ class Stretch(NamedTuple):
     def end(self) -> int:
         return self.first + self.frames
 
+    def by_frame(self, x: Tensor) -> Tensor:
+        """What its nodes have, (nodes, width), as (frames, rows, width)."""
+        return x.view(self.frames, self.rows, x.shape[1])
+
 
 def stretches(lengths: Tensor | None, batch: int, frames: int, rows: int, in_band: bool, price: int) -> list[Stretch]:
     """All nodes that sequences have, in order, in as few stretches as it pays to have.
