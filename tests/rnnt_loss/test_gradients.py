@@ -86,6 +86,33 @@ def test_functional_gradients(name: str) -> None:
     torch.testing.assert_close(actual, torch.autograd.grad(loss(*leaves), leaves))
 
 
+@pytest.mark.parametrize("pruned", [False, True])
+def test_padding_is_no_part_of_what_can_be_differentiated_again(pruned: bool) -> None:
+    """As of first derivatives: NaN there comes into no gradient, nor under torch.func."""
+
+    def loss(am, lm):
+        if pruned:
+            return rl.rnnt_loss_pruned_fused(am, lm, LINEAR, ARGUMENTS[0], RANGES, *ARGUMENTS[1:])
+        return rl.rnnt_loss_fused(am, lm, LINEAR, *ARGUMENTS)
+
+    given = [PROBLEM.am.detach().requires_grad_(), PROBLEM.lm.detach().requires_grad_()]
+    assert any(t.isnan().any() for t in given)
+    wanted = [*given, *LINEAR.parameters()]
+    expected = torch.autograd.grad(loss(*given), wanted)
+    again = torch.autograd.grad(loss(*given), wanted, create_graph=True)
+    functional = torch.func.grad(loss, (0, 1))(*(t.detach() for t in given))
+    for actual, truth in zip([*again, *functional], [*expected, *expected[:2]], strict=True):
+        torch.testing.assert_close(actual, truth)
+
+
+@pytest.mark.parametrize("scales", [(1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.6, 0.6), (0.2, 0.1)])
+def test_scores_outside_are_minus_infinity_under_torch_func(scales: tuple[float, float]) -> None:
+    lm, am = CLEAN["lm"].detach(), CLEAN["am"].detach()
+    scores = lambda am: rl.get_rnnt_logprobs_smoothed(lm, am, *ARGUMENTS[:2], *scales, ARGUMENTS[2])
+    for actual, expected in zip(torch.func.vmap(scores)(am[None]), scores(am), strict=True):
+        torch.testing.assert_close(actual[0], expected)
+
+
 @pytest.mark.parametrize("sizes", [(0, 4), (2, 0)], ids=["no sequences", "no frames"])
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_gradients_of_nothing_are_zeros(sizes: tuple[int, int], create_graph: bool) -> None:

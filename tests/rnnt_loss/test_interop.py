@@ -128,6 +128,14 @@ def test_one_graph_serves_any_length(loss: str) -> None:
         torch.testing.assert_close(compiled(logits, symbols), losses[loss](logits, symbols))
 
 
+@pytest.mark.parametrize("module", [Fused(), PrunedRNNTLoss(5, 5, 8, 6, s_range=2)], ids=["fused", "pruned"])
+def test_exported_for_any_batch(module: nn.Module) -> None:
+    batch = torch.export.Dim("batch", min=2)
+    given = tuple(t.repeat(2, *[1] * (t.dim() - 1)) for t in arguments())
+    exported = torch.export.export(module, given, dynamic_shapes=tuple({0: batch} for _ in given)).module()
+    torch.testing.assert_close(exported(*arguments()), module(*arguments()))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_computes_losses_in_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from . import _ops
+from . import _ops, reference
 from ._arguments import check_count, check_index, check_logits, check_symbols, with_unit_stride
 from ._derivatives import one_by_one, register_shapes, with_backward
 from ._modes import autocast_enabled, needs_plain_torch, without_autocast
@@ -60,8 +60,8 @@ def joined_scores(
     if rows_at_once is None:
         rows_at_once = rows_by_default(am.device)
     check_count("rows_at_once", rows_at_once, 0)
-    if len(lm) != len(am):
-        raise ValueError(f"lm: expected {len(am)} sequences, as am has, got {list(lm.shape)}")
+    if lm.shape[0] != am.shape[0]:  # len() would make a constant of it in a graph
+        raise ValueError(f"lm: expected {am.shape[0]} sequences, as am has, got {list(lm.shape)}")
     if lengths is not None and lengths.device.type != "cpu":
         lengths = None
     given = (symbols, options, boundary, begin, rows, rows_at_once)
@@ -86,7 +86,7 @@ def _checked_classes(
     if classes < 1:
         raise ValueError(f"joiner: expected the classes and {options.durations} durations as its output, got {columns}")
     blanks = [check_index("termination_symbol", blank, classes) for blank in options.blanks]
-    return options._replace(blanks=blanks), check_symbols(symbols, len(like), symbols.shape[1], classes, boundary, like)
+    return options._replace(blanks=blanks), check_symbols(symbols, like.shape[0], symbols.shape[1], classes, boundary, like)
 
 
 def _linear_scores(
@@ -220,11 +220,13 @@ def _joiner_reference(
     rows: int,
     options: Options,
 ) -> tuple[Tensor, Tensor]:
+    bounds = _ops.whole(boundary, enc.shape[0], dec.shape[1] - 1, enc.shape[1], enc)
+    enc, dec = reference.without_padding(enc, dec, bounds)
     if begin is None:
         joined = enc[:, :, None] + dec[:, None]
     else:
         s = (begin[:, :, None] + torch.arange(rows, device=begin.device)).clamp(max=dec.shape[1] - 1)
-        joined = enc[:, :, None] + dec[torch.arange(len(dec), device=begin.device)[:, None, None], s]
+        joined = enc[:, :, None] + dec[torch.arange(dec.shape[0], device=begin.device)[:, None, None], s]
     logits = torch.nn.functional.linear(joined.tanh(), weight, bias)
     return scores_reference(logits, symbols, boundary, begin, None, 0, options, False)
 

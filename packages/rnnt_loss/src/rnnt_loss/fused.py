@@ -154,7 +154,7 @@ def rnnt_loss_pruned_fused(
         raise ValueError(f"ranges: expected shape (B, T, s_range), got {list(ranges.shape)}")
     lengths = boundary
     boundary = _checked(am, lm, symbols, boundary, rnnt_type, reduction)
-    batch, frames, count, rows = len(am), am.shape[1], symbols.shape[1], ranges.shape[2]
+    batch, frames, count, rows = am.shape[0], am.shape[1], symbols.shape[1], ranges.shape[2]
     begin = check_band(ranges, batch, frames, rows, count, boundary, am)
     boundary = _ops.whole(boundary, batch, count, frames, am)
     options = options_of(termination_symbol, use_hat_loss, label_smoothing)
@@ -295,4 +295,4 @@ def _checked(
     check_rows("lm", lm, symbols)
     check_choice("rnnt_type", rnnt_type, RNNT_TYPES)
     check_choice("reduction", reduction, REDUCTIONS)
-    return check_boundary(boundary, len(am), symbols.shape[1], am.shape[1], am)
+    return check_boundary(boundary, am.shape[0], symbols.shape[1], am.shape[1], am)

@@ -138,7 +138,7 @@ class PrunedRNNTLoss(nn.Module):
             lm, am, symbols, bounds, blank = checked_simple(
                 lm, am, symbols, self.blank, boundary, self.rnnt_type, self.reduction
             )
-            bounds = _ops.whole(bounds, len(symbols), symbols.shape[1], am.shape[1], am)
+            bounds = _ops.whole(bounds, am.shape[0], symbols.shape[1], am.shape[1], am)
             scores = smoothed_scores(lm, am, symbols, blank, self.lm_only_scale, self.am_only_scale, bounds)
             score, of_labels, of_blanks = solve(*scores, boundary=bounds, occupancies=True, **loss)  # type: ignore[arg-type]
         begin, rows = band_of(of_labels, of_blanks, bounds, self.s_range, self.rnnt_type == "regular")

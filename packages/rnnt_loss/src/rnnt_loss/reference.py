@@ -23,6 +23,12 @@ def inside(boundary: Tensor, begin: Tensor | None, frames: int, rows: int) -> Te
     return (t0 <= t) & (t < t1) & (s0 <= s) & (s <= s1)
 
 
+def without_padding(am: Tensor, lm: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor]:
+    """am (B, T, H) and lm (B, S + 1, H), 0 where no node of the sequence needs them."""
+    valid = inside(boundary, None, am.shape[1], lm.shape[1])
+    return torch.where(valid.any(2)[..., None], am, 0.0), torch.where(valid.any(1)[..., None], lm, 0.0)
+
+
 def dense(x: Tensor, begin: Tensor | None, symbols: int) -> Tensor:
     """A band's (B, N, T, rows) as (B, N, T, symbols + 1), -inf outside of it; without a band, x."""
     if begin is None:
@@ -106,9 +112,7 @@ def unpacked(logits: Tensor, boundary: Tensor, frames: int, symbols: int) -> Ten
 
 def simple_scores(lm: Tensor, am: Tensor, symbols: Tensor, boundary: Tensor, blank: int) -> tuple[Tensor, Tensor]:
     """`joint_scores` of the logits lm + am: lm (B, S + 1, C), am (B, T, C)."""
-    valid = inside(boundary, None, am.shape[1], lm.shape[1])
-    lm = torch.where(valid.any(1)[..., None], lm, 0.0)
-    am = torch.where(valid.any(2)[..., None], am, 0.0)
+    am, lm = without_padding(am, lm, boundary)
     label, blanks = joint_scores(am[:, :, None] + lm[:, None], symbols, boundary, None, [blank])
     return label, blanks[:, 0]
 

@@ -267,12 +267,17 @@ def _simple_reference(
 ) -> tuple[Tensor, Tensor]:
     boundary = _ops.whole(boundary, am.shape[0], symbols.shape[1], am.shape[1], am)
     label, blanks = reference.simple_scores(lm, am, symbols, boundary, blank)
-    if of_both != 1:
-        label, blanks = of_both * label, of_both * blanks
-    if of_lm != 0:
-        of_label, of_blank = reference.simple_scores(lm, torch.zeros_like(am), symbols, boundary, blank)
-        label, blanks = label + of_lm * of_label, blanks + of_lm * of_blank
+    if of_both != 1 or of_lm != 0:
+        alone = reference.simple_scores(lm, torch.zeros_like(am), symbols, boundary, blank)
+        label, blanks = (_weighted(of_both, x) + _weighted(of_lm, y) for x, y in zip((label, blanks), alone, strict=True))
+        valid = reference.inside(boundary, None, am.shape[1], lm.shape[1])
+        label = torch.where(valid[..., :-1] & valid[..., 1:], label, -torch.inf)
+        blanks = torch.where(valid, blanks, -torch.inf)
     return label.to(state_dtype(am)), blanks.to(state_dtype(am))
+
+
+def _weighted(weight: float, scores: Tensor) -> Tensor:
+    return torch.zeros_like(scores) if weight == 0 else weight * scores  # what has no weight may be infinite
 
 
 @_ops.registration("simple_scores")
