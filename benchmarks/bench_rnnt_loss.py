@@ -165,7 +165,9 @@ class Step:
 
     def products(self) -> None:
         """The joiner's three matrix products, which all candidates make."""
-        rows = self.am.shape[0] * self.am.shape[1] * S_RANGE
+        self.products_of(self.am.shape[0] * self.am.shape[1] * S_RANGE)
+
+    def products_of(self, rows: int) -> None:
         hidden = self.am.new_empty(rows, WIDTH).fill_(0.5).requires_grad_()
         logits = self.output(hidden)
         torch.autograd.grad(logits, [hidden, *self.output.parameters()], logits.detach())
@@ -174,6 +176,19 @@ class Step:
         simple, ranges = self.simple(ours)
         given = (self.am, self.lm, self.output, self.symbols, ranges, 0, self.lengths)
         backward(0.5 * simple + ours.rnnt_loss_pruned_fused(*given, reduction="sum", **options), *self.leaves)
+
+    def exact(self, losses: dict[str, Callable[[Tensor], Tensor]]) -> dict[str, Run]:
+        """The losses of all logits, behind the joiner or in one with it."""
+
+        def in_turn(loss: Callable[[Tensor], Tensor]) -> Run:
+            return lambda: backward(loss(self.output(torch.tanh(self.am[:, :, None] + self.lm[:, None]))), *self.leaves)
+
+        def fused(**options: Any) -> None:
+            given = (self.am, self.lm, self.output, self.symbols, 0, self.lengths)
+            backward(ours.rnnt_loss_fused(*given, reduction="sum", **options), *self.leaves)
+
+        runs: dict[str, Run] = {name: in_turn(loss) for name, loss in losses.items()}
+        return {**runs, "rnnt_loss, fused": fused, "rnnt_loss, logits kept": lambda: fused(rows_at_once=0)}
 
 
 def exact(ends: Tensor, peers: Peers, device: str, part: str, dtype: torch.dtype = torch.float32, **options: Any) -> Group:
@@ -253,6 +268,20 @@ def pruned(ends: Tensor, peers: Peers, device: str, what: str = "pruned step") -
     return Group("losses", what, sizes, make, OURS, "products alone")
 
 
+def joined(ends: Tensor, peers: Peers, device: str) -> Group:
+    """The exact loss with its joiner; the gradients of most nodes are too small to count."""
+    frames, symbols = (int(n) for n in ends.amax(0))
+
+    def make() -> dict[str, Run]:
+        batch = Batch.random(ends, WIDTH, device)
+        step = Step(batch, 500)
+        nodes = len(ends) * frames * (symbols + 1)
+        return {**step.exact(batch.exact(peers)), "products alone": lambda: step.products_of(nodes)}
+
+    sizes = {"B": len(ends), "T": frames, "S": symbols, "C": 500, "joiner": WIDTH}
+    return Group("losses", "exact loss with its joiner", sizes, make, OURS, "products alone", share=4.0)
+
+
 def shapes(count: int) -> Tensor:
     """(frames, symbols) of utterances: means 318 and 68, at most 680 and 151, symbols in proportion to frames, with noise."""
     torch.manual_seed(20220227)
@@ -287,15 +316,9 @@ def protocol(order: str, ends: Tensor, peers: Peers, device: str) -> Group:
         batch = Batch.random(ends, WIDTH, device)
         step = Step(batch, 500)
 
-        def joined(loss: Callable[[Tensor], Tensor]) -> Run:
-            return lambda: backward(loss(step.output(torch.tanh(batch.am[:, :, None] + batch.lm[:, None]))), *step.leaves)
-
         given = (batch.symbols, 0, batch.boundary)
-        runs = {name: joined(loss) for name, loss in batch.exact(peers).items()}
-        runs["rnnt_loss, over the logits"] = joined(lambda z: ours.rnnt_loss(z, *given, reduction="sum", reuse_logits=True))
-        known = (batch.symbols, 0, step.lengths)
-        fused = lambda: ours.rnnt_loss_fused(batch.am, batch.lm, step.output, *known, reduction="sum")  # noqa: E731
-        runs["rnnt_loss, fused"] = lambda: backward(fused(), *step.leaves)
+        over = lambda z: ours.rnnt_loss(z, *given, reduction="sum", reuse_logits=True)  # noqa: E731
+        runs = step.exact({**batch.exact(peers), "rnnt_loss, over the logits": over})
         runs["rnnt_loss, pruned"] = lambda: step.in_turn(ours)
         runs["rnnt_loss, pruned and fused"] = step.fused
         runs["rnnt_loss, pruned, logits kept"] = lambda: step.fused(rows_at_once=0)
@@ -304,7 +327,7 @@ def protocol(order: str, ends: Tensor, peers: Peers, device: str) -> Group:
         return runs
 
     frames, symbols = (int(n) for n in ends.amax(0))
-    variants = ("over the logits", "fused", "pruned", "pruned and fused", "pruned, logits kept")
+    variants = ("over the logits", "fused", "logits kept", "pruned", "pruned and fused", "pruned, logits kept")
     names = ["rnnt_loss", *(f"rnnt_loss, {variant}" for variant in variants)]
     sizes = {"B": len(ends), "T": frames, "S": symbols, "C": 500, "joiner": WIDTH}
     return Group("protocol", f"batches {order}", sizes, make, names, share=0.1)
@@ -323,6 +346,8 @@ def groups(machine: Machine) -> list[Group]:
     all_groups += [pruned(ends, peers, machine.device)]
     drawn = utterances(batch, frames, symbols)
     all_groups += [pruned(drawn, peers, machine.device, "pruned step of utterances"), tdt(machine)]
+    batch, frames, symbols = machine.fit(2, 318, 68)  # the means of LibriSpeech
+    all_groups += [joined(torch.tensor([[frames, symbols]] * batch), peers, machine.device)]
     if machine.gpu:
         for order in ("30 in a row", "sorted"):
             for drawn in batches(order, 4)[1:3]:

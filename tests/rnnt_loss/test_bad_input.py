@@ -149,9 +149,10 @@ def test_it_is_named(error: type[Exception], words: str, call) -> None:
         ("rows: expected", lambda ops: ops.joint_scores(P, Y, GOOD)),
         ("lm: not a contiguous tensor", lambda ops: ops.simple_scores(LM[:1], AM, Y, GOOD, 0)),
         ("symbols", lambda ops: ops.simple_scores(LM, AM, Y - 9, GOOD, 0)),
-        ("first: out of range", lambda ops: ops.join_(torch.empty(3, 4, 5), AM, LM, GOOD, None, 10)),
-        ("first: out of range", lambda ops: ops.join_(torch.empty(3, 4, 5), AM, LM, GOOD, None, 2**63 - 1)),
-        ("hidden: more rows than", lambda ops: ops.join_(torch.empty(3, 5, 5), AM, LM, GOOD, None, 2)),
+        ("frames: out of range", lambda ops: ops.join_(torch.empty(12, 5), AM, LM, GOOD, None, None, 10, 3, 0)),
+        ("frames: out of range", lambda ops: ops.join_(torch.empty(12, 5), AM, LM, GOOD, None, None, 2**63 - 1, 3, 0)),
+        ("expected 12 nodes, got 15", lambda ops: ops.join_(torch.empty(15, 5), AM, LM, GOOD, None, None, 2, 3, 0)),
+        ("places: not a", lambda ops: ops.join_(torch.empty(9, 5), AM, LM, GOOD, None, torch.zeros(1, 1, 1).long(), 2, 3, 0)),
         ("s_range", lambda ops: ops.prune_ranges(PX.mT, PY.mT, GOOD, 9, 1)),
     ],
 )  # fmt: skip
@@ -184,15 +185,21 @@ def test_the_ops_themselves_survive_any_arguments(host_backends: Backend) -> Non
         label, blank, norm = ops.joint_scores(logits, symbols, GOOD, first, None, 0, *scoring)
         given = [torch.randn_like(label), torch.randn_like(blank), logits, symbols, norm]
         check_survives(ops.joint_scores_backward, [*given, GOOD, first, None, *scoring, 0.0, 1.0])
-        check_survives(ops.joint_scores_backward_, [*given, 0, GOOD, first, None, *scoring, 0.0, 1.0])
-        check_survives(ops.joint_scores_, [logits.flatten(0, 1), symbols, 0, label, blank, norm, GOOD, first, *scoring])
+        check_survives(ops.joint_scores_backward_, [*given, GOOD, first, None, None, 0, 0, 0, *scoring, 0.0, 1.0])
+        places = torch.arange(norm.numel()).view(norm.shape) - 3
+        for flat, part in ((logits.flatten(0, 2), (None, 0, 12, 0)), (logits.flatten(0, 2)[:9], (places, 1, 6, 2))):
+            scores = [flat.contiguous(), symbols, label, blank, norm]
+            check_survives(ops.joint_scores_, [*scores, GOOD, first, *part, *scoring])
+            grads = [*given[:2], *scores[:2], norm]
+            check_survives(ops.joint_scores_backward_, [*grads, GOOD, first, None, *part, *scoring, 0.0, 1.0])
     check_survives(ops.simple_scores, [LM, AM, Y, GOOD, 0])
     _, _, *kept = ops.simple_scores(LM, AM, Y, GOOD, 0)
     grads = [torch.randn(2, 6, 3), torch.randn(2, 6, 4)]
     check_survives(ops.simple_scores_backward, [*grads, LM, AM, Y, *kept, GOOD, 0])
-    hidden = torch.rand(5, 4, AM.shape[2])
-    check_survives(ops.join_, [hidden, AM, LM, GOOD, None, 2])
-    check_survives(ops.join_backward_, [hidden, hidden, GOOD, None, 2, torch.zeros_like(AM), torch.zeros_like(LM)])
+    hidden = torch.rand(20, AM.shape[2])
+    for part in ((None, 2, 5, 0), (torch.arange(48).view(2, 6, 4), 1, 11, 3)):
+        check_survives(ops.join_, [hidden, AM, LM, GOOD, None, *part])
+        check_survives(ops.join_backward_, [hidden, hidden, GOOD, None, *part, torch.zeros_like(AM), torch.zeros_like(LM)])
 
 
 def test_a_scripted_loss_refuses_a_clamp_that_is_nan() -> None:

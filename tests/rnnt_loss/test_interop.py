@@ -41,9 +41,9 @@ def test_opcheck_joint_scores() -> None:
     grads = [torch.randn(2, 6, 3), torch.randn(2, 3, 6, 4)]
     check_op(OPS.joint_scores_backward, [*grads, logits.detach(), symbols, norm, boundary, None, None, *scoring])
     clean = logits.detach().nan_to_num()
-    check_op(OPS.joint_scores_backward_, [*grads, clean, symbols, norm, 0, boundary, None, None, *scoring])
+    check_op(OPS.joint_scores_backward_, [*grads, clean, symbols, norm, boundary, None, None, None, 0, 0, 0, *scoring])
     scores = [torch.zeros(2, 6, 3), torch.zeros(2, 3, 6, 4), torch.zeros(2, 6, 4)]
-    check_op(OPS.joint_scores_, [clean.flatten(0, 1), symbols.clamp(min=0), 0, *scores, None, None, *scoring])
+    check_op(OPS.joint_scores_, [clean.flatten(0, 2), symbols.clamp(min=0), *scores, None, None, None, 0, 12, 0, *scoring])
 
 
 def test_opcheck_the_others() -> None:
@@ -54,9 +54,10 @@ def test_opcheck_the_others() -> None:
     grads = [torch.randn(2, 6, 3), torch.randn(2, 6, 4)]
     check_op(OPS.simple_scores_backward, [*grads, lm.detach(), am.detach(), symbols, *kept, boundary, 1])
     check_op(OPS.prune_ranges, [torch.rand(2, 6, 3), torch.rand(2, 6, 4), boundary, 2, 1])
-    check_op(OPS.join_, [torch.zeros(5, 4, 5), am.detach(), lm.detach(), boundary, None, 2])
+    check_op(OPS.join_, [torch.zeros(20, 5), am.detach(), lm.detach(), boundary, None, None, 2, 5, 0])
     sums = [torch.zeros(2, 6, 5), torch.zeros(2, 4, 5)]
-    check_op(OPS.join_backward_, [torch.randn(5, 4, 5), torch.rand(5, 4, 5), boundary, None, 2, *sums])
+    places = torch.arange(48).view(2, 6, 4)
+    check_op(OPS.join_backward_, [torch.randn(20, 5), torch.rand(20, 5), boundary, None, places, 2, 6, 7, *sums])
     weight, bias = torch.randn(7, 5, requires_grad=True), torch.randn(7, requires_grad=True)
     for rows_at_once, lengths in ((0, None), (5, boundary)):
         check_op(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import rnnt_loss as rl
 import torch
 from rnnkit_common.testing import Backend, poisoned_outputs, some_sanitized
-from rnnt_loss import _joiner, reference
+from rnnt_loss import _joiner, _nodes, reference
 from rnnt_loss.torchaudio import rnnt_loss as torchaudio_loss
 from torch import nn
 
@@ -268,6 +270,65 @@ def test_padding_is_not_multiplied(pruned: bool, rows_at_once: int, host_backend
     )
     for mine, other in zip([loss, *grads], [alone, *torch.autograd.grad(alone, wanted)], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("bound", [False, True])
+def test_backward_multiplies_what_paths_reach(pruned: bool, kept: bool, bound: bool, backend: Backend, monkeypatch) -> None:
+    """Of most nodes the gradients are lost in the rounding of the others': what is summed of them does without."""
+    bounds = [[0, 0, 30, 60], [1, 2, 20, 50] if bound else [0, 0, 30, 60]]
+    problem = Problem.of(60, 30, batch=2, boundary=bounds, dtype=torch.float32, device=backend.device)
+    linear, multiplied, product = nn.Linear(6, 9).to(backend.device), [], _joiner._linear
+    with torch.no_grad():
+        linear.weight.mul_(8)  # sure of itself, as a trained one
+    monkeypatch.setattr(_joiner, "_linear", lambda x, *rest: multiplied.append(len(x)) or product(x, *rest))
+    begin = torch.arange(60, device=backend.device).div(3, rounding_mode="floor").expand(2, 60)
+    begin = torch.minimum(begin, problem.boundary[:, 2:3] - 11)
+    am, lm = problem.am.nan_to_num(), problem.lm.nan_to_num()
+
+    def gradients(nodes: str, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        monkeypatch.setattr(_nodes, "_CHOICE", nodes)
+        output = copy.deepcopy(linear).to(dtype)
+        given = [am.to(dtype).requires_grad_(), lm.to(dtype).requires_grad_(), output, problem.symbols]
+        if pruned:
+            given.append(begin[..., None] + torch.arange(12, device=backend.device))
+        loss = (rl.rnnt_loss_pruned_fused if pruned else rl.rnnt_loss_fused)(
+            *given, 1, problem.boundary if bound else None, rows_at_once=0 if kept else 300, reduction="sum"
+        )
+        multiplied.clear()
+        return torch.autograd.grad(loss, [*given[:2], *output.parameters()])
+
+    truth = gradients("all", torch.float64)
+    errors = []
+    for nodes in ("all", "reached"):
+        found = gradients(nodes, torch.float32)
+        errors.append([((a - e).abs().max() / e.abs().max()).item() for a, e in zip(found, truth, strict=True)])
+        products = sum(multiplied)
+        if nodes == "all":
+            of_all = products
+    assert products < 0.8 * of_all
+    for reached, everything in zip(errors[1], errors[0], strict=True):
+        assert reached <= 2 * everything + 2e-7
+
+
+def test_gradients_that_are_no_numbers_reach_what_they_would(host_backends: Backend, monkeypatch) -> None:
+    problem = Problem.of(8, 5, batch=2, dtype=torch.float32, device=host_backends.device)
+    am, lm, linear = problem.am.nan_to_num(), problem.lm.nan_to_num(), nn.Linear(6, 9)
+    found = []
+    for nodes in ("all", "reached"):
+        monkeypatch.setattr(_nodes, "_CHOICE", nodes)
+        leaves = [am.clone().requires_grad_(), lm.clone().requires_grad_()]
+        losses = rl.rnnt_loss_fused(*leaves, linear, problem.symbols, 1, problem.boundary, reduction="none")
+        infinite = torch.tensor([1.0, torch.inf], device=host_backends.device)
+        found.append(torch.autograd.grad(losses, leaves, infinite))
+    for reached, everything in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(reached, everything, equal_nan=True)
+    monkeypatch.setattr(_nodes, "_CHOICE", "reached")
+    grad_label, grad_blank = torch.zeros(1, 4, 3), torch.zeros(1, 1, 4, 4)
+    grad_blank[0, 0, 1] = torch.tensor([torch.inf, 1.0, 0.0, 1.0])
+    _, which = _nodes.nodes_reached(grad_label, grad_blank, _nodes.all_nodes(1, 4, 4), 0)
+    assert which.sum(2).tolist() == [[0, 3, 0, 0]]
 
 
 @pytest.mark.parametrize("rnnt_type", TYPES)

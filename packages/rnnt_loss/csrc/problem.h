@@ -118,24 +118,38 @@ struct Lattice : Sequences {
 // Columns after those of the classes are of durations, which have a log-softmax of their own.
 enum class Mode { softmax, hat, log_probs };
 
+// Which nodes have a row in tensors [n, width]: of frames first..first + count - 1, counted over the batch, all of them in
+// order, or those that have a place.
+struct Chunk : Sequences {
+  int64_t first, count;
+  const int64_t* places;  // [B, T, rows]: the node's row, counted from `row`; null: all have one
+  int64_t row, n;
+
+  // The node's row; outside of 0..n - 1 it has none.
+  RNNKIT_HOST_DEVICE int64_t index(int64_t b, int64_t t, int64_t k) const {
+    const int64_t node = (b * frames + t) * rows + k;
+    return places == nullptr ? node - first * rows : places[node] - row;
+  }
+  RNNKIT_HOST_DEVICE bool has_row(int64_t b, int64_t t, int64_t k) const {
+    return places == nullptr || uint64_t(index(b, t, k)) < uint64_t(n);
+  }
+};
+
 // Strides of logits, in elements; where a node's lie, see `place`.
 struct Layout {
   int64_t batch, frame, row;
 };
 
 template <class scalar_t>
-struct Joint : Sequences {
+struct Joint : Chunk {
   using acc = acc_t<scalar_t>;
   Mode mode;
   int64_t classes, durations;  // columns
-  int64_t first, count;        // frames, counted over the batch, of which `logits` has nodes
-  int64_t held;                // rows of a frame that it has; the others are not written, and no sequence may need them
   const int64_t* targets;      // [B, S]
   int blanks;
   int64_t blank[kMaxBlanks];
   acc smoothing;
-  const int64_t* offsets;  // [B], the node (t0, s0) of each sequence in packed logits; null: not packed
-  int64_t packed;          // how many nodes those have
+  const int64_t* offsets;  // [B], the node (t0, s0) of each sequence in packed logits, of n nodes; null: not packed
   Layout layout;           // of the logits
   acc* norm;               // [B, T, rows]: N
 
@@ -143,12 +157,13 @@ struct Joint : Sequences {
 
   RNNKIT_HOST_DEVICE bool packed_fits(int64_t b, const Bounds& in) const {
     const int64_t end = offsets[b] + (in.t1 - in.t0) * (in.s1 - in.s0 + 1);
-    return offsets[b] >= 0 && (b > 0 || offsets[b] == 0) && end == (b + 1 < batch ? offsets[b + 1] : packed);
+    return offsets[b] >= 0 && (b > 0 || offsets[b] == 0) && end == (b + 1 < batch ? offsets[b + 1] : n);
   }
 
   // Where the columns of a node lie; packed logits have (t1 - t0) (s1 - s0 + 1) nodes a sequence.
   RNNKIT_HOST_DEVICE int64_t place(const Layout& of, int64_t b, int64_t t, int64_t k, const Bounds& in) const {
     if (offsets != nullptr) return (offsets[b] + (t - in.t0) * (in.s1 - in.s0 + 1) + k - in.s0) * of.row;
+    if (places != nullptr) return index(b, t, k) * of.row;
     return b * of.batch + t * of.frame + k * of.row - first * of.frame;
   }
 };
@@ -216,18 +231,18 @@ struct Simple : Sequences {
 };
 
 template <class scalar_t>
-struct Join : Sequences {  // hidden = tanh(enc + dec)
-  int64_t width, first, count;
+struct Join : Chunk {  // hidden = tanh(enc + dec)
+  int64_t width;
   const scalar_t *enc, *dec;  // [B, T, H], [B, S + 1, H]
-  scalar_t* hidden;           // [count, rows, H]
+  scalar_t* hidden;           // [n, H]
 };
 
 template <class scalar_t>
-struct JoinBackward : Sequences {
+struct JoinBackward : Chunk {
   using acc = acc_t<scalar_t>;
-  int64_t width, first, count;
-  const scalar_t *grad_hidden, *hidden;
-  acc *grad_enc, *grad_dec;  // [B, T, H], [B, S + 1, H]: added to
+  int64_t width;
+  const scalar_t *grad_hidden, *hidden;  // [n, H]
+  acc *grad_enc, *grad_dec;              // [B, T, H], [B, S + 1, H]: added to
 };
 
 template <class scalar_t>

@@ -14,17 +14,18 @@ RNNKIT_LIBRARY(m) {
       "int packed_frames=0, int[] blanks=[0], str kind='softmax', int durations=0, float smoothing=0., float clamp=0., "
       "float label_weight=1., bool reuse=False) -> (Tensor label, Tensor blank, Tensor norm)");
   m.def(
-      "joint_scores_(Tensor logits, Tensor symbols, int first, Tensor(a!) label, Tensor(b!) blank, Tensor(c!) norm, "
-      "Tensor? boundary=None, Tensor? begin=None, int[] blanks=[0], str kind='softmax', int durations=0, "
-      "float smoothing=0.) -> ()");
+      "joint_scores_(Tensor logits, Tensor symbols, Tensor(a!) label, Tensor(b!) blank, Tensor(c!) norm, "
+      "Tensor? boundary, Tensor? begin, Tensor? places, int first, int frames, int row, int[] blanks=[0], "
+      "str kind='softmax', int durations=0, float smoothing=0.) -> ()");
   m.def(
       "joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm, "
       "Tensor? boundary=None, Tensor? begin=None, Tensor? offsets=None, int[] blanks=[0], str kind='softmax', "
       "int durations=0, float smoothing=0., float clamp=0., float label_weight=1.) -> Tensor");
   m.def(
       "joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor(a!) logits, Tensor symbols, Tensor norm, "
-      "int first, Tensor? boundary=None, Tensor? begin=None, Tensor? offsets=None, int[] blanks=[0], str kind='softmax', "
-      "int durations=0, float smoothing=0., float clamp=0., float label_weight=1.) -> ()");
+      "Tensor? boundary=None, Tensor? begin=None, Tensor? offsets=None, Tensor? places=None, int first=0, int frames=0, "
+      "int row=0, int[] blanks=[0], str kind='softmax', int durations=0, float smoothing=0., float clamp=0., "
+      "float label_weight=1.) -> ()");
 
   m.def(
       "simple_scores(Tensor lm, Tensor am, Tensor symbols, Tensor? boundary, int blank, float of_both=1., "
@@ -35,10 +36,12 @@ RNNKIT_LIBRARY(m) {
       "Tensor exp_lm, Tensor exp_am, Tensor max_lm, Tensor max_am, Tensor norm_lm, Tensor? boundary, int blank, "
       "float of_both=1., float of_lm=0.) -> Tensor[]");
 
-  m.def("join_(Tensor(a!) hidden, Tensor enc, Tensor dec, Tensor? boundary, Tensor? begin, int first) -> ()");
   m.def(
-      "join_backward_(Tensor grad_hidden, Tensor hidden, Tensor? boundary, Tensor? begin, int first, Tensor(a!) grad_enc, "
-      "Tensor(b!) grad_dec) -> ()");
+      "join_(Tensor(a!) hidden, Tensor enc, Tensor dec, Tensor? boundary, Tensor? begin, Tensor? places, int first, "
+      "int frames, int row) -> ()");
+  m.def(
+      "join_backward_(Tensor grad_hidden, Tensor hidden, Tensor? boundary, Tensor? begin, Tensor? places, int first, "
+      "int frames, int row, Tensor(a!) grad_enc, Tensor(b!) grad_dec) -> ()");
 
   m.def(
       "prune_ranges(Tensor label_occupancy, Tensor blank_occupancy, Tensor boundary, int s_range, int max_step) -> Tensor");

@@ -25,7 +25,8 @@ void run(const Join<scalar_t>& p) {
     const scalar_t* const enc = p.enc + (p.first + i) * p.width;
     for (int64_t k = 0; k < p.rows; ++k) {
       const int64_t s = k + p.first_row(b, t);
-      scalar_t* const hidden = p.hidden + (i * p.rows + k) * p.width;
+      if (!p.has_row(b, t, k)) continue;
+      scalar_t* const hidden = p.hidden + p.index(b, t, k) * p.width;
       if (!in.has(t, s)) {
         std::fill_n(hidden, p.width, scalar_t(0));
         continue;
@@ -53,8 +54,8 @@ void run(const JoinBackward<scalar_t>& p) {
       if (t < in.t0 || t >= in.t1) continue;
       acc* const enc = p.grad_enc + (p.first + i) * p.width;
       for (int64_t k = 0; k < p.rows; ++k) {
-        const int64_t s = k + p.first_row(b, t), at = (i * p.rows + k) * p.width;
-        if (s < in.s0 || s > in.s1) continue;
+        const int64_t s = k + p.first_row(b, t), at = p.index(b, t, k) * p.width;
+        if (s < in.s0 || s > in.s1 || !p.has_row(b, t, k)) continue;
         acc* const dec = p.grad_dec + (b * (p.symbols + 1) + s) * p.width;
         for (int64_t v = begin; v < end; v += M::kLanes) {
           const int n = int(std::min<int64_t>(M::kLanes, end - v));

@@ -80,10 +80,10 @@ acc softplus(acc x) {
   return std::max<acc>(x, 0) + std::log1p(std::exp(-std::abs(x)));
 }
 
-// Calls f(b, t, bounds) for each frame that `logits` has.
+// Calls f(b, t, bounds) for each frame of the chunk.
 template <class Problem, class F>
 void for_frames(const Problem& p, F f) {
-  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, p.held * p.classes));
+  const int64_t grain = std::max<int64_t>(1, 8192 / std::max<int64_t>(1, p.rows * p.classes));
   torch::stable::parallel_for(0, p.count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = p.first + begin; i < p.first + end; ++i) f(i / p.frames, i % p.frames, p.bounds(i / p.frames));
   });
@@ -106,9 +106,9 @@ void run(const JointForward<scalar_t>& p) {
   using acc = acc_t<scalar_t>;
   const acc none = -std::numeric_limits<acc>::infinity();
   for_frames(p, [&](int64_t b, int64_t t, const Bounds& in) {
-    for (int64_t k = 0; k < p.held; ++k) {
+    for (int64_t k = 0; k < p.rows; ++k) {
       const int64_t s = k + p.first_row(b, t);
-      if (!in.has(t, s)) {
+      if (!in.has(t, s) || !p.has_row(b, t, k)) {
         p.norm[(b * p.frames + t) * p.rows + k] = 0;
         if (k < p.label_rows) p.label.at(b, t, k) = none;
         for (int64_t j = 0; j < p.blanks + p.durations; ++j) p.blank_scores.at(b, j, t, k) = none;
@@ -173,10 +173,10 @@ template <class scalar_t>
 void run(const JointBackward<scalar_t>& p) {
   using acc = acc_t<scalar_t>;
   for_frames(p, [&](int64_t b, int64_t t, const Bounds& in) {
-    for (int64_t k = 0; k < p.held; ++k) {
+    for (int64_t k = 0; k < p.rows; ++k) {
       const int64_t s = k + p.first_row(b, t);
       const bool valid = in.has(t, s);
-      if (!valid && p.offsets != nullptr) continue;
+      if ((!valid && p.offsets != nullptr) || !p.has_row(b, t, k)) continue;
       scalar_t* const grad = p.grad + p.place(p.grad_layout, b, t, k, in);
       acc label = 0, blanks[kMaxBlanks], total = 0;
       bool any = false;

@@ -40,7 +40,7 @@ struct CpuEngine {
     if constexpr (has_targets<Problem>::value) {
       check_targets(p, p.targets, p.classes);
       for (int64_t b = 0; p.offsets != nullptr && b < p.batch; ++b)
-        STD_TORCH_CHECK(p.packed_fits(b, p.bounds(b)), "logits: ", p.packed, " packed nodes do not fit the boundary");
+        STD_TORCH_CHECK(p.packed_fits(b, p.bounds(b)), "logits: ", p.n, " packed nodes do not fit the boundary");
     }
     RNNKIT_CALL_TARGET((p), run);
   }

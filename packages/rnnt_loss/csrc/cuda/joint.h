@@ -40,8 +40,17 @@ struct Frame {
 
   // The group's first row; the others are `step` apart, and all groups of a block take as many steps.
   __device__ __forceinline__ int row() const { return int(blockIdx.y * (blockDim.x / kLanes) + threadIdx.x / kLanes); }
-  __device__ __forceinline__ bool block_has(int k) const { return k - int(threadIdx.x / kLanes) < p.held; }
-  __device__ __forceinline__ bool has(int k) const { return k < p.held && in.has(t, k + first_row); }
+  __device__ __forceinline__ bool block_has(int k) const { return k - int(threadIdx.x / kLanes) < p.rows; }
+  __device__ __forceinline__ bool has_row(int k) const { return k < p.rows && p.has_row(b, t, k); }
+
+  // Where the columns of the frame's first node lie, or, where nodes have places, those of the first place.
+  __device__ __forceinline__ int64_t start(const Layout& of) const {
+    return p.places == nullptr ? p.place(of, b, t, 0, in) : 0;
+  }
+  __device__ __forceinline__ int64_t row_of(int k) const {
+    return p.places == nullptr ? k : p.index(b, t, k);
+  }  // from there
+  __device__ __forceinline__ bool has(int k) const { return has_row(k) && in.has(t, k + first_row); }
 
   // The symbol that follows the node, as a class; -1 if none does.
   __device__ __forceinline__ int target(int k) const {
@@ -88,12 +97,12 @@ __global__ void __launch_bounds__(kRowThreads) joint_forward_kernel(JointForward
   const int64_t b = frame.b, t = frame.t;
   const int lane = frame.lane, classes = int(p.classes), durations = int(p.durations);
   const bool hat = p.mode == Mode::hat;
-  const scalar_t* const logits = p.logits + p.place(p.layout, b, t, 0, frame.in);
+  const scalar_t* const logits = p.logits + frame.start(p.layout);
   acc* const norms = p.norm + (b * p.frames + t) * p.rows;
   for (int k = frame.row(); frame.block_has(k); k += frame.step) {
     const bool valid = frame.has(k);
     const int target = valid && lane == 0 ? frame.target(k) : -1;
-    const scalar_t* const z = valid ? logits + k * p.layout.row : p.logits;
+    const scalar_t* const z = valid ? logits + frame.row_of(k) * p.layout.row : p.logits;
     const Columns<const scalar_t> columns(z, valid ? classes : 0);
     acc norm = 0, offset = 0, of_durations = 0;
     if (p.mode != Mode::log_probs) norm = offset = log_sum<kLanes>(columns, lane, hat ? int(p.blank[0]) : -1);
@@ -103,7 +112,7 @@ __global__ void __launch_bounds__(kRowThreads) joint_forward_kernel(JointForward
       offset -= p.smoothing * group_total<kLanes>(sum) / acc(classes);
     }
     if (durations > 0) of_durations = log_sum<kLanes>(Columns<const scalar_t>(z + classes, valid ? durations : 0), lane);
-    if (k >= p.held) continue;
+    if (k >= p.rows) continue;
     if (hat && valid) offset += softplus(acc(z[p.blank[0]]));
     if (lane == 0) {
       norms[k] = valid ? norm : acc(0);
@@ -154,11 +163,11 @@ __global__ void __launch_bounds__(kRowThreads) joint_backward_kernel(JointBackwa
   const bool hat = p.mode == Mode::hat;
   const acc bound = p.clamp > 0 ? p.clamp * p.reaching(b, frame.in) : acc(INFINITY);
   const auto clamped = [bound](acc x) { return x < -bound ? -bound : x > bound ? bound : x; };
-  const scalar_t* const logits = p.logits + p.place(p.layout, b, t, 0, frame.in);
-  scalar_t* const grads = p.grad + p.place(p.grad_layout, b, t, 0, frame.in);
+  const scalar_t* const logits = p.logits + frame.start(p.layout);
+  scalar_t* const grads = p.grad + frame.start(p.grad_layout);
   const acc* const norms = p.norm + (b * p.frames + t) * p.rows;
   for (int k = frame.row(); frame.block_has(k); k += frame.step) {
-    const bool valid = frame.has(k), writes = valid || (k < p.held && p.offsets == nullptr);
+    const bool valid = frame.has(k), writes = valid || (frame.has_row(k) && p.offsets == nullptr);
     acc label = 0, total = 0, of_durations = 0;
     bool any = false;
     if (valid && k < p.label_rows && k + frame.first_row < frame.in.s1) label = p.grad_label.at(b, t, k);
@@ -169,8 +178,8 @@ __global__ void __launch_bounds__(kRowThreads) joint_backward_kernel(JointBackwa
     }
     any = any || label != 0;
     total += label;
-    scalar_t* const grad = writes ? grads + k * p.grad_layout.row : p.grad;
-    const scalar_t* const z = any ? logits + k * p.layout.row : p.logits;
+    scalar_t* const grad = writes ? grads + frame.row_of(k) * p.grad_layout.row : p.grad;
+    const scalar_t* const z = any ? logits + frame.row_of(k) * p.layout.row : p.logits;
     const acc through = p.mode == Mode::softmax ? total : hat ? label : acc(0);
     const acc uniform = p.smoothing * total / acc(classes);
     const ShiftedPower<acc> power(any ? norms[k] : acc(0));

@@ -52,39 +52,31 @@ void fill_joint(Joint<scalar_t>& p, const Tensor& logits, const Tensor& symbols,
   p.norm = static_cast<acc_t<scalar_t>*>(norm.data_ptr());
 }
 
-// The logits are [B, T, rows, columns]; packed, [N, columns]; or, of `first` and the frames after it, and of the first rows
-// of each, [count, held, columns].
+// The logits are [B, T, rows, columns]; packed, [N, columns]; or [n, columns], those of a part.
 template <class scalar_t>
-void place_logits(Joint<scalar_t>& p, const Tensor& logits, int64_t first) {
+void place_logits(Joint<scalar_t>& p, const Tensor& logits, const Part& part) {
   const int64_t dims = logits.dim();
   STD_TORCH_CHECK(logits.stride(-1) == 1 || logits.size(-1) == 1 || logits.numel() == 0,
                   "logits: expected unit stride along the classes");
-  p.first = first;
-  p.packed = logits.size(0);
+  if (dims == 2 && p.offsets == nullptr) return fill_chunk(p, logits, part);
+  p.first = p.row = 0;
   p.count = p.batch * p.frames;
-  p.held = p.rows;
+  p.places = nullptr;
+  p.n = logits.size(0);
   if (p.offsets != nullptr) {
     STD_TORCH_CHECK(dims == 2 && p.boundary != nullptr && p.begin == nullptr,
                     "packed logits: expected (N, C) and a boundary");
     return;
   }
-  STD_TORCH_CHECK(dims == 4 || dims == 3, "logits: expected 3 or 4 dimensions");
-  if (dims == 4) {
-    STD_TORCH_CHECK(logits.size(2) == p.rows && logits.size(0) == p.batch && logits.size(1) == p.frames && first == 0,
-                    "logits: expected shape (", p.batch, ", ", p.frames, ", ", p.rows, ", C)");
-  } else {
-    p.count = logits.size(0);
-    p.held = logits.size(1);
-    STD_TORCH_CHECK(p.held <= p.rows, "logits: expected at most ", p.rows, " rows");
-    STD_TORCH_CHECK(first >= 0 && first <= p.batch * p.frames - p.count, "first: out of range");
-  }
+  STD_TORCH_CHECK(dims == 4 && logits.size(2) == p.rows && logits.size(0) == p.batch && logits.size(1) == p.frames,
+                  "logits: expected shape (", p.batch, ", ", p.frames, ", ", p.rows, ", C)");
 }
 
 template <class scalar_t>
 Layout layout_of(const Joint<scalar_t>& p, const Tensor& logits) {
-  if (p.offsets != nullptr) return {0, 0, logits.stride(0)};
-  const int64_t frame = logits.stride(-3);
-  return {logits.dim() == 4 ? logits.stride(0) : p.frames * frame, frame, logits.stride(-2)};
+  if (logits.dim() == 4) return {logits.stride(0), logits.stride(1), logits.stride(2)};
+  const int64_t row = logits.stride(0);
+  return {p.frames * p.rows * row, p.rows * row, row};
 }
 
 template <class scalar_t>
@@ -98,14 +90,14 @@ int64_t checked_label_rows(const Joint<scalar_t>& p, const Tensor& label, const 
 
 template <class Engine>
 void score_joint(const Tensor& logits, const Tensor& symbols, const MaybeTensor& boundary, const MaybeTensor& begin,
-                 const MaybeTensor& offsets, int64_t first, const ScoreOptions& options, const Tensor& label,
+                 const MaybeTensor& offsets, const Part& part, const ScoreOptions& options, const Tensor& label,
                  const Tensor& blank, const Tensor& norm) {
   dispatch_floating(logits.scalar_type(), [&](auto tag) {
     using scalar_t = typename decltype(tag)::type;
     using acc = acc_t<scalar_t>;
     JointForward<scalar_t> p;
     fill_joint(p, logits, symbols, boundary, begin, offsets, options, norm);
-    place_logits(p, logits, first);
+    place_logits(p, logits, part);
     STD_TORCH_CHECK(label.scalar_type() == acc_type(logits) && blank.scalar_type() == acc_type(logits) &&
                         same_device(label, logits) && same_device(blank, logits),
                     "label and blank: dtype or device");
@@ -132,23 +124,24 @@ std::tuple<Tensor, Tensor, Tensor> joint_scores(Tensor logits, Tensor symbols, M
   Tensor blank = empty(logits, {batch, int64_t(blanks.size()) + durations, frames, rows}, acc);
   Tensor norm = empty(logits, {batch, frames, rows}, acc);
   const ScoreOptions options{blanks, kind, durations, smoothing};
-  score_joint<Engine>(logits, symbols, boundary, begin, offsets, 0, options, label, blank, norm);
+  score_joint<Engine>(logits, symbols, boundary, begin, offsets, {}, options, label, blank, norm);
   return {label, blank, norm};
 }
 
-// Of the frames from `first` on that the logits have.
+// Of the frames of a part; nodes without logits have no scores.
 template <class Engine>
-void joint_scores_(Tensor logits, Tensor symbols, int64_t first, Tensor label, Tensor blank, Tensor norm,
-                   MaybeTensor boundary, MaybeTensor begin, Ints blanks, std::string kind, int64_t durations,
-                   double smoothing) {
+void joint_scores_(Tensor logits, Tensor symbols, Tensor label, Tensor blank, Tensor norm, MaybeTensor boundary,
+                   MaybeTensor begin, MaybeTensor places, int64_t first, int64_t frames, int64_t row, Ints blanks,
+                   std::string kind, int64_t durations, double smoothing) {
   const ScoreOptions options{blanks, kind, durations, smoothing};
-  score_joint<Engine>(logits, symbols, boundary, begin, std::nullopt, first, options, label, blank, norm);
+  score_joint<Engine>(logits, symbols, boundary, begin, std::nullopt, {places, first, frames, row}, options, label, blank,
+                      norm);
 }
 
 template <class Engine>
 void differentiate_joint(const Tensor& grad_label, const Tensor& grad_blank, const Tensor& logits, const Tensor& symbols,
                          const Tensor& norm, const MaybeTensor& boundary, const MaybeTensor& begin,
-                         const MaybeTensor& offsets, int64_t first, const ScoreOptions& options, double clamp,
+                         const MaybeTensor& offsets, const Part& part, const ScoreOptions& options, double clamp,
                          double label_weight, const Tensor& grad) {
   const ScalarType acc_dtype = acc_type(logits);
   for (const Tensor* t : {&grad_label, &grad_blank})
@@ -158,7 +151,7 @@ void differentiate_joint(const Tensor& grad_label, const Tensor& grad_blank, con
     using acc = acc_t<scalar_t>;
     JointBackward<scalar_t> p;
     fill_joint(p, logits, symbols, boundary, begin, offsets, options, norm);
-    place_logits(p, logits, first);
+    place_logits(p, logits, part);
     p.label_rows = checked_label_rows(p, grad_label, grad_blank);
     p.layout = layout_of(p, logits);
     p.logits = logits.const_data_ptr<scalar_t>();
@@ -178,19 +171,20 @@ Tensor joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits
                              int64_t durations, double smoothing, double clamp, double label_weight) {
   const Tensor grad = empty(logits, logits.sizes());
   const ScoreOptions options{blanks, kind, durations, smoothing};
-  differentiate_joint<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, 0, options, clamp,
+  differentiate_joint<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, {}, options, clamp,
                               label_weight, grad);
   return grad;
 }
 
-// Writes the gradients over the logits, which may be of the frames from `first` on.
+// Writes the gradients over the logits, which may be those of a part.
 template <class Engine>
-void joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm, int64_t first,
-                            MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, Ints blanks, std::string kind,
-                            int64_t durations, double smoothing, double clamp, double label_weight) {
+void joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
+                            MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, MaybeTensor places, int64_t first,
+                            int64_t frames, int64_t row, Ints blanks, std::string kind, int64_t durations, double smoothing,
+                            double clamp, double label_weight) {
   const ScoreOptions options{blanks, kind, durations, smoothing};
-  differentiate_joint<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, first, options, clamp,
-                              label_weight, logits);
+  differentiate_joint<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets,
+                              {places, first, frames, row}, options, clamp, label_weight, logits);
 }
 
 }  // namespace rnnkit

@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor> exact_loss(Tensor logits, Tensor symbols, MaybeTensor
   const Sizes size{LatticePlanes::size(logits)}, one{1}, batch{logits.size(0)};
   const LatticePlanes scores(scratch_strided(logits, size, one, acc_dtype), logits);
   const Ints blanks{blank};
-  score_joint<Engine>(logits, symbols, boundary, std::nullopt, std::nullopt, 0, {blanks, kind, 0, smoothing}, scores.label,
+  score_joint<Engine>(logits, symbols, boundary, std::nullopt, std::nullopt, {}, {blanks, kind, 0, smoothing}, scores.label,
                       scores.blank, scores.norm);
   const LatticePlanes kept(save ? empty(logits, size, acc_dtype) : scores.memory, logits);
   const Tensor score = scratch_strided(logits, batch, one, acc_dtype);
@@ -106,7 +106,7 @@ Tensor exact_loss_backward(Tensor grad_loss, Tensor logits, Tensor symbols, Mayb
   });
   const Tensor grad = empty(logits, logits.sizes());
   const Ints blanks{blank};
-  differentiate_joint<Engine>(grads.label, grads.blank, logits, symbols, kept.norm, boundary, std::nullopt, std::nullopt, 0,
+  differentiate_joint<Engine>(grads.label, grads.blank, logits, symbols, kept.norm, boundary, std::nullopt, std::nullopt, {},
                               {blanks, kind, 0, smoothing}, 0, label_weight, grad);
   return grad;
 }

@@ -27,10 +27,11 @@ void dispatch_scores(ScalarType dtype, F&& f) {
 }
 
 // Null means absent, which the pointer of an empty tensor may be too.
-inline const int64_t* present(const MaybeTensor& t) {
+inline const int64_t* present(const Tensor* t) {
   static const int64_t nothing = 0;
-  return !t ? nullptr : t->numel() == 0 ? &nothing : t->const_data_ptr<int64_t>();
+  return t == nullptr ? nullptr : t->numel() == 0 ? &nothing : t->const_data_ptr<int64_t>();
 }
+inline const int64_t* present(const MaybeTensor& t) { return present(t ? &*t : nullptr); }
 
 inline void fill_sequences(Sequences& p, const Tensor& like, int64_t batch, int64_t frames, int64_t symbols, int64_t rows,
                            const MaybeTensor& boundary, const MaybeTensor& begin) {
@@ -43,6 +44,29 @@ inline void fill_sequences(Sequences& p, const Tensor& like, int64_t batch, int6
   p.rows = rows;
   p.boundary = present(boundary);
   p.begin = present(begin);
+}
+
+// Which nodes a tensor [n, width] has: all of `frames` frames from the first on, in order, or those of their `places` from
+// `row` on.
+struct Part {
+  const Tensor* places = nullptr;
+  int64_t first = 0, frames = 0, row = 0;
+
+  Part() = default;
+  Part(const MaybeTensor& places, int64_t first, int64_t frames, int64_t row)
+      : places(places ? &*places : nullptr), first(first), frames(frames), row(row) {}
+};
+
+inline void fill_chunk(Chunk& p, const Tensor& like, const Part& part) {
+  STD_TORCH_CHECK(part.first >= 0 && part.frames >= 0 && part.first <= p.batch * p.frames - part.frames,
+                  "first and frames: out of range");
+  if (part.places != nullptr) check_contiguous(*part.places, like, ScalarType::Long, {p.batch, p.frames, p.rows}, "places");
+  p.first = part.first;
+  p.count = part.frames;
+  p.places = present(part.places);
+  p.row = part.row;
+  p.n = like.size(0);
+  STD_TORCH_CHECK(p.places != nullptr || p.n == p.count * p.rows, "expected ", p.count * p.rows, " nodes, got ", p.n);
 }
 
 // Of a tensor [B, T, rows].

@@ -21,9 +21,9 @@ from . import _ops, reference
 from ._arguments import check_count, check_index, check_logits, check_symbols, with_unit_stride
 from ._derivatives import one_by_one, register_shapes, with_backward
 from ._modes import autocast_enabled, needs_plain_torch, without_autocast
+from ._nodes import all_nodes, nodes_of_lengths, nodes_reached
 from ._plain import linear_parameters
 from ._scores import Options, gradients_of_scores, joint_scores, scores_reference
-from ._stretches import Stretch, pieces, stretches
 from ._tensors import state_dtype
 from .pruned import do_rnnt_pruning
 
@@ -158,8 +158,8 @@ def _callable_scores(
     if needs_plain_torch():  # which checkpoint is not
         return scores(am, lm, 0)
     parts = [
-        checkpoint(scores, am[:, first : first + step], lm, first, use_reentrant=False)
-        for first, step, _ in pieces([Stretch(0, max(frames, 1), batch * rows)], rows_at_once)
+        checkpoint(scores, am[:, part.first : part.first + part.frames], lm, part.first, use_reentrant=False)
+        for part in all_nodes(1, max(frames, 1), batch * rows).parts(rows_at_once)
     ]
     label, blank = torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 2)
     if limits is None:
@@ -239,12 +239,6 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.nn.functional.linear(x, weight, bias)
 
 
-def _made(enc: Tensor, lengths: Tensor | None, rows: int, begin: Tensor | None) -> list[Stretch]:
-    """The nodes of the joiner's product."""
-    price = 64 if enc.device.type == "cpu" else 4096  # in nodes, of the calls and launches of one more; reasoned
-    return stretches(lengths, enc.shape[0], enc.shape[1], rows, begin is not None, price)
-
-
 @_ops.registration("joiner_scores")
 def _register(namespace: str) -> Callable[..., Any]:
     ops = getattr(torch.ops, namespace)
@@ -269,28 +263,21 @@ def _register(namespace: str) -> Callable[..., Any]:
         rows_at_once: int,
         *options: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        made, keeps = _made(enc, lengths, rows, begin), rows_at_once == 0
-        nodes, all_nodes = sum(stretch.nodes for stretch in made), enc.shape[0] * enc.shape[1] * rows
+        batch, frames, width = enc.shape
+        nodes = nodes_of_lengths(lengths, boundary, batch, frames, rows, begin is not None)
         label, blank, norm = empty_scores(enc, symbols, begin, rows, Options(*options).planes)
-        if nodes < all_nodes:  # those of the padding are no one's
-            label.fill_(-torch.inf)
-            blank.fill_(-torch.inf)
-            norm.zero_()
-        kept_hidden = enc.new_empty(all_nodes if keeps else 0, enc.shape[2])
-        kept_logits = enc.new_empty(all_nodes if keeps and nodes < all_nodes else 0, weight.shape[0])
-        at = 0
-        for part in pieces(made, rows_at_once):
-            here = slice(at, at + part.nodes)
-            hidden = kept_hidden[here] if keeps else enc.new_empty(part.nodes, enc.shape[2])
-            ops.join_(part.by_frame(hidden), enc, dec, boundary, begin, part.first)
+        kept = batch * frames * rows if rows_at_once == 0 else 0
+        kept_hidden, kept_logits = enc.new_empty(kept, width), enc.new_empty(kept, weight.shape[0])
+        for part in nodes.parts(rows_at_once):
+            hidden = kept_hidden[: part.nodes] if kept else enc.new_empty(part.nodes, width)
+            at = (boundary, begin, nodes.places, part.first, part.frames, part.row)
+            ops.join_(hidden, enc, dec, *at)
             logits = _linear(hidden, weight, bias)
-            given = (part.by_frame(logits), symbols, part.first, label, blank, norm)
-            ops.joint_scores_(*given, boundary, begin, *options[:4])
-            if keeps and nodes == all_nodes:
+            ops.joint_scores_(logits, symbols, label, blank, norm, *at, *options[:4])
+            if kept and part.nodes < kept:
+                kept_logits[: part.nodes] = logits
+            elif kept:
                 kept_logits = logits
-            elif keeps:
-                kept_logits[here] = logits
-            at = here.stop
         return label, blank, norm, kept_hidden, kept_logits
 
     def joiner_scores_backward(
@@ -313,28 +300,33 @@ def _register(namespace: str) -> Callable[..., Any]:
     ) -> list[Tensor]:
         sums = [torch.zeros(t.shape, dtype=state_dtype(t), device=t.device) for t in (enc, dec, weight, bias)]
         grad_enc, grad_dec, grad_weight, grad_bias = sums
-        made, keeps = _made(enc, lengths, rows, begin), rows_at_once == 0
+        batch, frames, width = enc.shape
+        nodes = nodes_of_lengths(lengths, boundary, batch, frames, rows, begin is not None)
+        kept_rows, keeps = None, rows_at_once == 0
+        if reached := nodes_reached(grad_label, grad_blank, nodes, nodes.total * weight.numel()):
+            kept_rows = nodes.rows_of(reached[1]) if keeps else None
+            nodes = reached[0]
         if keeps and enc.device.type == "cpu":
             rows_at_once = _ROWS_OF_KEPT
-        at = 0
-        for part in pieces(made, rows_at_once):
-            here = slice(at, at + part.nodes)
-            if keeps:
+        for part in nodes.parts(rows_at_once):
+            here = slice(part.row, part.row + part.nodes)
+            at = (nodes.places, part.first, part.frames, part.row)
+            if kept_rows is not None:
+                hidden, logits = kept_hidden[kept_rows[here]], kept_logits[kept_rows[here]]
+            elif keeps:
                 hidden, logits = kept_hidden[here], kept_logits[here].clone()
             else:
-                hidden = enc.new_empty(part.nodes, enc.shape[2])
-                ops.join_(part.by_frame(hidden), enc, dec, boundary, begin, part.first)
+                hidden = enc.new_empty(part.nodes, width)
+                ops.join_(hidden, enc, dec, boundary, begin, *at)
                 logits = _linear(hidden, weight, bias)
-            given = (grad_label, grad_blank, part.by_frame(logits), symbols, norm, part.first)
-            ops.joint_scores_backward_(*given, boundary, begin, None, *options)
+            given = (grad_label, grad_blank, logits, symbols, norm, boundary, begin, None)
+            ops.joint_scores_backward_(*given, *at, *options)
             if logits.dtype == grad_weight.dtype:
                 grad_weight.addmm_(logits.T, hidden)
             else:
                 grad_weight += logits.T @ hidden
             grad_bias += logits.sum(0, dtype=grad_bias.dtype)
-            of_hidden = part.by_frame(_linear(logits, weight.T))
-            ops.join_backward_(of_hidden, part.by_frame(hidden), boundary, begin, part.first, grad_enc, grad_dec)
-            at = here.stop
+            ops.join_backward_(_linear(logits, weight.T), hidden, boundary, begin, *at, grad_enc, grad_dec)
         return [s.to(t.dtype) for s, t in zip(sums, (enc, dec, weight, bias), strict=True)]
 
     inputs = "Tensor enc, Tensor dec, Tensor weight, Tensor bias, Tensor symbols"

@@ -158,7 +158,7 @@ def _register(namespace: str) -> Callable[..., Any]:
         logits = logits.detach()
         grads = gradients_of_scores(grad_label, grad_blank, norm, options.planes, symbols if begin is None else None)
         if ctx.reuse:
-            ops.joint_scores_backward_(*grads, logits, symbols, norm, 0, boundary, begin, offsets, *options)
+            ops.joint_scores_backward_(*grads, logits, symbols, norm, boundary, begin, offsets, None, 0, 0, 0, *options)
             torch.autograd.graph.increment_version(logits)  # so that torch notices whoever else needed them
             return logits, *nothing
         return ops.joint_scores_backward(*grads, logits, symbols, norm, boundary, begin, offsets, *options), *nothing
