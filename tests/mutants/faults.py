@@ -1023,14 +1023,26 @@ RNNT_LOSS = [
     fault(
         "no barrier after a diagonal",
         f"{_RNNT}/cuda/lattice.h",
-        "        if (i + kAhead < count && slot < width) steps[u] = fetch(i + kAhead, slot);\n        __syncthreads();",
-        "        if (i + kAhead < count && slot < width) steps[u] = fetch(i + kAhead, slot);",
+        "          steps[u] = fetch<forward>(diagonal(next), slot_);\n        }\n        __syncthreads();",
+        "          steps[u] = fetch<forward>(diagonal(next), slot_);\n        }\n",
     ),
     fault(
         "no barrier before the way back",
         f"{_RNNT}/cuda/lattice.h",
-        "  __syncthreads();\n  for (int at = threadIdx.x; at < depth * width; at += threads) ring[at] = 0;",
-        "  for (int at = threadIdx.x; at < depth * width; at += threads) ring[at] = 0;",
+        "    __syncthreads();\n    fill(0);",
+        "    fill(0);",
+    ),
+    fault(
+        "each of a node's threads has a best arc of its own",
+        f"{_RNNT}/cuda/lattice.h",
+        "winner = -group_most<kLanes>(-winner);",
+        ";",
+    ),
+    fault(
+        "more slots than threads: the last are left out",
+        f"{_RNNT}/cuda/lattice.h",
+        "for (int first = 0; first < width_; first += slots)",
+        "for (int first = 0; first + slots <= width_; first += slots)",
     ),
     fault(
         "the walker comes to frames that are not there yet",

@@ -75,6 +75,15 @@ def test_logits_are_read_once_in_few_instructions(kernels: list[sass.Kernel]) ->
             assert kernel.stack <= 8
 
 
+@pytest.mark.parametrize("kernels", ["rnnt_loss"], indirect=True)
+def test_a_diagonal_of_lasting_arcs_takes_few_instructions(kernels: list[sass.Kernel]) -> None:
+    """Those of four threads a node, which have its kinds of arcs in registers."""
+    (kernel,) = (k for k in kernels if sass.short(k.name) == "lattice_kernel<float, 4, 3, false>")
+    assert len(kernel.steady) / 4 <= 300  # the loop has four diagonals
+    assert kernel.local == 0
+    assert kernel.stack <= 8
+
+
 @pytest.mark.parametrize("kernels", SCANS, indirect=True)
 def test_loads_are_under_way_while_the_tile_before_is_computed(kernels: list[sass.Kernel]) -> None:
     """Of two planes at least: then no use of a loaded value waits behind its load."""

@@ -20,6 +20,7 @@ KINDS = {
     "modified": ([1], [1], True),
     "tdt": ([0, 1, 2, 4], [1, 2, 4], False),
     "multi-blank": ([0], [1, 2, 5], False),
+    "of all durations": ([0, 1, 2, 3, 4, 5, 7, 9], [1, 2, 3, 4, 5, 6], False),
 }
 SIZES = [(1, 0), (0, 0), (1, 1), (3, 2), (9, 8), (8, 9), (17, 3), (5, 33), (40, 20)]
 
@@ -110,13 +111,16 @@ def test_the_best_path(kind: str, backend: Backend) -> None:
     assert all(set(t.unique().tolist()) <= {0.0, 1.0} for t in best[1:])
 
 
-@pytest.mark.parametrize("kind", ["regular", "modified"])
+@pytest.mark.parametrize("kind", ["regular", "modified", "tdt"])
 def test_of_equally_good_paths_one_is_taken(kind: str, backend: Backend) -> None:
     label, blank, durations, label_end = draw(kind, 13, 6, backend.device)
     boundary = torch.tensor([[0, 0, 6, 13]] * len(label), device=backend.device)
     _, labels, blanks = solve(0 * label, 0 * blank, durations, boundary, None, label_end, viterbi=True)
     assert (labels.sum((1, 2, 3)) == 6).all()
-    assert (blanks.sum((1, 2, 3)) == (13 if kind == "regular" else 7)).all()
+    lasting = (torch.tensor(d, dtype=labels.dtype, device=labels.device) for d in durations)
+    frames = (t.sum((2, 3)) @ of_arc for t, of_arc in zip((labels, blanks), lasting, strict=True))
+    assert (sum(frames) == 13).all()
+    assert all(((t == 0) | (t == 1)).all() for t in (labels, blanks))
 
 
 @pytest.mark.parametrize("kind", ["regular", "modified", "tdt"])
@@ -145,10 +149,11 @@ def test_any_strides(backend: Backend) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_many_symbols(backend: Backend) -> None:
+@pytest.mark.parametrize(("kind", "symbols"), [("modified", 700), ("tdt", 140), ("of all durations", 140)])
+def test_many_symbols(kind: str, symbols: int, backend: Backend) -> None:
     """More than a block has threads: each takes several."""
-    frames, symbols = 5, 700
-    label, blank, durations, label_end = draw("modified", frames, symbols, backend.device, batch=1)
+    frames = 5
+    label, blank, durations, label_end = draw(kind, frames, symbols, backend.device, batch=1)
     full = torch.tensor([[symbols - 3, 0, symbols, frames]], device=backend.device)
     actual = solve(label, blank, durations, full, None, label_end)
     part = torch.tensor([[0, 0, 3, frames]], device=backend.device)
@@ -163,7 +168,9 @@ def test_many_symbols(backend: Backend) -> None:
     assert score.isfinite().all()
 
 
-@pytest.mark.parametrize(("kind", "rows"), [("regular", 41), ("tdt", 41), ("regular", 7)])
+@pytest.mark.parametrize(
+    ("kind", "rows"), [("regular", 41), ("tdt", 41), ("of all durations", 41), ("tdt", 7), ("regular", 7)]
+)
 def test_emulated_threads_in_any_order_give_the_same_bits(kind: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     host = torch.device("cpu")
     label, blank, durations, label_end = draw(kind, 24, 40, host)

@@ -28,13 +28,7 @@ struct Engine {
       const Launch shape{dim3(unsigned(p.batch)), dim3(kSharedLatticeThreads), in_memory.shared_bytes()};
       return launch(walk_for(in_memory), shape, like.device(), in_memory);
     }
-    const int64_t width = p.rows + p.max_diagonals + 1, shared = (p.max_diagonals + 1) * width * int64_t(sizeof(double));
-    STD_TORCH_CHECK(shared <= int64_t(most), "lattice: ", p.rows - 1,
-                    " symbols are more than this GPU's shared memory can hold");
-    Launch shape{dim3(unsigned(p.batch)), dim3(unsigned(std::min<int64_t>((width + 31) / 32 * 32, kLatticeThreads))),
-                 size_t(shared)};
-    launch(p.arcs == 2 ? lattice_kernel<scalar_t, 2> : lattice_kernel<scalar_t, 0>, shape, like.device(),
-           LatticeLaunch<scalar_t>{p, int(width)});
+    return p.begin == nullptr ? run_general<false>(p, like) : run_general<true>(p, like);
   }
 
   template <class scalar_t>
@@ -93,6 +87,28 @@ struct Engine {
   }
 
  private:
+  template <bool banded, class scalar_t>
+  static void run_general(const Lattice<scalar_t>& p, const Tensor& like) {
+    if (p.arcs <= 2) return run_general(lattice_kernel<scalar_t, 1, 2, banded>, 1, p, like);
+    if (p.arcs <= 12) return run_general(lattice_kernel<scalar_t, 4, 3, banded>, 4, p, like);
+    run_general(lattice_kernel<scalar_t, 4, 4, banded>, 4, p, like);
+  }
+
+  template <class scalar_t>
+  static void run_general(void (*kernel)(LatticeLaunch<scalar_t>), int lanes, const Lattice<scalar_t>& p,
+                          const Tensor& like) {
+    const int64_t width = p.rows + p.max_diagonals + 1, shared = (p.max_diagonals + 1) * width * int64_t(sizeof(double));
+    STD_TORCH_CHECK(shared <= int64_t(device_properties(like.device()).shared_bytes), "lattice: ", p.rows - 1,
+                    " symbols are more than this GPU's shared memory can hold");
+    constexpr int64_t kMost = std::numeric_limits<int>::max() / 2;  // the kernel counts in 32 bits
+    STD_TORCH_CHECK(p.frames < kMost, "lattice: too many frames: ", p.frames);
+    for (int a = 0; a < p.arcs; ++a)
+      STD_TORCH_CHECK(std::max(p.scores[a].frame, p.scores[a].row) < kMost, "scores: strides above ", kMost);
+    const int64_t threads = std::clamp<int64_t>((width * lanes + 31) / 32 * 32, kFewestLatticeThreads, kLatticeThreads);
+    launch(kernel, {dim3(unsigned(p.batch)), dim3(unsigned(threads)), size_t(shared)}, like.device(),
+           LatticeLaunch<scalar_t>{p, int(width)});
+  }
+
   template <class scalar_t>
   using Walk = void (*)(SharedLattice<scalar_t>);
 
