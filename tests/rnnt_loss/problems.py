@@ -7,12 +7,14 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import torch
+from rnnkit_common.testing import assert_no_worse
 from rnnt_loss import reference
 from torch import Tensor
 
 TYPES = ("regular", "modified", "constrained")
-# Loss and gradients against the reference: absolute, and relative to values above 1.
-TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+# Beyond the error of plain PyTorch, of a value of 1: half a unit in the last place, which a result is rounded to once, and what
+# another order of sums makes.
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-6, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 
 
 @dataclasses.dataclass
@@ -81,22 +83,25 @@ def compare(
     weights: Tensor,
     tolerance: float | None = None,
 ) -> None:
-    """run(*leaves) -> losses (B,), and their gradients, beside those of oracle(*leaves in float64)."""
-    mine = [t.detach().requires_grad_() for t in leaves]
-    exact = [t.detach().double().requires_grad_() for t in leaves]
-    loss, expected = run(*mine), oracle(*exact)
+    """run(*leaves) -> losses (B,), and their gradients, no further from oracle(*leaves in float64) than oracle(*leaves in float32)."""
     state = torch.float64 if leaves[0].dtype == torch.float64 else torch.float32
-    assert loss.dtype == state
-    tolerance = TOLERANCE[state] if tolerance is None else tolerance
-    torch.testing.assert_close(loss.double(), expected, rtol=tolerance, atol=tolerance)
-    grads = torch.autograd.grad((loss * weights.to(loss.dtype)).sum(), mine)
-    for grad, leaf, truth in zip(
-        grads, leaves, torch.autograd.grad((expected * weights).sum(), exact, allow_unused=True), strict=True
-    ):
-        truth = torch.zeros_like(leaf).double() if truth is None else truth
-        assert grad.dtype == leaf.dtype
-        close = max(tolerance, TOLERANCE[leaf.dtype])
-        torch.testing.assert_close(grad.double(), truth, rtol=close, atol=close)
+
+    def results(function: Callable[..., Tensor], work: torch.dtype | None) -> list[Tensor]:
+        mine = [t.detach().requires_grad_() for t in leaves]
+        loss = function(*mine) if work is None else function(*(t.to(work) for t in mine))
+        assert loss.dtype == (work or state)
+        grads = torch.autograd.grad((loss * weights.to(loss.dtype)).sum(), mine, materialize_grads=True)
+        return [loss, *grads]
+
+    exact = [t.detach().double() for t in leaves]
+    actual, baseline = results(run, None), results(oracle, state)
+    truths = [t.requires_grad_() for t in exact]
+    expected = oracle(*truths)
+    oracles = [expected, *torch.autograd.grad((expected * weights).sum(), truths, materialize_grads=True)]
+    names = ["loss", *(f"gradient of {i}" for i in range(len(leaves)))]
+    for name, a, o, b in zip(names, actual, oracles, baseline, strict=True):
+        close = TOLERANCE[a.dtype] if tolerance is None else max(tolerance, TOLERANCE[a.dtype])
+        assert_no_worse(name, a, o, b, close)
 
 
 def all_paths(frames: int, symbols: int, rnnt_type: str) -> list[list[tuple[str, int, int]]]:
