@@ -986,8 +986,8 @@ RNNT_LOSS = [
     fault(
         "a label does not pay for not being HAT's blank",
         f"{_RNNT}/cpu/joint.h",
-        "offset = norm + softplus(acc(z[blank]));",
-        "offset = norm;",
+        "if (p.mode == Mode::hat) offset += softplus(acc(z[p.blank[0]]));",
+        "",
     ),
     fault(
         "clamp ignores the size of the loss's gradient",
@@ -1157,6 +1157,18 @@ RNNT_LOSS = [
         "packages/rnnt_loss/src/rnnt_loss/_nodes.py",
         "if self.places is None else self.places[some]",
         "",
+    ),
+    fault(
+        "nodes are counted in the boundary's own type",
+        "packages/rnnt_loss/src/rnnt_loss/_nodes.py",
+        "    lengths = lengths.long()\n",
+        "",
+    ),
+    fault(
+        "on CUDA norms that are summed again lack the last class",
+        f"{_RNNT}/cuda/joint.h",
+        "(z, any ? classes : 0)",
+        "(z, any ? classes - 1 : 0)",
     ),
     fault(
         "of a node's gradients those of its label do not count",

@@ -88,6 +88,19 @@ def test_fused_with_the_joiner(model: str, rows_at_once: int, options: dict, bac
             torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.sanitized
+def test_a_clamped_sequence_that_begins_at_its_end(backend: Backend) -> None:
+    """Nothing is read of the frame that it does not have."""
+    bounds = [[0, 0, 4, 7], [2, 7, 2, 7]]
+    problem = Problem.of(7, 4, 9, batch=2, dtype=torch.float32, boundary=bounds, device=backend.device)
+    logits = problem.logits.nan_to_num().requires_grad_()
+    given = (logits, problem.symbols % 6, [0, 1, 2], 2, problem.boundary)
+    loss = rl.tdt_loss(*given, reduction="none", clamp=0.1)
+    (grad,) = torch.autograd.grad(loss[loss.isfinite()].sum(), logits)
+    assert grad[0].any()
+    assert not grad[1].any()
+
+
 def test_a_clamped_callable_has_first_derivatives_only() -> None:
     problem = Problem.of(4, 2, batch=1)
     joiner = nn.Linear(6, 9).double()

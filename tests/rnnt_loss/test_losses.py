@@ -272,6 +272,17 @@ def test_padding_is_not_multiplied(pruned: bool, rows_at_once: int, host_backend
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_bounds_may_be_of_any_integer_type(dtype: torch.dtype) -> None:
+    """Sums of them are not made in 8 bits."""
+    symbols = 200 if dtype == torch.uint8 else 127
+    bounds = torch.tensor([[0, 0, symbols, 20], [0, 0, 100, 20]])
+    am, lm, linear, y = torch.randn(2, 20, 8), torch.randn(2, 201, 8), nn.Linear(8, 10), torch.randint(1, 10, (2, 200))
+    losses = [rl.rnnt_loss_fused(am, lm, linear, y, 0, b, reduction="none") for b in (bounds, bounds.to(dtype))]
+    assert losses[0].isfinite().all()
+    assert torch.equal(*losses)
+
+
 @pytest.mark.parametrize("pruned", [False, True])
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("bound", [False, True])

@@ -128,7 +128,7 @@ struct Chunk : Sequences {
   // The node's row; outside of 0..n - 1 it has none.
   RNNKIT_HOST_DEVICE int64_t index(int64_t b, int64_t t, int64_t k) const {
     const int64_t node = (b * frames + t) * rows + k;
-    return places == nullptr ? node - first * rows : places[node] - row;
+    return places == nullptr ? node - first * rows : int64_t(uint64_t(places[node]) - uint64_t(row));
   }
   RNNKIT_HOST_DEVICE bool has_row(int64_t b, int64_t t, int64_t k) const {
     return places == nullptr || uint64_t(index(b, t, k)) < uint64_t(n);
@@ -188,9 +188,11 @@ struct JointBackward : Joint<scalar_t> {
   int64_t label_rows;
   acc clamp;         // of each class's gradient, before it is scaled by that of the sequence's score; 0: none
   acc label_weight;  // by which those of the labels have been multiplied
+  bool anew;         // whether the logits are not those that `norm` is of, to the last bit: then theirs is summed again
 
   // That gradient's size: all of it leaves the first node.
   RNNKIT_HOST_DEVICE acc reaching(int64_t b, const Bounds& in) const {
+    if (in.t0 >= in.t1) return 0;
     const int64_t k = in.s0 - this->first_row(b, in.t0);
     if (k < 0 || k >= this->rows) return 0;
     acc sum = k < label_rows ? grad_label.at(b, in.t0, k) / label_weight : acc(0);

@@ -25,7 +25,7 @@ RNNKIT_LIBRARY(m) {
       "joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor(a!) logits, Tensor symbols, Tensor norm, "
       "Tensor? boundary=None, Tensor? begin=None, Tensor? offsets=None, Tensor? places=None, int first=0, int frames=0, "
       "int row=0, int[] blanks=[0], str kind='softmax', int durations=0, float smoothing=0., float clamp=0., "
-      "float label_weight=1.) -> ()");
+      "float label_weight=1., bool anew=False) -> ()");
 
   m.def(
       "simple_scores(Tensor lm, Tensor am, Tensor symbols, Tensor? boundary, int blank, float of_both=1., "

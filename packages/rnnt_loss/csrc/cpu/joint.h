@@ -101,6 +101,15 @@ acc_t<scalar_t> mean(const scalar_t* z, int64_t count) {
   return total / acc_t<scalar_t>(count);
 }
 
+// N of a node's logits.
+template <class scalar_t>
+acc_t<scalar_t> norm_of(const Joint<scalar_t>& p, const scalar_t* z) {
+  if (p.mode == Mode::log_probs) return 0;
+  if (p.mode == Mode::softmax) return log_sum(z, p.classes).value();
+  const int64_t blank = p.blank[0];
+  return log_sum(z, blank).with(log_sum(z + blank + 1, p.classes - blank - 1)).value();
+}
+
 template <class scalar_t>
 void run(const JointForward<scalar_t>& p) {
   using acc = acc_t<scalar_t>;
@@ -115,15 +124,10 @@ void run(const JointForward<scalar_t>& p) {
         continue;
       }
       const scalar_t* const z = p.logits + p.place(p.layout, b, t, k, in);
-      acc norm = 0, offset = 0;
-      if (p.mode == Mode::softmax) {
-        norm = offset = log_sum(z, p.classes).value();
-        if (p.smoothing != 0) offset -= p.smoothing * mean(z, p.classes);
-      } else if (p.mode == Mode::hat) {
-        const int64_t blank = p.blank[0];
-        norm = log_sum(z, blank).with(log_sum(z + blank + 1, p.classes - blank - 1)).value();
-        offset = norm + softplus(acc(z[blank]));
-      }
+      const acc norm = norm_of(p, z);
+      acc offset = norm;
+      if (p.smoothing != 0) offset -= p.smoothing * mean(z, p.classes);
+      if (p.mode == Mode::hat) offset += softplus(acc(z[p.blank[0]]));
       const auto score = [&](int64_t v) { return (1 - p.smoothing) * acc(z[v]) - offset; };
       const int64_t target = s < in.s1 ? p.targets[b * p.symbols + s] : -1;
       const bool is_label = target >= 0 && !(p.mode == Mode::hat && target == p.blank[0]);
@@ -196,7 +200,7 @@ void run(const JointBackward<scalar_t>& p) {
         continue;
       }
       const scalar_t* const z = p.logits + p.place(p.layout, b, t, k, in);
-      const acc norm = p.norm[(b * p.frames + t) * p.rows + k];
+      const acc norm = p.anew ? norm_of(p, z) : p.norm[(b * p.frames + t) * p.rows + k];
       const int64_t target = s < in.s1 ? p.targets[b * p.symbols + s] : p.blank[0];
       // in the accumulators' type, and rounded once: logits may be where the gradients go
       acc at_target = acc(z[target]), at_blank[kMaxBlanks];

@@ -182,7 +182,10 @@ __global__ void __launch_bounds__(kRowThreads) joint_backward_kernel(JointBackwa
     const scalar_t* const z = any ? logits + frame.row_of(k) * p.layout.row : p.logits;
     const acc through = p.mode == Mode::softmax ? total : hat ? label : acc(0);
     const acc uniform = p.smoothing * total / acc(classes);
-    const ShiftedPower<acc> power(any ? norms[k] : acc(0));
+    acc norm = any ? norms[k] : acc(0);
+    if (p.anew && p.mode != Mode::log_probs)
+      norm = log_sum<kLanes>(Columns<const scalar_t>(z, any ? classes : 0), lane, hat ? int(p.blank[0]) : -1);
+    const ShiftedPower<acc> power(any ? norm : acc(0));
     const acc scale = -through * power.factor;
     const auto softmax_at = [=](acc x) { return uniform + scale * power(x); };
     // Lane j has blank j, the lane after the last of them the label; each keeps its logit, which may be written over.

@@ -142,7 +142,7 @@ template <class Engine>
 void differentiate_joint(const Tensor& grad_label, const Tensor& grad_blank, const Tensor& logits, const Tensor& symbols,
                          const Tensor& norm, const MaybeTensor& boundary, const MaybeTensor& begin,
                          const MaybeTensor& offsets, const Part& part, const ScoreOptions& options, double clamp,
-                         double label_weight, const Tensor& grad) {
+                         double label_weight, bool anew, const Tensor& grad) {
   const ScalarType acc_dtype = acc_type(logits);
   for (const Tensor* t : {&grad_label, &grad_blank})
     STD_TORCH_CHECK(t->scalar_type() == acc_dtype && same_device(*t, logits), "grad_label and grad_blank: dtype or device");
@@ -161,6 +161,7 @@ void differentiate_joint(const Tensor& grad_label, const Tensor& grad_blank, con
     p.grad_blank = planes<const acc>(grad_blank);
     p.clamp = static_cast<acc>(clamp);
     p.label_weight = static_cast<acc>(label_weight);
+    p.anew = anew;
     Engine::run(p, logits);
   });
 }
@@ -172,7 +173,7 @@ Tensor joint_scores_backward(Tensor grad_label, Tensor grad_blank, Tensor logits
   const Tensor grad = empty(logits, logits.sizes());
   const ScoreOptions options{blanks, kind, durations, smoothing};
   differentiate_joint<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets, {}, options, clamp,
-                              label_weight, grad);
+                              label_weight, false, grad);
   return grad;
 }
 
@@ -181,10 +182,10 @@ template <class Engine>
 void joint_scores_backward_(Tensor grad_label, Tensor grad_blank, Tensor logits, Tensor symbols, Tensor norm,
                             MaybeTensor boundary, MaybeTensor begin, MaybeTensor offsets, MaybeTensor places, int64_t first,
                             int64_t frames, int64_t row, Ints blanks, std::string kind, int64_t durations, double smoothing,
-                            double clamp, double label_weight) {
+                            double clamp, double label_weight, bool anew) {
   const ScoreOptions options{blanks, kind, durations, smoothing};
   differentiate_joint<Engine>(grad_label, grad_blank, logits, symbols, norm, boundary, begin, offsets,
-                              {places, first, frames, row}, options, clamp, label_weight, logits);
+                              {places, first, frames, row}, options, clamp, label_weight, anew, logits);
 }
 
 }  // namespace rnnkit

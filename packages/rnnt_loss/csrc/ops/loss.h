@@ -107,7 +107,7 @@ Tensor exact_loss_backward(Tensor grad_loss, Tensor logits, Tensor symbols, Mayb
   const Tensor grad = empty(logits, logits.sizes());
   const Ints blanks{blank};
   differentiate_joint<Engine>(grads.label, grads.blank, logits, symbols, kept.norm, boundary, std::nullopt, std::nullopt, {},
-                              {blanks, kind, 0, smoothing}, 0, label_weight, grad);
+                              {blanks, kind, 0, smoothing}, 0, label_weight, false, grad);
   return grad;
 }
 

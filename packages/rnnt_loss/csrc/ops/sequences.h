@@ -58,8 +58,8 @@ struct Part {
 };
 
 inline void fill_chunk(Chunk& p, const Tensor& like, const Part& part) {
-  STD_TORCH_CHECK(part.first >= 0 && part.frames >= 0 && part.first <= p.batch * p.frames - part.frames,
-                  "first and frames: out of range");
+  STD_TORCH_CHECK(part.first >= 0 && part.frames >= 0 && part.row >= 0 && part.first <= p.batch * p.frames - part.frames,
+                  "first, frames and row: out of range");
   if (part.places != nullptr) check_contiguous(*part.places, like, ScalarType::Long, {p.batch, p.frames, p.rows}, "places");
   p.first = part.first;
   p.count = part.frames;

@@ -81,7 +81,7 @@ def check_boundary(boundary: Tensor | None, batch: int, symbols: int, frames: in
         return None
     checked = check_integers("boundary", boundary, [batch, 4], like)
     if may_read(boundary) and batch > 0:
-        s0, t0, s1, t1 = boundary.unbind(1)
+        s0, t0, s1, t1 = boundary.long().unbind(1)  # in 8 bits, 200 symbols are none
         good = (s0 >= 0) & (s0 <= s1) & (s1 <= symbols) & (t0 >= 0) & (t0 <= t1) & (t1 <= frames)
         if not bool(good.all()):
             b = int((~good).nonzero()[0])

@@ -303,9 +303,13 @@ def _register(namespace: str) -> Callable[..., Any]:
         batch, frames, width = enc.shape
         nodes = nodes_of_lengths(lengths, boundary, batch, frames, rows, begin is not None)
         kept_rows, keeps = None, rows_at_once == 0
-        if reached := nodes_reached(grad_label, grad_blank, nodes, nodes.total * weight.numel()):
+        clamped = Options(*options).clamp > 0  # small gradients then count for more than their size says
+        reached = None if clamped else nodes_reached(grad_label, grad_blank, nodes, nodes.total * weight.numel())
+        if reached is not None:
             kept_rows = nodes.rows_of(reached[1]) if keeps else None
             nodes = reached[0]
+        # products of other shapes than forward's may round in another way, and their rows then have norms of their own
+        anew = reached is not None and not keeps
         if keeps and enc.device.type == "cpu":
             rows_at_once = _ROWS_OF_KEPT
         for part in nodes.parts(rows_at_once):
@@ -320,7 +324,7 @@ def _register(namespace: str) -> Callable[..., Any]:
                 ops.join_(hidden, enc, dec, boundary, begin, *at)
                 logits = _linear(hidden, weight, bias)
             given = (grad_label, grad_blank, logits, symbols, norm, boundary, begin, None)
-            ops.joint_scores_backward_(*given, *at, *options)
+            ops.joint_scores_backward_(*given, *at, *options, anew)
             if logits.dtype == grad_weight.dtype:
                 grad_weight.addmm_(logits.T, hidden)
             else:

@@ -84,6 +84,7 @@ def nodes_of_lengths(
     everything = all_nodes(batch, frames, rows)
     if lengths is None or boundary is None or everything.total == 0:
         return everything
+    lengths = lengths.long()
     s0, s1 = lengths[:, 0].clamp(min=0), lengths[:, 2].clamp(max=rows - 1)
     of_frame = torch.full_like(s0, rows) if in_band else (s1 - s0 + 1).clamp(min=0)
     ends = (_frames_of(lengths, frames) * of_frame[:, None]).flatten().cumsum(0)
@@ -101,8 +102,8 @@ def nodes_reached(grad_label: Tensor, grad_blank: Tensor, made: Nodes, products:
     """Those whose gradients are not lost in the rounding of the others' (compare Wijmans et al., arXiv:2411.09009).
 
     A node is left out if its gradients are below a share of eps / (T + rows) of those of its frame: the sums that they are part
-    of, of a frame's row of the encoder, of a symbol's of the predictor, and of weights, then lack less than their own rounding.
-    Logits themselves have gradients that can be seen, so that this is for a joiner's alone.
+    of, of a frame's row of the encoder, of a symbol's of the predictor, and of weights, then lack less than the rounding of
+    their largest term. Logits themselves have gradients that can be seen, so that this is for a joiner's alone.
 
     Args:
         grad_label, grad_blank: (B, T, S or rows) and (B, planes, T, rows).
@@ -116,7 +117,7 @@ def nodes_reached(grad_label: Tensor, grad_blank: Tensor, made: Nodes, products:
     on_cpu = grad_blank.device.type == "cpu"
     if _CHOICE == "all" or made.total == 0:
         return None
-    if _CHOICE != "reached" and products < (1 << 22 if on_cpu else 1 << 33):  # in float32 some 0.1 and 1 ms; reasoned
+    if _CHOICE != "reached" and products < (1 << 25 if on_cpu else 1 << 33):  # in float32 some 1 ms; reasoned
         return None
     if not on_cpu and torch.cuda.is_current_stream_capturing():
         return None
