@@ -4,8 +4,8 @@
     python benchmarks/on_gpu.py --minutes 8 --out FOLDER --emulate         all of it on a CPU, to find the typing errors
 
 In this order, each step within its share of the time: the wheels are installed into a folder of their own; `pytest -m
-gpu` runs for all families side by side; the candidates for the shape of a scan's launch are tried (tune_scan.py); each
-family is measured, its most telling groups first; Nsight Compute looks at every kernel (kernels.py), and
+gpu` runs for all families side by side; the candidates for the shape of a scan's launch are tried, and Li-GRU's engines
+(tune.py); each family is measured, its most telling groups first; Nsight Compute looks at every kernel (kernels.py), and
 compute-sanitizer at the tests that carry the mark `sanitized`, where these tools are there. After each step
 FOLDER/on_gpu.tar.gz has all results so far; what is cut off loses only itself.
 """
@@ -136,8 +136,9 @@ def main() -> None:
         commands = {family: tests(family, options.emulate, workers) for family in FAMILIES}
         session.step("tests", seconds["tests"], commands, environment)
     if "shapes" in options.steps:
-        tune = [sys.executable, "benchmarks/tune_scan.py", "--device", device, "--folder", str(session.work)]
-        session.step("shapes", seconds["shapes"], {"scan": tune}, environment)
+        for engine in ("ligru", "scan"):
+            tune = [sys.executable, "benchmarks/tune.py", engine, "--device", device, "--folder", str(session.work)]
+            session.step("shapes", seconds["shapes"] / 2, {engine: tune}, environment)
     if "measurements" in options.steps:
         measured = ("calls", *FAMILIES)
         each = seconds["measurements"] / len(measured)

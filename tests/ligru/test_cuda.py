@@ -9,7 +9,7 @@ from rnnkit_common.testing import check_captured_training, check_current_stream,
 from torch import nn
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
-ENGINES = ["cluster", "grid", "steps"]
+ENGINES = ["cluster", "async", "grid", "steps"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -220,7 +220,7 @@ def test_sizes_that_are_used_emulated_too(units: int, normalize: bool, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["cluster", "grid", "steps"])
+@pytest.mark.parametrize("engine", ["cluster", "async", "grid", "steps"])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_emulated_orders_of_threads_agree_bit_for_bit(engine: str, normalize: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(batch=9, steps=5, units=80, lengths=(5, 4, 3, 2, 1, 0, 5, 5, 5), normalize=normalize, bidirectional=True)
@@ -275,7 +275,7 @@ def test_every_engine_finds_lengths_out_of_range(backend: Backend) -> None:
 def test_an_emulated_engine_that_cannot_is_not_replaced_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     emulate("ligru", CSRC, "forward", EmulatedDevice(1, 90), monkeypatch)
     g, u = torch.randn(1, 2, 600), torch.randn(600, 300)
-    for engine, words in (("grid", "cannot hold 300 units"), ("warp", "may be cluster, grid or steps")):
+    for engine, words in (("grid", "cannot hold 300 units"), ("warp", "may be cluster, async, grid or steps")):
         monkeypatch.setenv("RNNKIT_LIGRU_ENGINE", engine)
         with pytest.raises(RuntimeError, match=words):
             torch.ops.rnnkit_ligru.recurrence([g, u])

@@ -1201,6 +1201,18 @@ RNNT_LOSS = [
         "pack + 1 < p.width / Pack<scalar_t>::kCount; pack += blockDim.x)",
     ),
     fault(
+        "an async cluster waits for what the others send, not for its own",
+        "packages/ligru/csrc/cuda/resident.h",
+        "await(side, vectors * layout.blocks * int(sizeof(Sixteen)));",
+        "await(side, vectors * (layout.blocks - 1) * int(sizeof(Sixteen)));",
+    ),
+    fault(
+        "an async cluster waits for the same turn each time",
+        "packages/ligru/csrc/cuda/resident.h",
+        "    turns_ ^= 1u << of;\n",
+        "",
+    ),
+    fault(
         "weights of a smoothed loss add up to more than 1",
         "packages/rnnt_loss/src/rnnt_loss/simple.py",
         "blank, 1 - lm_only - am_only, lm_only)",

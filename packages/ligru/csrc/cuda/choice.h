@@ -34,8 +34,8 @@ struct Choice {
   int groups = 0;  // 0: step by step
 };
 
-// clusters(layout): how many clusters of this layout the device runs at the same time. `wanted` is "cluster", "grid" or
-// "steps", or empty: whichever is the fastest.
+// clusters(layout): how many clusters of this layout the device runs at the same time. `wanted` is "cluster", "async",
+// "grid" or "steps", or empty: whichever is the fastest.
 template <class Operand, bool backward, class Clusters>
 Choice<Layout<Operand, backward>> choose(int64_t rows, int64_t units, const DeviceProperties& device,
                                          std::string_view wanted, Clusters clusters) {
@@ -49,7 +49,7 @@ Choice<Layout<Operand, backward>> choose(int64_t rows, int64_t units, const Devi
   for (int width = 8; width <= kMaxWidth; width += 8) {
     const int64_t fewest = (units + width - 1) / width;
     for (const bool cluster : {true, false}) {
-      if (!wanted.empty() && cluster != (wanted == "cluster")) continue;
+      if (!wanted.empty() && cluster != (wanted == "cluster" || wanted == "async")) continue;
       if (cluster && !device.clusters) continue;
       int64_t blocks = fewest;
       if (cluster)

@@ -7,6 +7,7 @@
 namespace rnnkit::cuda {
 
 constexpr int kMaxWidth = 64;  // units of a block
+constexpr int kSides = 2;      // what is exchanged at even steps, and at odd ones
 
 // The same on both sides of the launch. Operand: what is multiplied, and what blocks tell each other.
 template <class Operand, bool backward>
@@ -28,7 +29,8 @@ struct Layout {
   RNNKIT_HOST_DEVICE size_t statistics() const {
     return sums() + padded(product().parts() * product().part_values() * sizeof(float));
   }
-  RNNKIT_HOST_DEVICE size_t shared_bytes() const { return statistics() + 2 * statistics_bytes(); }
+  RNNKIT_HOST_DEVICE size_t arrivals() const { return statistics() + 2 * statistics_bytes(); }
+  RNNKIT_HOST_DEVICE size_t shared_bytes() const { return arrivals() + padded(2 * kSides * sizeof(uint64_t)); }
   RNNKIT_HOST_DEVICE size_t statistics_bytes() const { return padded(blocks * kRows * 2 * sizeof(float)); }
 
   static RNNKIT_HOST_DEVICE size_t padded(size_t bytes) { return (bytes + 15) / 16 * 16; }

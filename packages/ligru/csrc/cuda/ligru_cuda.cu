@@ -18,8 +18,8 @@ namespace rnnkit::cuda {
 inline std::string_view wanted_engine() {
   const char* const wanted = std::getenv("RNNKIT_LIGRU_ENGINE");
   const std::string_view name(wanted == nullptr ? "" : wanted);
-  STD_TORCH_CHECK(name.empty() || name == "cluster" || name == "grid" || name == "steps", "RNNKIT_LIGRU_ENGINE is '", wanted,
-                  "'; it may be cluster, grid or steps");
+  STD_TORCH_CHECK(name.empty() || name == "cluster" || name == "async" || name == "grid" || name == "steps",
+                  "RNNKIT_LIGRU_ENGINE is '", wanted, "'; it may be cluster, async, grid or steps");
   return name;
 }
 
@@ -53,8 +53,9 @@ const Choice<Layout<Operand, backward>>& choice_for(int64_t rows, int64_t units,
 }
 
 template <class Operand, bool backward, class Problem, class Along, class Kernel>
-bool run_resident(const Problem& p, const Inputs& in, const Along* along, Kernel in_cluster, Kernel in_grid) {
-  const auto& choice = choice_for<Operand, backward>(p.rows(), p.units, in_cluster, in.g().device());
+bool run_resident(const Problem& p, const Inputs& in, const Along* along, Kernel in_cluster, Kernel async, Kernel in_grid) {
+  const Kernel linked = wanted_engine() == "async" ? async : in_cluster;
+  const auto& choice = choice_for<Operand, backward>(p.rows(), p.units, linked, in.g().device());
   if (choice.groups == 0) return false;
   const auto& layout = choice.layout;
   const int64_t sides = layout.in_cluster ? 0 : 2 * int64_t(choice.groups) * layout.blocks;
@@ -70,14 +71,15 @@ bool run_resident(const Problem& p, const Inputs& in, const Along* along, Kernel
                                                         static_cast<Operand*>(messages.data_ptr()),
                                                         statistics.mutable_data_ptr<float>(),
                                                         static_cast<unsigned*>(arrived.data_ptr())};
-  launch(layout.in_cluster ? in_cluster : in_grid, shape_of(layout, choice.groups), in.g().device(), parameters);
+  launch(layout.in_cluster ? linked : in_grid, shape_of(layout, choice.groups), in.g().device(), parameters);
   return true;
 }
 
 template <class Operand, class scalar_t>
 bool run_resident(const Forward<scalar_t>& p, const Inputs& in) {
-  return run_resident<Operand, false>(p, in, p.u, resident_forward<scalar_t, Operand, true>,
-                                      resident_forward<scalar_t, Operand, false>);
+  return run_resident<Operand, false>(p, in, p.u, resident_forward<scalar_t, Operand, Link::cluster>,
+                                      resident_forward<scalar_t, Operand, Link::async>,
+                                      resident_forward<scalar_t, Operand, Link::grid>);
 }
 
 template <class Operand, class scalar_t>
@@ -89,8 +91,9 @@ bool run_resident(const Backward<scalar_t>& p, const Inputs& in) {
                                                            in.g().device(), in.g().scalar_type()),
                                   in.inputs[1]);
   }
-  return run_resident<Operand, true>(p, in, along.const_data_ptr<scalar_t>(), resident_backward<scalar_t, Operand, true>,
-                                     resident_backward<scalar_t, Operand, false>);
+  return run_resident<Operand, true>(
+      p, in, along.const_data_ptr<scalar_t>(), resident_backward<scalar_t, Operand, Link::cluster>,
+      resident_backward<scalar_t, Operand, Link::async>, resident_backward<scalar_t, Operand, Link::grid>);
 }
 
 struct Engine {

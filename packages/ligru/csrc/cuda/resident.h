@@ -3,15 +3,20 @@
 // products of its units, does what its gates do, and hands the result to the others of its group, once; their next product
 // needs it.
 //
-// A group is a cluster, whose blocks write into each other's shared memory; or, where U is too large for a cluster, blocks
-// all over the device, which write to global memory and count arrivals there. Groups take the rows kRows at a time.
+// A group is a cluster, whose blocks write into each other's shared memory, and then meet at a barrier or wait for as many
+// bytes as are written to them; or, where U is too large for a cluster, blocks all over the device, which write to global
+// memory and count arrivals there. Groups take the rows kRows at a time.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+
+#include <rnnkit/cuda/arrivals.h>
 
 #include "cell_cuda.h"
 #include "layout.h"
 
 namespace rnnkit::cuda {
+
+enum class Link { cluster, async, grid };  // how blocks hand on their results
 
 constexpr int kPairs = kRows * kMaxWidth / kThreads;  // (row, unit) that a thread owns
 
@@ -28,8 +33,10 @@ struct Resident {
 };
 
 // A block's place and memory, and the ways in which it talks with the others of its group.
-template <class Parameters, class Layout, bool in_cluster>
+template <class Parameters, class Layout, Link link>
 class Member {
+  static constexpr bool in_cluster = link != Link::grid;
+
  public:
   using Product = typename Layout::Product;
   using Operand = typename Product::Operand;
@@ -45,7 +52,10 @@ class Member {
         rank(int(blockIdx.x) % layout.blocks),
         product(layout.product()),
         memory(shared_memory<char>()),
-        parameters_(parameters) {}
+        parameters_(parameters) {
+    if (link == Link::async && threadIdx.x == 0)
+      for (int i = 0; i < 2 * kSides; ++i) arrivals(i)->prepare();
+  }
 
   __device__ __forceinline__ Operand* x(int side) const {
     return reinterpret_cast<Operand*>(memory + layout.x() + (in_cluster ? side : 0) * layout.x_bytes());
@@ -80,7 +90,13 @@ class Member {
   // Tells the others two numbers for a row; they can be read after `exchange` or `exchange_statistics`.
   __device__ __forceinline__ void tell(int side, int n, float first, float second) const {
     const int at = (rank * kRows + n) * 2;
-    if constexpr (in_cluster) {
+    if constexpr (link == Link::async) {
+      Eight both;
+      memcpy(&both.values[0], &first, sizeof(first));
+      memcpy(&both.values[1], &second, sizeof(second));
+      for (int to = 0; to < layout.blocks; ++to)
+        send(reinterpret_cast<Eight*>(statistics(side) + at), both, arrivals(kSides + side), to);
+    } else if constexpr (in_cluster) {
       for (int to = 0; to < layout.blocks; ++to) {
         float* const there = cluster_shared(statistics(side), to) + at;
         there[0] = first;
@@ -94,7 +110,9 @@ class Member {
   }
 
   __device__ __forceinline__ void exchange_statistics(int side) {
-    if constexpr (in_cluster) {
+    if constexpr (link == Link::async) {
+      await(kSides + side, layout.blocks * kRows * int(sizeof(Eight)));
+    } else if constexpr (in_cluster) {
       cluster_barrier();
     } else {
       meet();
@@ -108,7 +126,15 @@ class Member {
     constexpr int kVector = 16 / sizeof(Operand);
     const int width = layout.width, vectors = layout.message() / kVector;
     __syncthreads();  // own() is complete
-    if constexpr (in_cluster) {
+    if constexpr (link == Link::async) {
+      for (int i = threadIdx.x; i < vectors * layout.blocks; i += kThreads) {
+        const int from = i % vectors * kVector, to = i / vectors;
+        const Sixteen value = *reinterpret_cast<const Sixteen*>(own() + from);
+        send(reinterpret_cast<Sixteen*>(x(side) + place(from, rank)), value, arrivals(side), to);
+      }
+      if (with_statistics) exchange_statistics(side);
+      await(side, vectors * layout.blocks * int(sizeof(Sixteen)));
+    } else if constexpr (in_cluster) {
       for (int i = threadIdx.x; i < vectors * layout.blocks; i += kThreads) {
         const int from = i % vectors * kVector, to = i / vectors;
         copy(cluster_shared(x(side), to) + place(from, rank), own() + from);
@@ -131,12 +157,22 @@ class Member {
 
  private:
 #ifdef RNNKIT_EMULATE_CUDA
-  struct alignas(16) Vector {
-    uint32_t values[4];
-  };
+  using Vector = Sixteen;
 #else
   using Vector = uint4;
 #endif
+
+  // Of x(side), and, from kSides on, of statistics(side - kSides).
+  __device__ __forceinline__ Arrivals* arrivals(int of) const {
+    return reinterpret_cast<Arrivals*>(memory + layout.arrivals()) + of;
+  }
+
+  // So many bytes, from all blocks together.
+  __device__ __forceinline__ void await(int of, int bytes) {
+    if (threadIdx.x == 0) arrivals(of)->expect(bytes);
+    arrivals(of)->wait(int(turns_ >> of & 1));
+    turns_ ^= 1u << of;
+  }
 
   static __device__ __forceinline__ void copy(Operand* to, const Operand* from) {
     *reinterpret_cast<Vector*>(to) = *reinterpret_cast<const Vector*>(from);
@@ -164,6 +200,7 @@ class Member {
 
   const Parameters& parameters_;
   unsigned meetings_ = 0;
+  unsigned turns_ = 0;  // a bit for each of `arrivals`
 };
 
 // A row and unit that a thread owns.

@@ -9,7 +9,7 @@
 
 namespace rnnkit::cuda {
 
-template <class scalar_t, class Operand, bool in_cluster>
+template <class scalar_t, class Operand, Link link>
 class ResidentBackward {
   using M = Math<scalar_t>;
   using Problem = Backward<scalar_t>;
@@ -58,7 +58,7 @@ class ResidentBackward {
   }
 
   __device__ __forceinline__ void begin(int64_t first_row) {
-    for (int i = threadIdx.x; i < (in_cluster ? 2 : 1) * kRows * member.product.x_stride(); i += kThreads) {
+    for (int i = threadIdx.x; i < (link == Link::grid ? 1 : 2) * kRows * member.product.x_stride(); i += kThreads) {
       const int size = kRows * member.product.x_stride();  // what no unit writes must not be NaN
       member.x(i / size)[i % size] = Operand(0.0f);
     }
@@ -197,7 +197,7 @@ class ResidentBackward {
   const Problem& p;
   const int groups;
   const scalar_t* const along;
-  Member<Parameters, Layout<Operand, true>, in_cluster> member;
+  Member<Parameters, Layout<Operand, true>, link> member;
   const int width, half;
   const int64_t units, first_unit;
   Owned pairs[kPairs];
@@ -206,9 +206,9 @@ class ResidentBackward {
   Given now[kPairs], next[kPairs];  // of the step, and of the one before it
 };
 
-template <class scalar_t, class Operand, bool in_cluster>
+template <class scalar_t, class Operand, Link link>
 __global__ void __launch_bounds__(kThreads, 1) resident_backward(Resident<Backward<scalar_t>, Operand, true> parameters) {
-  ResidentBackward<scalar_t, Operand, in_cluster>(parameters).run();
+  ResidentBackward<scalar_t, Operand, link>(parameters).run();
 }
 
 }  // namespace rnnkit::cuda

@@ -6,7 +6,7 @@
 
 namespace rnnkit::cuda {
 
-template <class scalar_t, class Operand, bool in_cluster>
+template <class scalar_t, class Operand, Link link>
 class ResidentForward {
   using M = Math<scalar_t>;
   using Problem = Forward<scalar_t>;
@@ -166,7 +166,7 @@ class ResidentForward {
 
   const Problem& p;
   const int groups;
-  Member<Parameters, Layout<Operand, false>, in_cluster> member;
+  Member<Parameters, Layout<Operand, false>, link> member;
   const int width, half;
   const int64_t units, first_unit;
   Owned pairs[kPairs];
@@ -174,9 +174,9 @@ class ResidentForward {
   bool begins[kPairs];                             // that one
 };
 
-template <class scalar_t, class Operand, bool in_cluster>
+template <class scalar_t, class Operand, Link link>
 __global__ void __launch_bounds__(kThreads, 1) resident_forward(Resident<Forward<scalar_t>, Operand, false> parameters) {
-  ResidentForward<scalar_t, Operand, in_cluster>(parameters).run();
+  ResidentForward<scalar_t, Operand, link>(parameters).run();
 }
 
 }  // namespace rnnkit::cuda

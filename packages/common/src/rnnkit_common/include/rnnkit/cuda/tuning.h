@@ -60,7 +60,7 @@ constexpr int kMostGrid = 64;
 
 // RNNKIT_SCAN=4x2 in the environment asks for 4 threads along time in a block, and clusters of 2, whatever the device;
 // 4x64g for 64 blocks that share a sequence through global memory, or as many as run at the same time: for measurements
-// (benchmarks/tune_scan.py). 0 where there is none.
+// (benchmarks/tune.py). 0 where there is none.
 struct ForcedShape {
   int chunks = 0, blocks = 0;
   bool in_grid = false;
