@@ -149,6 +149,18 @@ class Step:
         self.leaves = [self.am, self.lm, *self.output.parameters()]
         self.lengths = batch.boundary.cpu()  # known on the host, as where batches are made
 
+    @torch.no_grad()
+    def learn(self) -> None:
+        """As if trained: at evenly spaced frames the encoder says the next symbol, else blank; the predictor, what has been said."""
+        count, frames = self.symbols.shape[1], self.am.shape[1]
+        self.output.weight.mul_(2)
+        self.output.bias[0] = 9.0  # of blank, where encoder and predictor say the same
+        says = 3 * torch.nn.functional.normalize(self.output.weight) * WIDTH**0.5  # [C, width]
+        self.am.copy_(says[0].expand_as(self.am))
+        self.am[:, torch.arange(count) * frames // count] = says[self.symbols]
+        self.lm.zero_()
+        self.lm[:, 1:] = -says[self.symbols]
+
     def simple(self, package: Any) -> tuple[Tensor, Tensor]:
         loss, grads = package.rnnt_loss_smoothed(
             lm=self.lm, am=self.am, symbols=self.symbols, termination_symbol=0,
@@ -268,18 +280,21 @@ def pruned(ends: Tensor, peers: Peers, device: str, what: str = "pruned step") -
     return Group("losses", what, sizes, make, OURS, "products alone")
 
 
-def joined(ends: Tensor, peers: Peers, device: str) -> Group:
-    """The exact loss with its joiner; the gradients of most nodes are too small to count."""
+def joined(ends: Tensor, peers: Peers, device: str, learnt: bool) -> Group:
+    """The exact loss with its joiner; the gradients of most nodes are too small to count, once it has learnt something."""
     frames, symbols = (int(n) for n in ends.amax(0))
 
     def make() -> dict[str, Run]:
         batch = Batch.random(ends, WIDTH, device)
         step = Step(batch, 500)
+        if learnt:
+            step.learn()
         nodes = len(ends) * frames * (symbols + 1)
         return {**step.exact(batch.exact(peers)), "products alone": lambda: step.products_of(nodes)}
 
     sizes = {"B": len(ends), "T": frames, "S": symbols, "C": 500, "joiner": WIDTH}
-    return Group("losses", "exact loss with its joiner", sizes, make, OURS, "products alone", share=4.0)
+    what = "exact loss with a joiner that has learnt" if learnt else "exact loss with its joiner"
+    return Group("losses", what, sizes, make, OURS, "products alone", share=4.0)
 
 
 def shapes(count: int) -> Tensor:
@@ -347,7 +362,8 @@ def groups(machine: Machine) -> list[Group]:
     drawn = utterances(batch, frames, symbols)
     all_groups += [pruned(drawn, peers, machine.device, "pruned step of utterances"), tdt(machine)]
     batch, frames, symbols = machine.fit(2, 318, 68)  # the means of LibriSpeech
-    all_groups += [joined(torch.tensor([[frames, symbols]] * batch), peers, machine.device)]
+    ends = torch.tensor([[frames, symbols]] * batch)
+    all_groups += [joined(ends, peers, machine.device, learnt) for learnt in (False, True)]
     if machine.gpu:
         for order in ("30 in a row", "sorted"):
             for drawn in batches(order, 4)[1:3]:
