@@ -71,7 +71,8 @@ bool run_resident(const Problem& p, const Inputs& in, const Along* along, Kernel
                                                         static_cast<Operand*>(messages.data_ptr()),
                                                         statistics.mutable_data_ptr<float>(),
                                                         static_cast<unsigned*>(arrived.data_ptr())};
-  launch(layout.in_cluster ? linked : in_grid, shape_of(layout, choice.groups), in.g().device(), parameters);
+  const Kernel in_blocks = layout.blocks > 1 ? linked : in_cluster;  // a block alone cannot st.async
+  launch(layout.in_cluster ? in_blocks : in_grid, shape_of(layout, choice.groups), in.g().device(), parameters);
   return true;
 }
 

@@ -87,22 +87,22 @@ class Member {
       meet();
   }
 
-  // Tells the others two numbers for a row; they can be read after `exchange` or `exchange_statistics`.
+  // Tells the others two numbers for a row, of a warp that has them in all lanes; they can be read after `exchange` or
+  // `exchange_statistics`.
   __device__ __forceinline__ void tell(int side, int n, float first, float second) const {
-    const int at = (rank * kRows + n) * 2;
+    const int at = (rank * kRows + n) * 2, lane = threadIdx.x % 32;
     if constexpr (link == Link::async) {
       Eight both;
       memcpy(&both.values[0], &first, sizeof(first));
       memcpy(&both.values[1], &second, sizeof(second));
-      for (int to = 0; to < layout.blocks; ++to)
-        send(reinterpret_cast<Eight*>(statistics(side) + at), both, arrivals(kSides + side), to);
+      if (lane < layout.blocks) send(reinterpret_cast<Eight*>(statistics(side) + at), both, arrivals(kSides + side), lane);
     } else if constexpr (in_cluster) {
-      for (int to = 0; to < layout.blocks; ++to) {
-        float* const there = cluster_shared(statistics(side), to) + at;
+      if (lane < layout.blocks) {
+        float* const there = cluster_shared(statistics(side), lane) + at;
         there[0] = first;
         there[1] = second;
       }
-    } else {
+    } else if (lane == 0) {
       float* const there = parameters_.statistics + (group * 2 + side) * layout.blocks * kRows * 2 + at;
       there[0] = first;
       there[1] = second;
@@ -128,7 +128,7 @@ class Member {
     __syncthreads();  // own() is complete
     if constexpr (link == Link::async) {
       for (int i = threadIdx.x; i < vectors * layout.blocks; i += kThreads) {
-        const int from = i % vectors * kVector, to = i / vectors;
+        const int from = i % vectors * kVector, to = other(i / vectors);
         const Sixteen value = *reinterpret_cast<const Sixteen*>(own() + from);
         send(reinterpret_cast<Sixteen*>(x(side) + place(from, rank)), value, arrivals(side), to);
       }
@@ -136,7 +136,7 @@ class Member {
       await(side, vectors * layout.blocks * int(sizeof(Sixteen)));
     } else if constexpr (in_cluster) {
       for (int i = threadIdx.x; i < vectors * layout.blocks; i += kThreads) {
-        const int from = i % vectors * kVector, to = i / vectors;
+        const int from = i % vectors * kVector, to = other(i / vectors);
         copy(cluster_shared(x(side), to) + place(from, rank), own() + from);
       }
       cluster_barrier();
@@ -170,12 +170,20 @@ class Member {
   // So many bytes, from all blocks together.
   __device__ __forceinline__ void await(int of, int bytes) {
     if (threadIdx.x == 0) arrivals(of)->expect(bytes);
+    __syncwarp();
     arrivals(of)->wait(int(turns_ >> of & 1));
+    __syncwarp();
     turns_ ^= 1u << of;
   }
 
   static __device__ __forceinline__ void copy(Operand* to, const Operand* from) {
     *reinterpret_cast<Vector*>(to) = *reinterpret_cast<const Vector*>(from);
+  }
+
+  // Blocks in turn, each block beginning with itself, so that they do not all write to the same one.
+  __device__ __forceinline__ int other(int i) const {
+    const int to = rank + i;
+    return to < layout.blocks ? to : to - layout.blocks;
   }
 
   // Where the `from`-th value of a block's message belongs in x.

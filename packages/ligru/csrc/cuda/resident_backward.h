@@ -148,7 +148,7 @@ class ResidentBackward {
     }
     sum = warp_sum(sum);
     product = warp_sum(product);
-    if (lane == 0) member.tell(side, warp, sum, product);
+    member.tell(side, warp, sum, product);
   }
 
   // To the gradient of h before the step.

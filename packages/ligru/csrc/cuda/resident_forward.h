@@ -97,7 +97,7 @@ class ResidentForward {
     for (int m = lane; m < 2 * width; m += 32)
       if (first_unit + m % width < units) squares += (value(m) - mean) * (value(m) - mean);
     squares = warp_sum(squares);
-    if (lane == 0) member.tell(side, warp, mean, squares);
+    member.tell(side, warp, mean, squares);
     member.exchange_statistics(side);
   }
 

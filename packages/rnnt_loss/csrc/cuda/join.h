@@ -59,20 +59,20 @@ __device__ __forceinline__ void add_gradients(const JoinBackward<scalar_t>& p, a
     acc sums[kWidth] = {};
     for (int64_t i = 0; i < count; i += kAtOnce) {
       Values h[kAtOnce], g[kAtOnce];
-      bool has[kAtOnce];
+      int64_t rows[kAtOnce];
+      RNNKIT_UNROLL
+      for (int u = 0; u < kAtOnce; ++u) rows[u] = i + u < count ? at(i + u) : -1;
       RNNKIT_UNROLL
       for (int u = 0; u < kAtOnce; ++u) {
-        const int64_t row = i + u < count ? at(i + u) : -1;
-        has[u] = row >= 0;
-        if (!has[u]) continue;
-        h[u] = *reinterpret_cast<const Values*>(p.hidden + row * p.width + v);
-        g[u] = *reinterpret_cast<const Values*>(p.grad_hidden + row * p.width + v);
+        if (rows[u] < 0) continue;
+        h[u] = *reinterpret_cast<const Values*>(p.hidden + rows[u] * p.width + v);
+        g[u] = *reinterpret_cast<const Values*>(p.grad_hidden + rows[u] * p.width + v);
       }
       RNNKIT_UNROLL
       for (int u = 0; u < kAtOnce; ++u) {
         RNNKIT_UNROLL
         for (int c = 0; c < kWidth; ++c)
-          if (has[u]) sums[c] += g[u].get(c) * (1 - h[u].get(c) * h[u].get(c));
+          if (rows[u] >= 0) sums[c] += g[u].get(c) * (1 - h[u].get(c) * h[u].get(c));
       }
     }
     RNNKIT_UNROLL

@@ -43,6 +43,7 @@ class GeneralLattice {
     for (int64_t t = in.t0 + threadIdx.x; t < in.t1 && banded; t += blockDim.x)
       if (p_.first_row(b_, t) < 0 || (t > in.t0 && p_.first_row(b_, t) < p_.first_row(b_, t - 1)))
         device_fail("ranges: they may not begin below 0, nor fall over time");
+    if (in.s1 + in.t1 >= kFarAway) device_fail("boundary: more nodes than can be counted");  // a band does not tell S
     t0_ = int(in.t0);
     t1_ = int(in.t1);
     s0_ = int(in.s0);
@@ -125,7 +126,7 @@ class GeneralLattice {
     return first < kFarAway ? int(first) : kFarAway;
   }
   __device__ __forceinline__ int first_row(int t) const {
-    if (!banded || t >= p_.frames) return 0;
+    if (!banded || t < 0 || t >= p_.frames) return 0;
     const int64_t first = p_.first_row(b_, t);
     return first < kFarAway ? int(first) : kFarAway;
   }
@@ -195,8 +196,10 @@ class GeneralLattice {
     if (width_ > slots) {
       for (int i = skipped; i < count; ++i) {
         up_to(diagonal(i));
-        for (int first = 0; first < width_; first += slots)
+        for (int first = 0; first < width_; first += slots) {
+          if (!banded && i + 2 < count) prefetch<forward>(diagonal(i + 2), first + slot_);
           take<forward>(diagonal(i), first + slot_, fetch<forward>(diagonal(i), first + slot_));
+        }
         __syncthreads();
       }
       return;
@@ -221,6 +224,18 @@ class GeneralLattice {
         __syncthreads();
       }
     }
+  }
+
+  // Has what `fetch` will read brought near.
+  template <bool forward>
+  __device__ __forceinline__ void prefetch(int i, int slot) const {
+    const Step step = node(i, slot);
+    for_kinds([&](int, const Kind& kind) {
+      const int t = forward ? step.t - kind.duration : step.t, s = forward && kind.label ? step.s - 1 : step.s;
+      int k;
+      if (step.node && leaves(kind, t, s, k))
+        prefetch_cached(forward ? kind.scores.at(t, k) : static_cast<const scalar_t*>(kind.occupancies.at(t, k)));
+    });
   }
 
   template <bool forward>

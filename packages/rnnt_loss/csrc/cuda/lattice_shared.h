@@ -64,6 +64,7 @@ class LatticeWalk {
         duration_(p_.kinds[0].duration) {
     const Bounds in = p_.bounds(b_);
     if (!in.fit(p_.symbols, p_.frames)) device_fail("boundary: a value is not within 0 and S, T");
+    if (in.s1 + in.t1 >= 1 << 29) device_fail("boundary: more nodes than can be counted");  // a band does not tell S
     t0_ = int(in.t0);
     t1_ = int(in.t1);
     s0_ = int(in.s0);

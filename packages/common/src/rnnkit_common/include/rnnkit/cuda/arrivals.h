@@ -1,5 +1,5 @@
 // Stores into the shared memory of a cluster's blocks that tell, there, that they have arrived: who waits for so many bytes
-// needs no barrier (compute capability 9.0 and later: mbarrier and st.async).
+// needs no barrier (compute capability 9.0 and later: mbarrier and st.async, PTX 8.1, which CUDA 12.1 brought).
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -90,11 +90,12 @@ struct alignas(8) Eight {
   uint32_t values[2];
 };
 
-// Writes a value where block `rank` of the cluster has what is `to` here; its `arrivals` count the bytes.
+// Writes a value where block `rank` of the cluster, of more than one, has what is `to` here; its `arrivals` count the bytes.
 template <class T>
 __device__ __forceinline__ void send(T* to, const T& value, Arrivals* arrivals, int rank) {
   static_assert(sizeof(T) == 16 || sizeof(T) == 8);
 #ifdef RNNKIT_EMULATE_CUDA
+  if (emulation::Cluster::current()->blocks < 2) throw std::runtime_error("st.async: undefined in a cluster of one block");
   *cluster_shared(to, rank) = value;
   cluster_shared(arrivals, rank)->arrived(sizeof(T));
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

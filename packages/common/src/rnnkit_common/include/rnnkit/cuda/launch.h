@@ -284,6 +284,14 @@ __device__ __forceinline__ void store_shared_global(T* to, T value) {
 }
 #endif
 
+// Has the cache line of an address brought to the multiprocessor.
+template <class T>
+__device__ __forceinline__ void prefetch_cached([[maybe_unused]] const T* address) {
+#ifndef RNNKIT_EMULATE_CUDA
+  asm volatile("prefetch.global.L1 [%0];" ::"l"(address));
+#endif
+}
+
 // What lies at an address, which has to be a multiple of its size: a GPU would end the kernel.
 #ifdef RNNKIT_EMULATE_CUDA
 template <class T>
