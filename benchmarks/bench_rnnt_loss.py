@@ -6,102 +6,27 @@ and of such as LibriSpeech's, beside torchaudio 2.11 and fast_rnnt 1.3, and besi
 matrix products alone.
 GPU: also the protocol of csukuangfj/transducer-loss-benchmarking, whose table fast_rnnt's README has, with shapes drawn to the same
 means and maxima instead of LibriSpeech's: batches of 30, or sorted up to 10,000 frames, and a joiner before each loss.
-fast_rnnt is compiled from its sources as C++17, which its own build, made for C++14, does not do with today's torch.
+The pruned step is also measured after training: whose gradients are left out as too small depends on what was learnt.
 """
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import importlib
-import os
-import subprocess
-import sys
-import tarfile
-import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import rnnt_loss as ours
 import suite
 import torch
 from rnnkit_common.testing import inference
-from suite import PEERS, Group, Machine, Run
+from rnnt_peers import fast_rnnt, torchaudio
+from suite import Group, Machine, Run
 from torch import Tensor, nn
 
 SHAPE = (8, 200, 50, 500)  # B, T, S, C
 WIDTH, S_RANGE = 512, 5
 Peers = dict[str, Any]  # fast_rnnt's module and torchaudio's loss, those that are there
 OURS = ("rnnt_loss", "rnnt_loss, fused", "rnnt_loss, logits kept")
-
-
-def torchaudio() -> Any:
-    """torchaudio.functional.rnnt_loss's op. Its wheel on PyPI wants CUDA's libraries, of which CPU-only torch gets empty ones."""
-    folder = suite.unpacked("torchaudio==2.11.0")
-    if torch.version.cuda is None:
-        source = PEERS / "empty.c"
-        missing = ["aoti_torch_device_type_cuda", "aoti_torch_get_current_cuda_stream", "torch_c10_cuda_check_msg"]
-        missing += ["torch_c10_cuda_free_error_msg", "torch_cuda_stream_synchronize", "torch_get_cuda_stream_from_pool"]
-        missing += ["torch_set_current_cuda_stream"]
-        runtime = ["__cudaGetKernel", "__cudaLaunchKernel", "__cudaPopCallConfiguration", "__cudaPushCallConfiguration"]
-        runtime += ["__cudaRegisterFatBinary", "__cudaRegisterFatBinaryEnd", "__cudaRegisterFunction", "__cudaRegisterVar"]
-        runtime += ["__cudaUnregisterFatBinary", "cudaGetLastError", "cudaMemcpyAsync", "cudaMemset", "cudaSetDevice"]
-        for name, symbols in (("libc10_cuda.so", missing), ("libtorch_cuda.so", []), ("libcudart.so.13", runtime)):
-            source.write_text("\n".join(f"int {symbol}(void) {{ return 0; }}" for symbol in symbols))
-            version = PEERS / "empty.map"
-            version.write_text("libcudart.so.13 { global: *; };\n")
-            script = [f"-Wl,--version-script={version}"] if name.startswith("libcudart") else []
-            options = ["-shared", "-fPIC", "-w", f"-Wl,-soname,{name}", *script, str(source), "-o", str(PEERS / name)]
-            subprocess.run(["gcc", *options], check=True)
-            ctypes.CDLL(str(PEERS / name), mode=ctypes.RTLD_GLOBAL)
-    torch.ops.load_library(str(folder / "torchaudio" / "lib" / "libtorchaudio.abi3.so"))
-
-    class Loss(torch.autograd.Function):
-        """As torchaudio registers it: gradients are computed with the costs."""
-
-        @staticmethod
-        def forward(ctx: Any, logits: Tensor, targets: Tensor, frames: Tensor, symbols: Tensor) -> Tensor:
-            costs, ctx.grads = torch.ops.torchaudio.rnnt_loss_forward(logits, targets, frames, symbols, 0, -1.0, True)
-            return costs
-
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-            return grad[:, None, None, None] * ctx.grads, None, None, None
-
-    return lambda logits, targets, frames, symbols: Loss.apply(logits, targets, frames, symbols).sum()
-
-
-def fast_rnnt(cuda: bool) -> Any:
-    """fast_rnnt 1.3, from its sources."""
-    from torch.utils import cpp_extension
-
-    folder = PEERS / "fast_rnnt-1.3"
-    if not folder.exists():
-        with tarfile.open(suite.fetched("fast_rnnt==1.3", "--no-binary=:all:", "--no-build-isolation")) as file:
-            file.extractall(PEERS, filter="data")
-    names = ["fast_rnnt/csrc/mutual_information_cpu.cu", "fast_rnnt/python/csrc/fast_rnnt.cu"]
-    names += ["fast_rnnt/python/csrc/mutual_information.cu"]
-    if cuda:
-        sources = [folder / name for name in [*names, "fast_rnnt/csrc/mutual_information_cuda.cu"]]
-    else:
-        sources = []
-        for name in names:
-            sources.append(folder / (Path(name).stem + str(len(sources)) + ".cpp"))
-            sources[-1].write_text(f'#include "{folder / name}"\n')
-    flags = ["-O3", "-w", *(["-DFT_WITH_CUDA"] if cuda else [])]
-    build = folder / ("build-cuda" if cuda else "build")
-    build.mkdir(exist_ok=True)
-    os.environ.setdefault("MAX_JOBS", "2")
-    cpp_extension.load(
-        "_fast_rnnt", [str(s) for s in sources], extra_cflags=flags, extra_cuda_cflags=flags, extra_include_paths=[str(folder)],
-        build_directory=str(build), with_cuda=cuda,
-    )  # fmt: skip
-    sys.path.insert(0, str(build))
-    package = types.ModuleType("fast_rnnt")
-    package.__path__ = [str(folder / "fast_rnnt" / "python" / "fast_rnnt")]
-    sys.modules["fast_rnnt"] = package
-    return importlib.import_module("fast_rnnt.rnnt_loss")
 
 
 def backward(loss: Tensor, *leaves: Tensor) -> None:
@@ -161,16 +86,25 @@ class Step:
         self.lm.zero_()
         self.lm[:, 1:] = -says[self.symbols]
 
+    def of_simple(self) -> tuple[Tensor, Tensor]:
+        """am and lm of the smoothed loss."""
+        return self.am, self.lm
+
+    def of_joiner(self) -> tuple[Tensor, Tensor]:
+        return self.am, self.lm
+
     def simple(self, package: Any) -> tuple[Tensor, Tensor]:
+        am, lm = self.of_simple()
         loss, grads = package.rnnt_loss_smoothed(
-            lm=self.lm, am=self.am, symbols=self.symbols, termination_symbol=0,
+            lm=lm, am=am, symbols=self.symbols, termination_symbol=0,
             lm_only_scale=0.25, am_only_scale=0.0, boundary=self.boundary, reduction="sum", return_grad=True,
         )  # fmt: skip
         return loss, package.get_rnnt_prune_ranges(*grads, self.boundary, S_RANGE)
 
     def in_turn(self, package: Any) -> None:
         simple, ranges = self.simple(package)
-        am, lm = package.do_rnnt_pruning(am=self.am, lm=self.lm, ranges=ranges)
+        am, lm = self.of_joiner()
+        am, lm = package.do_rnnt_pruning(am=am, lm=lm, ranges=ranges)
         logits = self.output(torch.tanh(am + lm))
         pruned = package.rnnt_loss_pruned(logits, self.symbols, ranges, 0, self.boundary, reduction="sum")
         backward(0.5 * simple + pruned, *self.leaves)
@@ -201,6 +135,32 @@ class Step:
 
         runs: dict[str, Run] = {name: in_turn(loss) for name, loss in losses.items()}
         return {**runs, "rnnt_loss, fused": fused, "rnnt_loss, logits kept": lambda: fused(rows_at_once=0)}
+
+
+class Trained(Step):
+    """icefall's step with its projections, after 200 steps on its batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch, 500)
+        torch.manual_seed(0)
+        self.module = ours.PrunedRNNTLoss(WIDTH, WIDTH, WIDTH, 500, s_range=S_RANGE).to(self.am.device)
+        self.output = self.module.joiner.output_linear
+        self.leaves = [self.am, self.lm, *self.module.parameters()]
+        optimizer = torch.optim.Adam(self.leaves, 3e-3)
+        for _ in range(200):
+            optimizer.zero_grad()
+            (self.loss() / int(self.lengths[:, 2].sum())).backward()
+            optimizer.step()
+
+    def of_simple(self) -> tuple[Tensor, Tensor]:
+        return self.module.simple_am_proj(self.am), self.module.simple_lm_proj(self.lm)
+
+    def of_joiner(self) -> tuple[Tensor, Tensor]:
+        return self.module.joiner.encoder_proj(self.am), self.module.joiner.decoder_proj(self.lm)
+
+    def loss(self) -> Tensor:
+        simple, pruned = self.module(self.am, self.lm, self.symbols, self.lengths)
+        return 0.5 * simple + pruned
 
 
 def exact(ends: Tensor, peers: Peers, device: str, part: str, dtype: torch.dtype = torch.float32, **options: Any) -> Group:
@@ -297,6 +257,23 @@ def joined(ends: Tensor, peers: Peers, device: str, learnt: bool) -> Group:
     return Group("losses", what, sizes, make, OURS, "products alone", share=4.0)
 
 
+def trained(ends: Tensor, peers: Peers, device: str, what: str) -> Group:
+    frames, symbols = (int(n) for n in ends.amax(0))
+
+    def make() -> dict[str, Run]:
+        step = Trained(Batch.random(ends, WIDTH, device))
+        runs: dict[str, Run] = {
+            "rnnt_loss": lambda: step.in_turn(ours),
+            "rnnt_loss, PrunedRNNTLoss": lambda: backward(step.loss(), *step.leaves),
+        }
+        if "fast_rnnt" in peers:
+            runs["fast_rnnt"] = lambda: step.in_turn(peers["fast_rnnt"])
+        return runs
+
+    sizes = {"B": len(ends), "T": frames, "S": symbols, "C": 500, "width": WIDTH, "s_range": S_RANGE}
+    return Group("losses", what, sizes, make, ["rnnt_loss", "rnnt_loss, PrunedRNNTLoss"])
+
+
 def shapes(count: int) -> Tensor:
     """(frames, symbols) of utterances: means 318 and 68, at most 680 and 151, symbols in proportion to frames, with noise."""
     torch.manual_seed(20220227)
@@ -361,6 +338,8 @@ def groups(machine: Machine) -> list[Group]:
     all_groups += [pruned(ends, peers, machine.device)]
     drawn = utterances(batch, frames, symbols)
     all_groups += [pruned(drawn, peers, machine.device, "pruned step of utterances"), tdt(machine)]
+    for given, what in ((ends, "trained pruned step"), (drawn, "trained pruned step of utterances")):
+        all_groups.append(trained(given, peers, machine.device, what))
     batch, frames, symbols = machine.fit(2, 318, 68)  # the means of LibriSpeech
     ends = torch.tensor([[frames, symbols]] * batch)
     all_groups += [joined(ends, peers, machine.device, learnt) for learnt in (False, True)]
