@@ -79,7 +79,7 @@ def test_logits_are_read_once_in_few_instructions(kernels: list[sass.Kernel]) ->
 def test_a_diagonal_of_lasting_arcs_takes_few_instructions(kernels: list[sass.Kernel]) -> None:
     """Those of four threads a node, which have its kinds of arcs in registers."""
     (kernel,) = (k for k in kernels if sass.short(k.name) == "lattice_kernel<float, 4, 3, false>")
-    assert len(kernel.steady) / 4 <= 300  # the loop has four diagonals
+    assert len(kernel.steady) / 4 <= 240  # the loop has four diagonals
     assert kernel.local == 0
     assert kernel.stack <= 8
 

@@ -91,11 +91,11 @@ def compare(
         loss = function(*mine) if work is None else function(*(t.to(work) for t in mine))
         assert loss.dtype == (work or state)
         grads = torch.autograd.grad((loss * weights.to(loss.dtype)).sum(), mine, materialize_grads=True)
+        assert all(grad.dtype == leaf.dtype for grad, leaf in zip(grads, leaves, strict=True))
         return [loss, *grads]
 
-    exact = [t.detach().double() for t in leaves]
     actual, baseline = results(run, None), results(oracle, state)
-    truths = [t.requires_grad_() for t in exact]
+    truths = [t.detach().double().requires_grad_() for t in leaves]
     expected = oracle(*truths)
     oracles = [expected, *torch.autograd.grad((expected * weights).sum(), truths, materialize_grads=True)]
     names = ["loss", *(f"gradient of {i}" for i in range(len(leaves)))]

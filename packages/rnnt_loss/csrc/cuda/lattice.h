@@ -24,6 +24,16 @@ __device__ __forceinline__ double log_of(double x) { return ::log(x); }
 
 constexpr double kNoPath = -1.7976931348623157e308;
 constexpr int kLatticeThreads = 512, kFewestLatticeThreads = 128;
+constexpr int kFarAway = 1 << 29;  // beyond all frames and symbols, which then can be added in 32 bits
+
+// Of a sequence, within the tensors; a band's do not tell how many symbols there are.
+template <class Problem>
+__device__ __forceinline__ Bounds counted_bounds(const Problem& p, int64_t b) {
+  const Bounds in = p.bounds(b);
+  if (!in.fit(p.symbols, p.frames)) device_fail("boundary: a value is not within 0 and S, T");
+  if (in.s1 + in.t1 >= kFarAway) device_fail("boundary: more nodes than can be counted");
+  return in;
+}
 
 // kLanes: neighbouring threads that share a node; kMine: kinds of arcs that each of them has, from its lane on, kLanes
 // apart.
@@ -38,12 +48,10 @@ class GeneralLattice {
         lane_(threadIdx.x % kLanes),
         slot_(threadIdx.x / kLanes),
         ring_(shared_memory<double>()) {
-    const Bounds in = p_.bounds(b_);
-    if (!in.fit(p_.symbols, p_.frames)) device_fail("boundary: a value is not within 0 and S, T");
+    const Bounds in = counted_bounds(p_, b_);
     for (int64_t t = in.t0 + threadIdx.x; t < in.t1 && banded; t += blockDim.x)
       if (p_.first_row(b_, t) < 0 || (t > in.t0 && p_.first_row(b_, t) < p_.first_row(b_, t - 1)))
         device_fail("ranges: they may not begin below 0, nor fall over time");
-    if (in.s1 + in.t1 >= kFarAway) device_fail("boundary: more nodes than can be counted");  // a band does not tell S
     t0_ = int(in.t0);
     t1_ = int(in.t1);
     s0_ = int(in.s0);
@@ -83,7 +91,6 @@ class GeneralLattice {
 
  private:
   static constexpr int kAhead = kMine > 3 || banded ? 2 : 4;  // diagonals that are on their way; reasoned
-  static constexpr int kFarAway = 1 << 29;
 
   template <class T>
   struct Plane {  // of this sequence: [T, rows]
@@ -226,15 +233,23 @@ class GeneralLattice {
     }
   }
 
+  // Of a thread's kind of arcs, where that of a node is, whose score leads there or, backward, whose share leaves there;
+  // null if there is none.
+  template <bool forward>
+  __device__ __forceinline__ const scalar_t* arc_of(const Kind& kind, const Step& step) const {
+    const int t = forward ? step.t - kind.duration : step.t, s = forward && kind.label ? step.s - 1 : step.s;
+    int k;
+    if (!step.node || !leaves(kind, t, s, k)) return nullptr;
+    return forward ? kind.scores.at(t, k) : static_cast<const scalar_t*>(kind.occupancies.at(t, k));
+  }
+
   // Has what `fetch` will read brought near.
   template <bool forward>
   __device__ __forceinline__ void prefetch(int i, int slot) const {
     const Step step = node(i, slot);
     for_kinds([&](int, const Kind& kind) {
-      const int t = forward ? step.t - kind.duration : step.t, s = forward && kind.label ? step.s - 1 : step.s;
-      int k;
-      if (step.node && leaves(kind, t, s, k))
-        prefetch_cached(forward ? kind.scores.at(t, k) : static_cast<const scalar_t*>(kind.occupancies.at(t, k)));
+      const scalar_t* const arc = arc_of<forward>(kind, step);
+      if (arc != nullptr) prefetch_cached(arc);
     });
   }
 
@@ -242,11 +257,9 @@ class GeneralLattice {
   __device__ __forceinline__ Step fetch(int i, int slot) const {
     Step step = node(i, slot);
     for_kinds([&](int j, const Kind& kind) {
-      const int t = forward ? step.t - kind.duration : step.t, s = forward && kind.label ? step.s - 1 : step.s;
-      int k;
-      step.arcs[j] = step.node && leaves(kind, t, s, k);
-      step.values[j] = scalar_t(0);
-      if (step.arcs[j]) step.values[j] = forward ? *kind.scores.at(t, k) : *kind.occupancies.at(t, k);
+      const scalar_t* const arc = arc_of<forward>(kind, step);
+      step.arcs[j] = arc != nullptr;
+      step.values[j] = arc != nullptr ? *arc : scalar_t(0);
     });
     return step;
   }

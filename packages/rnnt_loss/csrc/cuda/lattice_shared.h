@@ -62,9 +62,7 @@ class LatticeWalk {
         begins_(reinterpret_cast<int*>(blank_cells_ + launched.blank_cells())),
         lane_(threadIdx.x % 32),
         duration_(p_.kinds[0].duration) {
-    const Bounds in = p_.bounds(b_);
-    if (!in.fit(p_.symbols, p_.frames)) device_fail("boundary: a value is not within 0 and S, T");
-    if (in.s1 + in.t1 >= 1 << 29) device_fail("boundary: more nodes than can be counted");  // a band does not tell S
+    const Bounds in = counted_bounds(p_, b_);
     t0_ = int(in.t0);
     t1_ = int(in.t1);
     s0_ = int(in.s0);

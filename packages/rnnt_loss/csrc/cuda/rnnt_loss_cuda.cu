@@ -66,17 +66,15 @@ struct Engine {
   template <class scalar_t>
   static void run(const Join<scalar_t>& p, const Tensor& like) {
     if (p.count * p.rows == 0) return;
-    dim3 grid = blocks(p.count, 1);
-    grid.y = unsigned(std::min<int64_t>((p.rows + kRowWarps * kRowsAGroup - 1) / (kRowWarps * kRowsAGroup), 65535));
-    launch(join_kernel<scalar_t>, {grid, dim3(kRowThreads)}, like.device(), p);
+    launch(join_kernel<scalar_t>, {blocks_of_frames(p, kRowWarps), dim3(kRowThreads)}, like.device(), p);
   }
 
   template <class scalar_t>
   static void run(const JoinBackward<scalar_t>& p, const Tensor& like) {
     if (p.count == 0) return;
     const int64_t sequences = (p.first + p.count - 1) / p.frames - p.first / p.frames + 1;
-    const int64_t packs = p.width / Pack<scalar_t>::kCount,
-                  threads = std::clamp<int64_t>((packs + 31) / 32 * 32, 32, kRowThreads);
+    const int64_t packs = p.width / Pack<scalar_t>::kCount;
+    const int64_t threads = std::clamp<int64_t>((packs + 31) / 32 * 32, 32, kRowThreads);
     const Launch shape{blocks(p.count + sequences * (p.symbols + 1), 1), dim3(unsigned(threads))};
     launch(join_backward_kernel<scalar_t>, shape, like.device(), p);
   }
@@ -127,6 +125,13 @@ struct Engine {
     return shared_lattice_kernel<scalar_t, 8, false, whole>;
   }
 
+  // Blocks for each frame of a chunk, as many as have kRowsAGroup rows for each of their groups.
+  static dim3 blocks_of_frames(const Chunk& p, int64_t groups) {
+    dim3 grid = blocks(p.count, 1);
+    grid.y = unsigned(std::min<int64_t>((p.rows + groups * kRowsAGroup - 1) / (groups * kRowsAGroup), 65535));
+    return grid;
+  }
+
   // 8 lanes for a row that two of their accesses read, as many as its label and blanks need.
   template <class scalar_t, template <class> class Problem>
   static void run_joint(void (*few)(Problem<scalar_t>), void (*warp)(Problem<scalar_t>), const Problem<scalar_t>& p,
@@ -135,9 +140,7 @@ struct Engine {
     STD_TORCH_CHECK(p.columns() < (1 << 30), "logits: too many columns: ", p.columns());
     const int64_t lanes = p.columns() * int64_t(sizeof(scalar_t)) <= 256 && p.blanks < 8 ? 8 : 32;
     const int64_t threads = std::min<int64_t>((p.rows * lanes + 31) / 32 * 32, kRowThreads), groups = threads / lanes;
-    dim3 grid = blocks(p.count, 1);
-    grid.y = unsigned(std::min<int64_t>((p.rows + groups * kRowsAGroup - 1) / (groups * kRowsAGroup), 65535));
-    launch(lanes == 8 ? few : warp, {grid, dim3(unsigned(threads))}, like.device(), p);
+    launch(lanes == 8 ? few : warp, {blocks_of_frames(p, groups), dim3(unsigned(threads))}, like.device(), p);
   }
 
   template <class Problem>

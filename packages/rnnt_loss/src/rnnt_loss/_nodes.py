@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import reference
+
 _CHOICE = os.environ.get("RNNKIT_JOINER_NODES", "auto")  # "all" or "reached": of backward, whatever they cost
 
 
@@ -91,10 +93,10 @@ def nodes_of_lengths(
     total = int(ends[-1])
     if total == everything.total:
         return everything
-    made = _frames_of(boundary, frames)[:, :, None].expand(batch, frames, rows)
-    if not in_band:
-        k = torch.arange(rows, device=boundary.device)
-        made = made & ((k >= boundary[:, 0:1]) & (k <= boundary[:, 2:3]))[:, None]
+    if in_band:
+        made = _frames_of(boundary, frames)[:, :, None].expand(batch, frames, rows)
+    else:
+        made = reference.inside(boundary, None, frames, rows)
     return Nodes(total, everything.frames, _places_of(made), ends)
 
 
